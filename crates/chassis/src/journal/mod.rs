@@ -1,0 +1,83 @@
+//! The embedded store's journal: state in memory, every change in a redb file.
+//!
+//! A service keeps its state in memory (a [`State`]) and writes each change to a log
+//! table before anyone is told of it. One writer thread commits the operations of all
+//! logs that wait at the same moment in one durable transaction (group commit), then
+//! applies them, then answers. So readers see only what is durable, and what was
+//! answered survives the kill of the process and the loss of power.
+//!
+//! A row of a log holds the changes of one transaction. Old rows are cleaned a little
+//! with each commit: what still matters in the oldest row moves to the newest, the rest
+//! is forgotten, so the file stays within a small multiple of what is alive.
+//! docs/adr/0002 says why this is a log and not one table for each kind of thing.
+
+mod log;
+mod open;
+mod writer;
+
+use std::{fmt, hash::Hash};
+
+pub use log::Log;
+pub use open::{Journal, JournalBuilder, OpenError};
+
+/// Number of a row in a log. A later row has a higher number.
+pub type Row = u64;
+
+/// What a service keeps, and the rules by which it changes.
+pub trait State: Send + Sync + 'static {
+    /// The log's table in the file. One file may hold several logs.
+    const LOG: &'static str;
+    /// One durable change.
+    type Change: prost::Message + Default + Clone;
+    /// What is asked of the service.
+    type Command: Send + 'static;
+    /// What becomes of it.
+    type Outcome: Send + 'static;
+    /// What the commands before this one, in the same transaction, have changed.
+    type Staged: Default + Send;
+
+    /// Decides a command against the state and what is staged upon it, and appends the
+    /// changes that it makes. Nothing is changed yet.
+    fn decide(
+        &self,
+        staged: &mut Self::Staged,
+        command: Self::Command,
+        changes: &mut Vec<Self::Change>,
+    ) -> Self::Outcome;
+
+    /// Applies a change that is durable in this row. Applying one again that was moved
+    /// from an older row changes nothing but the row.
+    fn apply(&mut self, change: Self::Change, row: Row);
+
+    /// Whether a change in this row still matters.
+    fn is_live(&self, change: &Self::Change, row: Row) -> bool;
+
+    /// How many changes the log may hold before its oldest rows are cleaned.
+    fn capacity(&self) -> u64;
+}
+
+/// An operation that could not be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum JournalError {
+    /// The file could not be written; nothing was changed.
+    Write(String),
+    /// The file could not be read.
+    Read(String),
+    /// More operations wait than there is room for.
+    Overloaded,
+    /// The journal has been closed.
+    Closed,
+}
+
+impl std::error::Error for JournalError {}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(error) => write!(f, "the data file cannot be written: {error}"),
+            Self::Read(error) => write!(f, "the data file cannot be read: {error}"),
+            Self::Overloaded => f.write_str("too many operations wait for the data file"),
+            Self::Closed => f.write_str("the data file is closed"),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What every service of Lonja shares: sockets, gRPC in one process or across the
+//! network, health, admin endpoints, logs, shutdown, and the embedded store's journal.
+
+pub mod admin;
+pub mod health;
+pub mod journal;
+pub mod net;
+pub mod operation_log;
+pub mod rpc;
+pub mod service;
+pub mod shutdown;
+pub mod telemetry;
+pub mod text;

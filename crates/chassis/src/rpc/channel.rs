@@ -1,0 +1,85 @@
+//! The channel that every generated client sits on.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri};
+use tonic::{Status, body::Body, transport::Endpoint};
+use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a call that no deadline of its own ends may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// An idle connection is asked for a sign of life this often, and must give it in time:
+/// otherwise the address of a machine that vanished would hold every call.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// A way to one service: over HTTP/2, or straight to its implementation.
+#[derive(Debug, Clone)]
+pub struct Channel {
+    inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
+}
+
+/// An address that no channel can lead to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no service address: use http://HOST:PORT")]
+pub struct ChannelError(String);
+
+impl Channel {
+    /// A channel to a service in this process: no HTTP/2, no port.
+    pub fn local<S>(service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let service = service.map_err(|never| match never {});
+        Self { inner: BoxCloneSyncService::new(service) }
+    }
+
+    /// A channel to a service at `http://HOST:PORT`. It connects when first used, and
+    /// again whenever the connection is lost.
+    ///
+    /// # Errors
+    /// When the address cannot be one.
+    pub fn remote(address: &str) -> Result<Self, ChannelError> {
+        let bad = || ChannelError(address.to_owned());
+        let uri: Uri = address.parse().map_err(|_| bad())?;
+        if uri.scheme_str() != Some("http") || uri.port().is_none() {
+            return Err(bad());
+        }
+        let channel = Endpoint::from(uri)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .connect_lazy()
+            .map_err(|error| Status::unavailable(error.to_string()));
+        Ok(Self { inner: BoxCloneSyncService::new(channel) })
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.inner.call(request)
+    }
+}

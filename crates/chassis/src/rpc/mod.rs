@@ -1,0 +1,7 @@
+//! gRPC between services: the same client across the network and within a process.
+
+mod channel;
+mod server;
+
+pub use channel::{Channel, ChannelError};
+pub use server::{ServeError, routes, serve};

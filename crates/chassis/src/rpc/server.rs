@@ -1,0 +1,67 @@
+//! Serving a gRPC service on a port, with health and reflection beside it.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::{Routes, RoutesBuilder},
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::{health::Health, shutdown};
+
+/// Streams that one connection may have open.
+const STREAMS: u32 = 1024;
+/// See the channel's side.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// A server that could not be set up or broke down.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The descriptors for reflection make no sense.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport gave up.
+    #[error("gRPC server: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Routes with health and reflection on them, to which a service adds itself.
+///
+/// # Errors
+/// When the descriptors cannot be read.
+pub fn routes(health: &Health, descriptors: &'static [u8]) -> Result<RoutesBuilder, ServeError> {
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health.reporter()),
+    ));
+    routes.add_service(
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?,
+    );
+    Ok(routes)
+}
+
+/// Serves until shutdown; calls in flight then get the drain time to finish.
+///
+/// # Errors
+/// When the transport gives up.
+pub async fn serve(listener: TcpListener, routes: Routes, shutdown: CancellationToken) -> Result<(), ServeError> {
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown.clone().cancelled_owned(),
+        );
+    match shutdown::within_drain(&shutdown, server).await {
+        Some(result) => Ok(result?),
+        None => Ok(()),
+    }
+}

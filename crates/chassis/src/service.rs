@@ -1,0 +1,115 @@
+//! What it takes to run one service alone: settings, ports, health, shutdown.
+
+use std::{future::Future, io, net::SocketAddr, path::PathBuf};
+
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+use crate::{
+    admin,
+    health::Health,
+    journal::OpenError,
+    net::{ListenError, listen},
+    rpc::{self, ServeError},
+    telemetry,
+};
+
+/// Settings of a service that keeps its state in a directory.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServiceConfig {
+    /// Address for gRPC; port 0 lets the system choose
+    #[arg(long, env = "LONJA_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// Address for /livez, /readyz and /metrics; none if not given
+    #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Directory that keeps the state
+    #[arg(long, env = "LONJA_DATA_DIR", value_name = "DIR", default_value = "./lonja-data")]
+    pub data_dir: PathBuf,
+}
+
+/// Why a service ended other than by shutdown: one line for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The gRPC server broke down.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A socket, a thread or standard output broke down.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A task panicked.
+    #[error("a part of the service stopped: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// Serves one gRPC service until shutdown, and its health and admin endpoints with it.
+/// Prints where it listens.
+///
+/// # Errors
+/// When an address cannot be listened on, or a server breaks down.
+pub async fn serve<F>(
+    config: &ServiceConfig,
+    name: &'static str,
+    (health, routes): (Health, RoutesBuilder),
+    probe: impl Fn() -> F,
+    shutdown: CancellationToken,
+) -> Result<(), RunError>
+where
+    F: Future<Output = bool>,
+{
+    let listener = listen(config.listen)?;
+    let admin = config.admin_listen.map(listen).transpose()?;
+    println!("{name} listens on {}", listener.local_addr()?);
+    if let Some(admin) = &admin {
+        println!("admin listens on {}", admin.local_addr()?);
+    }
+    let ((), grpc, admin, ()) = tokio::join!(
+        health.watch(name, shutdown.clone(), probe),
+        ending(&shutdown, rpc::serve(listener, routes.routes(), shutdown.clone())),
+        ending(&shutdown, serve_admin(admin, &health, &shutdown)),
+        upkeep(&shutdown),
+    );
+    grpc?;
+    Ok(admin?)
+}
+
+/// Begins the shutdown when `part` ends, so that a part that broke down does not leave
+/// the others running without it.
+async fn ending<T>(shutdown: &CancellationToken, part: impl Future<Output = T>) -> T {
+    let result = part.await;
+    shutdown.cancel();
+    result
+}
+
+/// Serves the admin endpoints until shutdown, if there is a listener.
+///
+/// # Errors
+/// When accepting fails for good.
+pub async fn serve_admin(
+    listener: Option<tokio::net::TcpListener>,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> io::Result<()> {
+    match listener {
+        Some(listener) => admin::serve(listener, health.clone(), shutdown.clone()).await,
+        None => {
+            shutdown.cancelled().await;
+            Ok(())
+        }
+    }
+}
+
+/// Keeps the metrics' memory bounded until shutdown.
+pub async fn upkeep(shutdown: &CancellationToken) {
+    const INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+    while tokio::time::timeout(INTERVAL, shutdown.cancelled()).await.is_err() {
+        telemetry::upkeep();
+    }
+}

@@ -1,0 +1,58 @@
+//! Logs on standard error, metrics for Prometheus.
+
+use std::{io, sync::OnceLock};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Bounds of the buckets of every duration, in seconds.
+const DURATION_BUCKETS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+];
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Telemetry that could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The log filter makes no sense.
+    #[error("the log filter {0:?} is not valid: use a level (info) or target=level pairs")]
+    Filter(String),
+    /// Something was set up before.
+    #[error("telemetry was already set up: {0}")]
+    Twice(String),
+}
+
+/// Sets up logging at this filter (`info`, `lonja_gateway=debug` ...) and metrics, once
+/// for the process.
+///
+/// # Errors
+/// When the filter is not valid, or when called twice.
+pub fn init(filter: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .try_init()
+        .map_err(|error| TelemetryError::Twice(error.to_string()))?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|error| TelemetryError::Twice(error.to_string()))?;
+    METRICS.set(handle).map_err(|_| TelemetryError::Twice("metrics".to_owned()))
+}
+
+/// The current metrics in Prometheus' text format; empty before [`init`].
+#[must_use]
+pub fn render_metrics() -> String {
+    METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Folds what histograms have collected into their buckets, so that memory stays
+/// bounded while nobody scrapes. To be called every few seconds.
+pub fn upkeep() {
+    if let Some(handle) = METRICS.get() {
+        handle.run_upkeep();
+    }
+}

@@ -1,0 +1,21 @@
+//! Any bytes at all: no panic, a decision within the bound, and what was decoded is
+//! encoded and decoded to the same request. `cargo +nightly fuzz run decode`
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use lonja_wire::{Dialect, MAX_REQUEST, Progress, decode, decode_final, dialect};
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = &bytes[..bytes.len().min(MAX_REQUEST)];
+    if bytes.len() == MAX_REQUEST {
+        assert_ne!(decode(bytes), Progress::Incomplete);
+    }
+    if let Ok(request) = decode_final(bytes) {
+        let _ = dialect(bytes);
+        for encoding in [Dialect::Terminated, Dialect::Padded] {
+            let mut again = Vec::new();
+            request.encode(encoding, &mut again);
+            assert_eq!(decode_final(&again).as_ref(), Ok(&request));
+        }
+    }
+});

@@ -1,0 +1,159 @@
+//! The operations, their fields in order, and the status that answers each outcome
+//! (docs/protocol.md 1 and 3).
+
+use crate::field::{WIDTH_DATETIME, WIDTH_NAME, WIDTH_PORT};
+
+/// What a peer may ask of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Adds the username.
+    Register,
+    /// Removes the username and ends its session.
+    Unregister,
+    /// Opens a session.
+    Connect,
+    /// Ends the session.
+    Disconnect,
+    /// Adds a file to the session's list.
+    Publish,
+    /// Takes a file off the session's list.
+    Delete,
+    /// Lists the connected users.
+    ListUsers,
+    /// Lists what a user has published.
+    ListContent,
+}
+
+/// What became of an operation; [`Operation::status`] says which byte tells the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Done.
+    Ok,
+    /// REGISTER: the name is taken.
+    AlreadyRegistered,
+    /// The user who asks is not registered.
+    NotRegistered,
+    /// CONNECT: the user has a session.
+    AlreadyConnected,
+    /// The user who asks has no session.
+    NotConnected,
+    /// PUBLISH: the session has published that name.
+    AlreadyPublished,
+    /// DELETE: the session has not published that name.
+    NotPublished,
+    /// LIST_CONTENT: the remote user is not registered.
+    RemoteNotRegistered,
+    /// Any other failure.
+    Failed,
+}
+
+impl Operation {
+    /// All of them, in the order of the protocol's tables.
+    pub const ALL: [Self; 8] = [
+        Self::Register,
+        Self::Unregister,
+        Self::Connect,
+        Self::Disconnect,
+        Self::Publish,
+        Self::Delete,
+        Self::ListUsers,
+        Self::ListContent,
+    ];
+
+    /// The operation code.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Register => "REGISTER",
+            Self::Unregister => "UNREGISTER",
+            Self::Connect => "CONNECT",
+            Self::Disconnect => "DISCONNECT",
+            Self::Publish => "PUBLISH",
+            Self::Delete => "DELETE",
+            Self::ListUsers => "LIST_USERS",
+            Self::ListContent => "LIST_CONTENT",
+        }
+    }
+
+    /// The operation of that code, if it is one that a gateway answers.
+    #[must_use]
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.name().as_bytes() == name)
+    }
+
+    /// The widths of the fields behind the operation code.
+    pub(crate) const fn widths(self) -> &'static [usize] {
+        match self {
+            Self::Register | Self::Unregister | Self::Disconnect | Self::ListUsers => {
+                &[WIDTH_DATETIME, WIDTH_NAME]
+            }
+            Self::Connect => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_PORT],
+            Self::Delete | Self::ListContent => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_NAME],
+            Self::Publish => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_NAME, WIDTH_NAME],
+        }
+    }
+
+    /// The status digit, 0 to 4, that tells a peer this outcome. An outcome that the
+    /// operation has no status of its own for is "any other failure".
+    #[must_use]
+    pub const fn status(self, outcome: Outcome) -> u8 {
+        use Operation::{
+            Connect, Delete, Disconnect, ListContent, ListUsers, Publish, Register, Unregister,
+        };
+        use Outcome::{
+            AlreadyConnected, AlreadyPublished, AlreadyRegistered, NotConnected, NotPublished,
+            NotRegistered, Ok, RemoteNotRegistered,
+        };
+        match (self, outcome) {
+            (_, Ok) => 0,
+            (Register, AlreadyRegistered)
+            | (
+                Unregister | Connect | Disconnect | Publish | Delete | ListUsers | ListContent,
+                NotRegistered,
+            ) => 1,
+            (Connect, AlreadyConnected)
+            | (Disconnect | Publish | Delete | ListUsers | ListContent, NotConnected) => 2,
+            (Publish, AlreadyPublished)
+            | (Delete, NotPublished)
+            | (ListContent, RemoteNotRegistered) => 3,
+            (Register | Unregister, _) => 2,
+            (Connect | Disconnect | ListUsers, _) => 3,
+            (Publish | Delete | ListContent, _) => 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_of_the_status_table() {
+        use Outcome::*;
+        let rows: [(Operation, &[Outcome]); 8] = [
+            (Operation::Register, &[Ok, AlreadyRegistered, Failed]),
+            (Operation::Unregister, &[Ok, NotRegistered, Failed]),
+            (Operation::Connect, &[Ok, NotRegistered, AlreadyConnected, Failed]),
+            (Operation::Disconnect, &[Ok, NotRegistered, NotConnected, Failed]),
+            (Operation::Publish, &[Ok, NotRegistered, NotConnected, AlreadyPublished, Failed]),
+            (Operation::Delete, &[Ok, NotRegistered, NotConnected, NotPublished, Failed]),
+            (Operation::ListUsers, &[Ok, NotRegistered, NotConnected, Failed]),
+            (Operation::ListContent, &[Ok, NotRegistered, NotConnected, RemoteNotRegistered, Failed]),
+        ];
+        for (operation, outcomes) in rows {
+            for (status, outcome) in outcomes.iter().enumerate() {
+                assert_eq!(usize::from(operation.status(*outcome)), status, "{operation:?} {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_exact() {
+        for operation in Operation::ALL {
+            assert_eq!(Operation::from_name(operation.name().as_bytes()), Some(operation));
+        }
+        assert_eq!(Operation::from_name(b"register"), None);
+        assert_eq!(Operation::from_name(b"GET_FILE"), None);
+        assert_eq!(Operation::from_name(b""), None);
+    }
+}

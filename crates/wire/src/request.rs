@@ -1,0 +1,286 @@
+//! A request to the gateway: from bytes in any pieces, and to bytes.
+
+use crate::{
+    field::{
+        Datetime, Description, FieldError, Filename, Port, Username, WIDTH_DATETIME, WIDTH_NAME,
+        WIDTH_OPERATION,
+    },
+    operation::{Operation, Outcome},
+    reading::{self, Conclusion, Dialect, Fields},
+};
+
+/// The most bytes that a request can need: a PUBLISH with every field padded. What a
+/// peer sends beyond them is not part of its request.
+pub const MAX_REQUEST: usize = WIDTH_OPERATION + WIDTH_DATETIME + 3 * WIDTH_NAME;
+
+/// A well-formed request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The time that the peer claims.
+    pub datetime: Datetime,
+    /// Who asks. `None` is the empty username of a peer that has not registered yet;
+    /// REGISTER always has one.
+    pub username: Option<Username>,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// An operation with the fields of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Adds the username.
+    Register,
+    /// Removes the username and ends its session.
+    Unregister,
+    /// Opens a session at this port of the peer's address.
+    Connect(Port),
+    /// Ends the session.
+    Disconnect,
+    /// Adds a file to the session's list.
+    Publish(Filename, Description),
+    /// Takes a file off the session's list.
+    Delete(Filename),
+    /// Lists the connected users.
+    ListUsers,
+    /// Lists what this user has published. `None` is the empty name, which nobody has.
+    ListContent(Option<Username>),
+}
+
+/// A request that cannot be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    /// The operation code is none that a gateway knows. No answer is possible.
+    #[error("unknown operation")]
+    UnknownOperation,
+    /// The operation is known and a field is bad: "any other failure" answers it.
+    #[error("{}: the {field} is {error}", operation.name())]
+    Field {
+        /// What was asked.
+        operation: Operation,
+        /// Which field, by its name in docs/protocol.md.
+        field: &'static str,
+        /// What is wrong with it.
+        error: FieldError,
+    },
+    /// The peer stopped in the middle of a known operation: "any other failure".
+    #[error("{}: incomplete", operation.name())]
+    Incomplete {
+        /// What was asked.
+        operation: Operation,
+    },
+    /// The peer stopped before it said what it wanted. No answer is possible.
+    #[error("no operation")]
+    NoOperation,
+}
+
+impl BadRequest {
+    /// The operation and the status that answers it, where an answer is possible.
+    #[must_use]
+    pub const fn answer(&self) -> Option<(Operation, u8)> {
+        match self {
+            Self::Field { operation, .. } | Self::Incomplete { operation } => {
+                Some((*operation, operation.status(Outcome::Failed)))
+            }
+            Self::UnknownOperation | Self::NoOperation => None,
+        }
+    }
+
+    /// One word for metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownOperation => "unknown_operation",
+            Self::NoOperation => "no_operation",
+            Self::Incomplete { .. } => "incomplete",
+            Self::Field { error, .. } => match error {
+                FieldError::TooLong => "too_long",
+                FieldError::NotUtf8 => "not_utf8",
+                FieldError::ControlCharacter => "control_character",
+                FieldError::Empty => "empty_name",
+                FieldError::ImpossiblePort => "impossible_port",
+            },
+        }
+    }
+
+    /// Every word that [`Self::reason`] can give.
+    pub const REASONS: [&'static str; 8] = [
+        "unknown_operation",
+        "no_operation",
+        "incomplete",
+        "too_long",
+        "not_utf8",
+        "control_character",
+        "empty_name",
+        "impossible_port",
+    ];
+}
+
+/// How far the bytes of one connection have come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// More bytes are needed.
+    Incomplete,
+    /// A whole terminated request with an empty name at its end, which no peer has a
+    /// use for, or the beginning of a padded one. Wait a moment; if nothing comes,
+    /// [`decode_final`] says what it is.
+    Tentative,
+    /// The request is complete: answer it at once, in the [`dialect`] of the bytes.
+    Complete(Request),
+    /// It cannot be carried out.
+    Bad(BadRequest),
+}
+
+/// Reads what has arrived on a connection so far, from its first byte.
+///
+/// Any segmentation gives the same request: call it again with more bytes until it
+/// answers something other than [`Progress::Incomplete`] or [`Progress::Tentative`].
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Progress {
+    let (code, operation) = match known_operation(bytes) {
+        Ok(Some(known)) => known,
+        Ok(None) => return Progress::Incomplete,
+        Err(bad) => return Progress::Bad(bad),
+    };
+    match reading::conclude(bytes, code, operation.widths()) {
+        Conclusion::Incomplete => Progress::Incomplete,
+        Conclusion::Tentative => Progress::Tentative,
+        Conclusion::Complete(fields, _) => finish(operation, &fields),
+        Conclusion::Bad { field, error } => {
+            Progress::Bad(BadRequest::Field { operation, field: field_name(operation, field), error })
+        }
+    }
+}
+
+/// Reads what has arrived when nothing more will come, or may be waited for.
+///
+/// # Errors
+/// Says why the request cannot be carried out; incomplete ones cannot.
+pub fn decode_final(bytes: &[u8]) -> Result<Request, BadRequest> {
+    match decode(bytes) {
+        Progress::Complete(request) => return Ok(request),
+        Progress::Bad(bad) => return Err(bad),
+        Progress::Incomplete | Progress::Tentative => {}
+    }
+    let (code, operation) = known_operation(bytes)?.ok_or(BadRequest::NoOperation)?;
+    let fields = reading::conclude_final(bytes, code, operation.widths())
+        .ok_or(BadRequest::Incomplete { operation })?;
+    match finish(operation, &fields) {
+        Progress::Complete(request) => Ok(request),
+        Progress::Bad(bad) => Err(bad),
+        Progress::Incomplete | Progress::Tentative => Err(BadRequest::Incomplete { operation }),
+    }
+}
+
+/// How the request at the start of `bytes` is encoded. Where its end is the only
+/// evidence, more NULs that have arrived by the time of the answer still count.
+#[must_use]
+pub fn dialect(bytes: &[u8]) -> Dialect {
+    let Ok(Some((code, operation))) = known_operation(bytes) else {
+        return Dialect::Terminated;
+    };
+    match reading::conclude(bytes, code, operation.widths()) {
+        Conclusion::Complete(_, dialect) => dialect,
+        Conclusion::Incomplete => Dialect::Padded,
+        Conclusion::Tentative | Conclusion::Bad { .. } => Dialect::Terminated,
+    }
+}
+
+fn known_operation(bytes: &[u8]) -> Result<Option<(usize, Operation)>, BadRequest> {
+    let code = reading::operation_code(bytes).map_err(|_| BadRequest::UnknownOperation)?;
+    let Some(code) = code else { return Ok(None) };
+    let operation = Operation::from_name(code).ok_or(BadRequest::UnknownOperation)?;
+    Ok(Some((code.len(), operation)))
+}
+
+fn field_name(operation: Operation, index: usize) -> &'static str {
+    match (operation, index) {
+        (_, 0) => "datetime",
+        (_, 1) => "username",
+        (Operation::Connect, _) => "port",
+        (Operation::ListContent, _) => "remote username",
+        (_, 2) => "filename",
+        _ => "description",
+    }
+}
+
+fn finish(operation: Operation, fields: &Fields<'_>) -> Progress {
+    match request(operation, fields) {
+        Ok(request) => Progress::Complete(request),
+        Err((index, error)) => {
+            Progress::Bad(BadRequest::Field { operation, field: field_name(operation, index), error })
+        }
+    }
+}
+
+/// The request that the fields make, or the index of the field that is bad.
+fn request(operation: Operation, fields: &Fields<'_>) -> Result<Request, (usize, FieldError)> {
+    let field = |index: usize| fields.get(index).unwrap_or_default();
+    let at = |index: usize| move |error| (index, error);
+    let name = |index: usize| match field(index) {
+        b"" => Ok(None),
+        name => Username::from_bytes(name).map(Some).map_err(at(index)),
+    };
+    let datetime = Datetime::from_bytes(field(0)).map_err(at(0))?;
+    let username = name(1)?;
+    if operation == Operation::Register && username.is_none() {
+        return Err((1, FieldError::Empty));
+    }
+    let filename = || Filename::from_bytes(field(2)).map_err(at(2));
+    let command = match operation {
+        Operation::Register => Command::Register,
+        Operation::Unregister => Command::Unregister,
+        Operation::Connect => Command::Connect(Port::from_bytes(field(2)).map_err(at(2))?),
+        Operation::Disconnect => Command::Disconnect,
+        Operation::Publish => {
+            Command::Publish(filename()?, Description::from_bytes(field(3)).map_err(at(3))?)
+        }
+        Operation::Delete => Command::Delete(filename()?),
+        Operation::ListUsers => Command::ListUsers,
+        Operation::ListContent => Command::ListContent(name(2)?),
+    };
+    Ok(Request { datetime, username, command })
+}
+
+impl Command {
+    /// Which operation it is.
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        match self {
+            Self::Register => Operation::Register,
+            Self::Unregister => Operation::Unregister,
+            Self::Connect(_) => Operation::Connect,
+            Self::Disconnect => Operation::Disconnect,
+            Self::Publish(..) => Operation::Publish,
+            Self::Delete(_) => Operation::Delete,
+            Self::ListUsers => Operation::ListUsers,
+            Self::ListContent(_) => Operation::ListContent,
+        }
+    }
+}
+
+impl Request {
+    /// Appends the request's bytes, as a peer sends them.
+    pub fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) {
+        let operation = self.command.operation();
+        out.extend_from_slice(operation.name().as_bytes());
+        out.push(0);
+        let port;
+        let (third, fourth) = match &self.command {
+            Command::Connect(number) => {
+                port = number.to_string();
+                (port.as_str(), "")
+            }
+            Command::Publish(filename, description) => (filename.as_str(), description.as_str()),
+            Command::Delete(filename) => (filename.as_str(), ""),
+            Command::ListContent(remote) => (remote.as_ref().map_or("", Username::as_str), ""),
+            Command::Register | Command::Unregister | Command::Disconnect | Command::ListUsers => {
+                ("", "")
+            }
+        };
+        let username = self.username.as_ref().map_or("", Username::as_str);
+        let fields = [self.datetime.as_str(), username, third, fourth];
+        for (text, width) in fields.into_iter().zip(operation.widths()) {
+            reading::encode_field(text, *width, dialect, out);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The request codec in four layers: golden bytes, round trips, every split, perturbed
+//! input; and the committed fuzz corpus replayed.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use lonja_wire::{
+    BadRequest, Command, Dialect, FieldError, MAX_REQUEST, Operation, Progress, Request, Username,
+    decode, decode_final, dialect,
+};
+use proptest::prelude::*;
+
+const BOTH: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
+
+fn request(username: &str, command: Command) -> Request {
+    Request {
+        datetime: "12/05/2024 10:00:00".parse().unwrap(),
+        username: (!username.is_empty()).then(|| username.parse().unwrap()),
+        command,
+    }
+}
+
+fn every_operation(username: &str) -> Vec<Request> {
+    let long = "x".repeat(255);
+    let commands = vec![
+        Command::Register,
+        Command::Unregister,
+        Command::Connect("50085".parse::<u16>().map(port).unwrap()),
+        Command::Disconnect,
+        Command::Publish("hello.txt".parse().unwrap(), "a description".parse().unwrap()),
+        Command::Publish("hello.txt".parse().unwrap(), "".parse().unwrap()),
+        Command::Publish(long.parse().unwrap(), long.parse().unwrap()),
+        Command::Delete("año 1.txt".parse().unwrap()),
+        Command::ListUsers,
+        Command::ListContent(Some("bob".parse().unwrap())),
+        Command::ListContent(Some(long.parse().unwrap())),
+    ];
+    let keep = |command: &Command| !username.is_empty() || *command != Command::Register;
+    commands.into_iter().filter(keep).map(|command| request(username, command)).collect()
+}
+
+fn port(number: u16) -> lonja_wire::Port {
+    std::num::NonZeroU16::new(number).unwrap().into()
+}
+
+fn encoded(request: &Request, dialect: Dialect) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    request.encode(dialect, &mut bytes);
+    bytes
+}
+
+/// What a gateway concludes when the bytes arrive in these pieces, each after the
+/// gateway has looked at the one before.
+fn arrive(bytes: &[u8], splits: &[usize]) -> Result<Request, BadRequest> {
+    for end in splits {
+        match decode(&bytes[..*end]) {
+            Progress::Complete(request) => return Ok(request),
+            Progress::Bad(bad) => return Err(bad),
+            Progress::Incomplete | Progress::Tentative => {}
+        }
+    }
+    decode_final(bytes)
+}
+
+// --- golden bytes -------------------------------------------------------------------
+
+#[test]
+fn golden_register_terminated() {
+    let bytes = b"\x52\x45\x47\x49\x53\x54\x45\x52\x00\
+        \x31\x32\x2f\x30\x35\x2f\x32\x30\x32\x34\x20\x31\x30\x3a\x30\x30\x3a\x30\x30\x00\
+        \x61\x6c\x69\x63\x65\x00";
+    assert_eq!(bytes.len(), 35);
+    let alice = request("alice", Command::Register);
+    assert_eq!(decode(bytes), Progress::Complete(alice.clone()));
+    assert_eq!(dialect(bytes), Dialect::Terminated);
+    assert_eq!(encoded(&alice, Dialect::Terminated), bytes);
+}
+
+#[test]
+fn golden_register_padded() {
+    let mut bytes = b"REGISTER\x0012/05/2024 10:00:00\0alice".to_vec();
+    bytes.resize(285, 0);
+    let alice = request("alice", Command::Register);
+    assert_eq!(decode(&bytes), Progress::Complete(alice.clone()));
+    assert_eq!(dialect(&bytes), Dialect::Padded);
+    assert_eq!(encoded(&alice, Dialect::Padded), bytes);
+}
+
+#[test]
+fn golden_publish_terminated() {
+    let bytes = b"PUBLISH\x0012/05/2024 10:00:00\0alice\0hello.txt\0d e\0";
+    let publish = Command::Publish("hello.txt".parse().unwrap(), "d e".parse().unwrap());
+    assert_eq!(decode(bytes), Progress::Complete(request("alice", publish)));
+}
+
+#[test]
+fn the_operation_code_may_be_padded_too() {
+    let mut bytes = b"LIST_USERS".to_vec();
+    bytes.resize(256, 0);
+    bytes.extend_from_slice(b"12/05/2024 10:00:00\0alice");
+    bytes.resize(256 + 20 + 256, 0);
+    assert_eq!(decode(&bytes), Progress::Complete(request("alice", Command::ListUsers)));
+    assert_eq!(dialect(&bytes), Dialect::Padded);
+    for end in 0..bytes.len() {
+        assert!(
+            !matches!(decode(&bytes[..end]), Progress::Complete(other) if other.username.is_none()),
+            "taken for a request without a username after {end} bytes"
+        );
+    }
+}
+
+// --- what docs/protocol.md 2 says to watch ------------------------------------------
+
+#[test]
+fn an_empty_username_in_the_middle_is_no_padding() {
+    let bytes = b"PUBLISH\x0012/05/2024 10:00:00\0\0hello.txt\0d\0";
+    let publish = Command::Publish("hello.txt".parse().unwrap(), "d".parse().unwrap());
+    for end in 0..bytes.len() {
+        assert_eq!(decode(&bytes[..end]), Progress::Incomplete, "{end}");
+    }
+    assert_eq!(decode(bytes), Progress::Complete(request("", publish)));
+    assert_eq!(dialect(bytes), Dialect::Terminated);
+}
+
+#[test]
+fn an_empty_username_at_the_end_is_answered_at_once() {
+    let bytes = b"LIST_USERS\x0012/05/2024 10:00:00\0\0";
+    assert_eq!(decode(bytes), Progress::Complete(request("", Command::ListUsers)));
+}
+
+#[test]
+fn an_empty_description_is_answered_at_once() {
+    let bytes = b"PUBLISH\x0012/05/2024 10:00:00\0alice\0hello.txt\0\0";
+    let publish = Command::Publish("hello.txt".parse().unwrap(), "".parse().unwrap());
+    assert_eq!(decode(bytes), Progress::Complete(request("alice", publish)));
+}
+
+#[test]
+fn nuls_behind_a_complete_terminated_reading_are_padding() {
+    let padded = encoded(&request("alice", Command::ListUsers), Dialect::Padded);
+    let terminated = b"LIST_USERS\x0012/05/2024 10:00:00\0alice\0".len();
+    assert_eq!(dialect(&padded[..terminated]), Dialect::Terminated);
+    for end in terminated + 1..padded.len() {
+        assert_eq!(decode(&padded[..end]), Progress::Incomplete, "{end}");
+        assert_eq!(dialect(&padded[..end]), Dialect::Padded, "{end}");
+    }
+}
+
+#[test]
+fn what_follows_a_terminated_request_does_not_matter() {
+    let bytes = b"REGISTER\x0012/05/2024 10:00:00\0alice\0and more";
+    assert_eq!(decode(bytes), Progress::Complete(request("alice", Command::Register)));
+    assert_eq!(dialect(bytes), Dialect::Terminated);
+}
+
+#[test]
+fn a_peer_that_stops_after_some_padding_meant_what_it_said() {
+    let bytes = b"REGISTER\x0012/05/2024 10:00:00\0alice\0\0\0";
+    assert_eq!(decode(bytes), Progress::Incomplete);
+    assert_eq!(decode_final(bytes), Ok(request("alice", Command::Register)));
+}
+
+#[test]
+fn an_empty_last_name_waits_for_the_padding_that_would_explain_it() {
+    let bytes = b"DELETE\x0012/05/2024 10:00:00\0alice\0\0";
+    assert_eq!(decode(bytes), Progress::Tentative);
+    let empty = BadRequest::Field { operation: Operation::Delete, field: "filename", error: FieldError::Empty };
+    assert_eq!(decode_final(bytes), Err(empty));
+    let bytes = b"LIST_CONTENT\x0012/05/2024 10:00:00\0alice\0\0";
+    assert_eq!(decode(bytes), Progress::Tentative);
+    assert_eq!(decode_final(bytes), Ok(request("alice", Command::ListContent(None))));
+}
+
+#[test]
+fn names_of_255_bytes_fill_their_fields() {
+    let long = "y".repeat(255);
+    for request in every_operation(&long) {
+        for dialect in BOTH {
+            assert_eq!(decode_final(&encoded(&request, dialect)), Ok(request.clone()));
+        }
+    }
+}
+
+// --- bad requests -------------------------------------------------------------------
+
+#[test]
+fn bad_fields_are_answered_with_the_failure_of_the_operation() {
+    let date = "12/05/2024 10:00:00";
+    let long = "z".repeat(256);
+    let cases: Vec<(Vec<u8>, &str, u8)> = vec![
+        (format!("REGISTER\0{date}\0{long}").into(), "too_long", 2),
+        (format!("REGISTER\0{date}\0\0").into(), "empty_name", 2),
+        (format!("REGISTER\0{date}\0a\x1bb\0").into(), "control_character", 2),
+        (format!("REGISTER\0{date} and more\0a\0").into(), "too_long", 2),
+        ([format!("UNREGISTER\0{date}\0").as_bytes(), b"\xff\0"].concat(), "not_utf8", 2),
+        (format!("CONNECT\0{date}\0a\00\0").into(), "impossible_port", 3),
+        (format!("CONNECT\0{date}\0a\065536\0").into(), "impossible_port", 3),
+        (format!("CONNECT\0{date}\0a\0http\0").into(), "impossible_port", 3),
+        (format!("DISCONNECT\0{date}\0a\nb\0").into(), "control_character", 3),
+        (format!("PUBLISH\0{date}\0a\0f\0{long}").into(), "too_long", 4),
+        (format!("PUBLISH\0{date}\0a\0\0d\0").into(), "empty_name", 4),
+        (format!("DELETE\0{date}\0a\0{long}").into(), "too_long", 4),
+        (format!("LIST_USERS\0{date}\0{long}").into(), "too_long", 3),
+        (format!("LIST_CONTENT\0{date}\0a\0b\tc\0").into(), "control_character", 4),
+    ];
+    for (bytes, reason, status) in cases {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Progress::Bad(bad) = decode(&bytes) else { panic!("accepted {text:?}") };
+        assert_eq!(bad.reason(), reason, "{text:?}");
+        assert_eq!(bad.answer().map(|answer| answer.1), Some(status), "{text:?}");
+        assert!(BadRequest::REASONS.contains(&bad.reason()));
+    }
+}
+
+#[test]
+fn unknown_operations_have_no_answer() {
+    for bytes in [b"HELLO\0".as_slice(), b"\0", b"register\0", b"GET_FILE\0a\0", b"GET / HTTP/1.1\r\n\r\n\0", &[b'R'; 256]] {
+        let Progress::Bad(bad) = decode(bytes) else { panic!("accepted {bytes:?}") };
+        assert_eq!(bad, BadRequest::UnknownOperation);
+        assert_eq!(bad.answer(), None);
+    }
+    assert_eq!(decode(&[b'R'; 255]), Progress::Incomplete);
+    assert_eq!(decode_final(b"REGIS"), Err(BadRequest::NoOperation));
+}
+
+#[test]
+fn a_known_operation_that_stops_early_still_has_an_answer() {
+    let bytes = encoded(&request("alice", Command::ListContent(Some("bob".parse().unwrap()))), Dialect::Terminated);
+    for end in b"LIST_CONTENT\0".len()..bytes.len() {
+        let bad = decode_final(&bytes[..end]);
+        if end == bytes.len() - "bob\0".len() + 1 { continue }
+        assert_eq!(bad, Err(BadRequest::Incomplete { operation: Operation::ListContent }), "{end}");
+        assert_eq!(bad.unwrap_err().answer(), Some((Operation::ListContent, 4)));
+    }
+}
+
+// --- every split --------------------------------------------------------------------
+
+#[test]
+fn every_split_of_every_message_is_the_same_request() {
+    for username in ["alice", "", &"u".repeat(255)] {
+        for request in every_operation(username) {
+            for encoding in BOTH {
+                let bytes = encoded(&request, encoding);
+                for split in 0..=bytes.len() {
+                    let arrived = arrive(&bytes, &[split, bytes.len()]);
+                    assert_eq!(arrived.as_ref(), Ok(&request), "{encoding:?} split at {split}");
+                }
+                // Whether it was answered early or not: once all is there, so is the dialect.
+                let same = encoded(&request, Dialect::Terminated) == encoded(&request, Dialect::Padded);
+                let expected = if same { Dialect::Terminated } else { encoding };
+                assert_eq!(dialect(&bytes), expected, "{request:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn byte_by_byte_is_the_same_request() {
+    for request in every_operation("alice") {
+        for encoding in BOTH {
+            let bytes = encoded(&request, encoding);
+            let each: Vec<usize> = (1..=bytes.len()).collect();
+            assert_eq!(arrive(&bytes, &each).as_ref(), Ok(&request), "{encoding:?}");
+        }
+    }
+}
+
+#[test]
+fn a_terminated_request_is_complete_at_its_last_byte_and_not_before() {
+    for request in every_operation("alice") {
+        let bytes = encoded(&request, Dialect::Terminated);
+        for end in 0..bytes.len() {
+            assert!(!matches!(decode(&bytes[..end]), Progress::Complete(_)), "{request:?} at {end}");
+        }
+        assert!(matches!(decode(&bytes), Progress::Complete(_)), "{request:?}");
+    }
+}
+
+// --- properties ---------------------------------------------------------------------
+
+fn name() -> impl Strategy<Value = String> {
+    "[^\\x00-\\x1f\\x7f-\\x9f]{1,60}".prop_filter("fits", |name| name.len() < 256)
+}
+
+prop_compose! {
+    fn any_request()(
+        which in 0..8,
+        datetime in "[ -~]{19}",
+        username in name(),
+        nobody in any::<bool>(),
+        third in name(),
+        fourth in prop_oneof![Just(String::new()), name()],
+        number in 1..=u16::MAX,
+    ) -> Request {
+        let command = match which {
+            0 => Command::Register,
+            1 => Command::Unregister,
+            2 => Command::Connect(port(number)),
+            3 => Command::Disconnect,
+            4 => Command::Publish(third.parse().unwrap(), fourth.parse().unwrap()),
+            5 => Command::Delete(third.parse().unwrap()),
+            6 => Command::ListUsers,
+            _ => Command::ListContent(Some(third.parse().unwrap())),
+        };
+        let username = (command == Command::Register || !nobody).then(|| username.parse::<Username>().unwrap());
+        Request { datetime: datetime.parse().unwrap(), username, command }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_is_decoded(request in any_request()) {
+        for encoding in BOTH {
+            let bytes = encoded(&request, encoding);
+            prop_assert!(bytes.len() <= MAX_REQUEST);
+            prop_assert_eq!(decode_final(&bytes), Ok(request.clone()));
+        }
+    }
+
+    #[test]
+    fn any_segmentation_is_the_same_request(
+        request in any_request(),
+        cuts in proptest::collection::btree_set(0_usize..MAX_REQUEST, 0..12),
+    ) {
+        for encoding in BOTH {
+            let bytes = encoded(&request, encoding);
+            let splits: BTreeSet<usize> = cuts.iter().copied().filter(|cut| *cut < bytes.len()).collect();
+            let splits: Vec<usize> = splits.into_iter().chain([bytes.len()]).collect();
+            prop_assert_eq!(arrive(&bytes, &splits), Ok(request.clone()));
+        }
+    }
+
+    #[test]
+    fn perturbed_input_never_panics_and_is_decided_within_the_bound(
+        request in any_request(),
+        padded in any::<bool>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        tail in proptest::collection::vec(any::<u8>(), 0..1500),
+    ) {
+        let mut bytes = encoded(&request, BOTH[usize::from(padded)]);
+        for (index, byte) in damage {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.extend_from_slice(&tail);
+        check_any_bytes(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+        check_any_bytes(&bytes);
+    }
+}
+
+/// What holds for all bytes whatsoever; the fuzz target checks the same.
+fn check_any_bytes(bytes: &[u8]) {
+    let bytes = &bytes[..bytes.len().min(MAX_REQUEST)];
+    if bytes.len() == MAX_REQUEST {
+        assert!(!matches!(decode(bytes), Progress::Incomplete), "a full buffer must be decided");
+    }
+    if let Ok(request) = decode_final(bytes) {
+        let _ = dialect(bytes);
+        for encoding in BOTH {
+            assert_eq!(decode_final(&encoded(&request, encoding)), Ok(request.clone()));
+        }
+    }
+}
+
+// --- the fuzz corpus ----------------------------------------------------------------
+
+#[test]
+fn the_fuzz_corpus_still_passes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decode");
+    let mut files = 0;
+    for entry in fs::read_dir(corpus).unwrap() {
+        check_any_bytes(&fs::read(entry.unwrap().path()).unwrap());
+        files += 1;
+    }
+    assert!(files >= 16, "the corpus is there: {files} files");
+}

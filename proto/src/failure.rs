@@ -1,0 +1,42 @@
+//! How a store's answer becomes a gRPC status.
+
+use std::fmt;
+
+use tonic::Status;
+
+use crate::Reason;
+
+/// Why a store did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// An expected outcome, decided by what the store holds.
+    Refused(Reason),
+    /// The store cannot be reached, read or written. Nothing is known to have changed.
+    Unavailable(String),
+}
+
+impl std::error::Error for Failure {}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(reason) => f.write_str(reason.name()),
+            Self::Unavailable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(reason) => reason.into(),
+            Failure::Unavailable(why) => Self::unavailable(why),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The gRPC services of Lonja, generated from `proto/lonja`, and the table of the
+//! reasons for which they refuse what was asked.
+
+mod failure;
+mod reason;
+mod session_id;
+
+pub use failure::Failure;
+pub use reason::{Reason, UnknownReason};
+pub use session_id::SessionId;
+
+#[allow(
+    missing_docs,
+    clippy::all,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated code; the protos carry the documentation"
+)]
+mod generated {
+    pub mod registry {
+        tonic::include_proto!("lonja.registry.v1");
+    }
+    pub mod catalog {
+        tonic::include_proto!("lonja.catalog.v1");
+    }
+    pub mod audit {
+        tonic::include_proto!("lonja.audit.v1");
+    }
+}
+
+/// `lonja.registry.v1`: users and sessions.
+pub mod registry {
+    pub use crate::generated::registry::*;
+    /// The name under which health is asked.
+    pub const SERVICE_NAME: &str = registry_service_server::SERVICE_NAME;
+}
+
+/// `lonja.catalog.v1`: what each session published.
+pub mod catalog {
+    pub use crate::generated::catalog::*;
+    /// The name under which health is asked.
+    pub const SERVICE_NAME: &str = catalog_service_server::SERVICE_NAME;
+}
+
+/// `lonja.audit.v1`: every operation, in order.
+pub mod audit {
+    pub use crate::generated::audit::*;
+    /// The name under which health is asked.
+    pub const SERVICE_NAME: &str = audit_service_server::SERVICE_NAME;
+}
+
+/// All protos as a serialized `FileDescriptorSet`, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

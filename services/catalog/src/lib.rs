@@ -1,0 +1,53 @@
+//! The catalog: what each session has published.
+
+mod service;
+pub mod store;
+
+use lonja_chassis::{
+    health::Health,
+    journal::Journal,
+    rpc,
+    service::{RunError, ServiceConfig, serve},
+};
+use lonja_proto::{DESCRIPTORS, catalog::SERVICE_NAME};
+use tokio_util::sync::CancellationToken;
+
+pub use lonja_proto::catalog::catalog_service_server::CatalogServiceServer;
+pub use service::CatalogGrpc;
+use store::{EmbeddedStore, Store as _};
+
+/// Settings of the catalog itself, wherever it runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CatalogConfig {
+    /// Files that one session may publish
+    #[arg(long, env = "LONJA_MAX_FILES_PER_SESSION", value_name = "N", default_value_t = 100_000)]
+    pub max_files_per_session: usize,
+}
+
+/// Settings of a catalog that runs alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// What it shares with the other services.
+    #[command(flatten)]
+    pub service: ServiceConfig,
+    /// What is its own.
+    #[command(flatten)]
+    pub catalog: CatalogConfig,
+}
+
+/// Runs a catalog until shutdown.
+///
+/// # Errors
+/// When the data directory or an address cannot be used, or a server breaks down.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let mut journal = Journal::open(&config.service.data_dir, "catalog")?;
+    let store = EmbeddedStore::open(&mut journal, &config.catalog)?;
+    let journal = journal.start()?;
+    let health = Health::new();
+    let mut routes = rpc::routes(&health, DESCRIPTORS)?;
+    routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone())));
+    let probe = || store.is_ready();
+    let result = serve(&config.service, SERVICE_NAME, (health, routes), probe, shutdown).await;
+    tokio::task::spawn_blocking(move || journal.close()).await?;
+    result
+}

@@ -1,0 +1,140 @@
+//! The catalog over gRPC: messages in, messages out.
+
+use std::pin::Pin;
+
+use lonja_proto::{
+    SessionId,
+    catalog::{self as proto, catalog_service_server::CatalogService},
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::store::{File, Store};
+
+/// Bytes that a name or a description may have.
+const MAX_NAME: usize = 255;
+/// Files in a page, where the caller does not say.
+const PAGE: usize = 512;
+/// Files in a page at most.
+const MAX_PAGE: usize = 4096;
+/// Sessions in a page at most.
+const MAX_SESSIONS_PAGE: usize = 1000;
+
+/// Answers `lonja.catalog.v1` from a store.
+#[derive(Debug, Clone)]
+pub struct CatalogGrpc<S> {
+    store: S,
+}
+
+impl<S: Store> CatalogGrpc<S> {
+    /// A service on this store.
+    pub fn new(store: S) -> Self {
+        Self { store }
+    }
+}
+
+fn session_id(text: &str) -> Result<SessionId, Status> {
+    text.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))
+}
+
+fn file(file: Option<proto::File>) -> Result<File, Status> {
+    let proto::File { filename, description } = file.ok_or_else(|| Status::invalid_argument("file: missing"))?;
+    if filename.is_empty() || filename.len() > MAX_NAME || description.len() > MAX_NAME {
+        return Err(Status::invalid_argument("filename: 1 to 255 bytes; description: at most 255 bytes"));
+    }
+    Ok(File { filename, description })
+}
+
+fn page_size(asked: u32, default: usize, max: usize) -> usize {
+    match asked as usize {
+        0 => default,
+        size => size.min(max),
+    }
+}
+
+type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A list in pages; an empty list is one empty page.
+fn pages<I: Send + 'static, T: 'static>(
+    items: Vec<I>,
+    size: usize,
+    page: impl Fn(Vec<I>) -> T + Send + 'static,
+) -> Response<Pages<T>> {
+    let count = items.len().div_ceil(size).max(1);
+    let mut items = items.into_iter();
+    let pages = (0..count).map(move |_| Ok(page(items.by_ref().take(size).collect())));
+    Response::new(Box::pin(tokio_stream::iter(pages)))
+}
+
+#[tonic::async_trait]
+impl<S: Store> CatalogService for CatalogGrpc<S> {
+    type ListFilesStream = Pages<proto::ListFilesResponse>;
+    type ListSessionsStream = Pages<proto::ListSessionsResponse>;
+
+    async fn publish_file(
+        &self,
+        request: Request<proto::PublishFileRequest>,
+    ) -> Result<Response<proto::PublishFileResponse>, Status> {
+        let request = request.into_inner();
+        let session = session_id(&request.session_id)?;
+        self.store.publish(session, &request.username, file(request.file)?).await?;
+        Ok(Response::new(proto::PublishFileResponse {}))
+    }
+
+    async fn delete_file(
+        &self,
+        request: Request<proto::DeleteFileRequest>,
+    ) -> Result<Response<proto::DeleteFileResponse>, Status> {
+        let request = request.get_ref();
+        self.store.delete(session_id(&request.session_id)?, &request.filename).await?;
+        Ok(Response::new(proto::DeleteFileResponse {}))
+    }
+
+    async fn list_files(
+        &self,
+        request: Request<proto::ListFilesRequest>,
+    ) -> Result<Response<Self::ListFilesStream>, Status> {
+        let request = request.get_ref();
+        let files = self.store.list(session_id(&request.session_id)?).await?;
+        let total = u32::try_from(files.len()).unwrap_or(u32::MAX);
+        let size = page_size(request.page_size, PAGE, MAX_PAGE);
+        Ok(pages(files, size, move |files| {
+            let file = |File { filename, description }| proto::File { filename, description };
+            proto::ListFilesResponse { total, files: files.into_iter().map(file).collect() }
+        }))
+    }
+
+    async fn end_session(
+        &self,
+        request: Request<proto::EndSessionRequest>,
+    ) -> Result<Response<proto::EndSessionResponse>, Status> {
+        self.store.end_session(session_id(&request.get_ref().session_id)?).await?;
+        Ok(Response::new(proto::EndSessionResponse {}))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<proto::ListSessionsRequest>,
+    ) -> Result<Response<Self::ListSessionsStream>, Status> {
+        let sessions = self.store.sessions().await?;
+        let size = page_size(request.get_ref().page_size, MAX_SESSIONS_PAGE, MAX_SESSIONS_PAGE);
+        Ok(pages(sessions, size, |sessions| {
+            let session = |(id, username): (SessionId, String)| proto::PublishingSession {
+                session_id: id.to_string(),
+                username,
+            };
+            proto::ListSessionsResponse { sessions: sessions.into_iter().map(session).collect() }
+        }))
+    }
+
+    async fn get_statistics(
+        &self,
+        _: Request<proto::GetStatisticsRequest>,
+    ) -> Result<Response<proto::GetStatisticsResponse>, Status> {
+        let statistics = self.store.statistics().await?;
+        Ok(Response::new(proto::GetStatisticsResponse {
+            sessions: statistics.sessions,
+            files: statistics.files,
+        }))
+    }
+}

@@ -1,0 +1,356 @@
+//! The store of `lonja up`: state in memory, changes in the journal.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use lonja_chassis::journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
+use lonja_proto::{Failure, Reason, SessionId};
+
+use super::{File, Statistics, Store};
+use crate::CatalogConfig;
+
+/// Changes that the log may hold beyond twice what is alive.
+const SLACK: u64 = 1024;
+/// How long a tombstone stands: a request is over after seconds.
+const TOMBSTONE: Duration = Duration::from_secs(300);
+
+/// Published lists in a journal. Clones share them.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore {
+    log: Log<Catalog>,
+}
+
+impl EmbeddedStore {
+    /// Adds the catalog's log to a journal.
+    ///
+    /// # Errors
+    /// When the log is damaged.
+    pub fn open(journal: &mut JournalBuilder, config: &CatalogConfig) -> Result<Self, OpenError> {
+        let catalog = Catalog { max_files: config.max_files_per_session, ..Catalog::default() };
+        Ok(Self { log: journal.add(catalog)? })
+    }
+
+    async fn submit(&self, session: SessionId, action: Action) -> Result<(), Failure> {
+        let outcome = self.log.submit(Command { session, action }).await;
+        Ok(outcome.map_err(|error: JournalError| Failure::Unavailable(error.to_string()))??)
+    }
+}
+
+impl Store for EmbeddedStore {
+    async fn publish(&self, session: SessionId, username: &str, file: File) -> Result<(), Failure> {
+        self.submit(session, Action::Publish(username.to_owned(), file)).await
+    }
+
+    async fn delete(&self, session: SessionId, filename: &str) -> Result<(), Failure> {
+        self.submit(session, Action::Delete(filename.to_owned())).await
+    }
+
+    async fn list(&self, session: SessionId) -> Result<Vec<File>, Failure> {
+        let state = self.log.state();
+        let Some(list) = state.sessions.get(&session) else { return Ok(Vec::new()) };
+        let mut files: Vec<_> = list.files.iter().collect();
+        files.sort_unstable_by_key(|(_, entry)| entry.order);
+        let file = |(filename, entry): (&Box<str>, &Entry)| File {
+            filename: filename.to_string(),
+            description: entry.description.to_string(),
+        };
+        Ok(files.into_iter().map(file).collect())
+    }
+
+    async fn end_session(&self, session: SessionId) -> Result<(), Failure> {
+        self.submit(session, Action::End(now_ms())).await
+    }
+
+    async fn sessions(&self) -> Result<Vec<(SessionId, String)>, Failure> {
+        let state = self.log.state();
+        Ok(state.sessions.iter().map(|(id, list)| (*id, list.username.to_string())).collect())
+    }
+
+    async fn statistics(&self) -> Result<Statistics, Failure> {
+        let state = self.log.state();
+        Ok(Statistics { sessions: state.sessions.len() as u64, files: state.files })
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.log.is_writable()
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[derive(Debug)]
+struct Entry {
+    order: u64,
+    row: Row,
+    description: Box<str>,
+}
+
+#[derive(Debug)]
+struct List {
+    username: Box<str>,
+    files: HashMap<Box<str>, Entry>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    sessions: HashMap<SessionId, List>,
+    files: u64,
+    next_order: u64,
+    tombstones: HashSet<SessionId>,
+    /// When the tombstones were set, oldest first.
+    ended: VecDeque<(i64, SessionId)>,
+    max_files: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Command {
+    session: SessionId,
+    action: Action,
+}
+
+#[derive(Debug)]
+enum Action {
+    Publish(String, File),
+    Delete(String),
+    End(i64),
+}
+
+/// What the commands before this one have done to a session.
+#[derive(Debug, Default)]
+struct StagedSession {
+    /// Files that came (`true`) or went.
+    files: HashMap<String, bool>,
+    /// How many more files there are than in the state.
+    grown: isize,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    sessions: HashMap<SessionId, StagedSession>,
+    published: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Change {
+    #[prost(bytes = "vec", tag = "1")]
+    session: Vec<u8>,
+    #[prost(oneof = "Kind", tags = "2, 3, 4")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "2")]
+    Published(Published),
+    #[prost(string, tag = "3")]
+    Deleted(String),
+    #[prost(int64, tag = "4")]
+    EndedAtMs(i64),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Published {
+    #[prost(string, tag = "1")]
+    username: String,
+    #[prost(string, tag = "2")]
+    filename: String,
+    #[prost(string, tag = "3")]
+    description: String,
+    #[prost(uint64, tag = "4")]
+    order: u64,
+}
+
+impl Change {
+    fn session_id(&self) -> SessionId {
+        SessionId::from_bytes(self.session.as_slice().try_into().unwrap_or_default())
+    }
+}
+
+impl Catalog {
+    fn publish(&mut self, session: SessionId, published: Published, row: Row) {
+        let Published { username, filename, description, order } = published;
+        let list = self
+            .sessions
+            .entry(session)
+            .or_insert_with(|| List { username: username.into(), files: HashMap::new() });
+        let entry = Entry { order, row, description: description.into() };
+        if list.files.insert(filename.into(), entry).is_none() {
+            self.files += 1;
+        }
+        self.next_order = self.next_order.max(order + 1);
+    }
+
+    fn delete(&mut self, session: SessionId, filename: &str) {
+        let Some(list) = self.sessions.get_mut(&session) else { return };
+        if list.files.remove(filename).is_some() {
+            self.files -= 1;
+        }
+        if list.files.is_empty() {
+            self.sessions.remove(&session);
+        }
+    }
+
+    fn end(&mut self, session: SessionId, at_ms: i64) {
+        if let Some(list) = self.sessions.remove(&session) {
+            self.files -= list.files.len() as u64;
+        }
+        if self.tombstones.insert(session) {
+            self.ended.push_back((at_ms, session));
+        }
+        while let Some((at_ms, session)) = self.ended.front()
+            && !is_fresh(*at_ms)
+        {
+            self.tombstones.remove(session);
+            self.ended.pop_front();
+        }
+    }
+}
+
+fn is_fresh(ended_at_ms: i64) -> bool {
+    u128::try_from(now_ms() - ended_at_ms).is_ok_and(|age| age < TOMBSTONE.as_millis())
+}
+
+impl State for Catalog {
+    const LOG: &'static str = "catalog";
+    type Change = Change;
+    type Command = Command;
+    type Outcome = Result<(), Reason>;
+    type Staged = Staged;
+
+    fn decide(&self, staged: &mut Staged, command: Command, changes: &mut Vec<Change>) -> Self::Outcome {
+        let Command { session, action } = command;
+        let before = staged.sessions.entry(session).or_default();
+        let ended = before.ended || self.tombstones.contains(&session);
+        let list = self.sessions.get(&session);
+        let has = |filename: &str| match before.files.get(filename) {
+            Some(present) => *present,
+            None => list.is_some_and(|list| list.files.contains_key(filename)),
+        };
+        let kind = match action {
+            Action::End(_) if ended => return Ok(()),
+            _ if ended => return Err(Reason::SessionEnded),
+            Action::Publish(_, file) if has(&file.filename) => {
+                return Err(Reason::FileExists);
+            }
+            Action::Publish(username, File { filename, description }) => {
+                let count = list.map_or(0, |list| list.files.len());
+                if count.saturating_add_signed(before.grown) >= self.max_files {
+                    return Err(Reason::TooManyFiles);
+                }
+                before.files.insert(filename.clone(), true);
+                before.grown += 1;
+                let order = self.next_order + staged.published;
+                staged.published += 1;
+                Kind::Published(Published { username, filename, description, order })
+            }
+            Action::Delete(filename) if !has(&filename) => return Err(Reason::FileNotFound),
+            Action::Delete(filename) => {
+                before.files.insert(filename.clone(), false);
+                before.grown -= 1;
+                Kind::Deleted(filename)
+            }
+            Action::End(at_ms) => {
+                before.ended = true;
+                Kind::EndedAtMs(at_ms)
+            }
+        };
+        changes.push(Change { session: session.to_bytes().to_vec(), kind: Some(kind) });
+        Ok(())
+    }
+
+    fn apply(&mut self, change: Change, row: Row) {
+        let session = change.session_id();
+        match change.kind {
+            Some(Kind::Published(published)) => self.publish(session, published, row),
+            Some(Kind::Deleted(filename)) => self.delete(session, &filename),
+            Some(Kind::EndedAtMs(at_ms)) => self.end(session, at_ms),
+            None => {}
+        }
+    }
+
+    fn is_live(&self, change: &Change, row: Row) -> bool {
+        match &change.kind {
+            Some(Kind::Published(published)) => {
+                let list = self.sessions.get(&change.session_id());
+                let entry = list.and_then(|list| list.files.get(published.filename.as_str()));
+                entry.is_some_and(|entry| entry.row == row && entry.order == published.order)
+            }
+            Some(Kind::EndedAtMs(at_ms)) => is_fresh(*at_ms),
+            // Rows are cleaned oldest first: what it deleted has gone before it.
+            Some(Kind::Deleted(_)) | None => false,
+        }
+    }
+
+    fn capacity(&self) -> u64 {
+        2 * (self.files + self.tombstones.len() as u64) + SLACK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_chassis::journal::Journal;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::contract;
+
+    fn open(directory: &TempDir) -> (EmbeddedStore, Journal) {
+        let mut journal = Journal::open(directory.path(), "catalog").unwrap();
+        let config = CatalogConfig { max_files_per_session: contract::MAX_FILES };
+        let store = EmbeddedStore::open(&mut journal, &config).unwrap();
+        (store, journal.start().unwrap())
+    }
+
+    contract::suite!(|| {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory);
+        (store, (journal, directory))
+    });
+
+    #[tokio::test]
+    async fn everything_is_there_after_a_restart_tombstones_too() {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory);
+        let (alive, dead) = (SessionId::fresh(), SessionId::fresh());
+        for name in ["z", "a", "m", "gone"] {
+            store.publish(alive, "alice", contract::file(name)).await.unwrap();
+            store.publish(dead, "bob", contract::file(name)).await.unwrap();
+        }
+        store.delete(alive, "gone").await.unwrap();
+        store.end_session(dead).await.unwrap();
+        drop((store, journal));
+
+        let (store, _journal) = open(&directory);
+        let names: Vec<_> = store.list(alive).await.unwrap().into_iter().map(|file| file.filename).collect();
+        assert_eq!(names, ["z", "a", "m"]);
+        assert_eq!(store.sessions().await.unwrap(), [(alive, "alice".to_owned())]);
+        let late = store.publish(dead, "bob", contract::file("late")).await;
+        assert_eq!(late, Err(Failure::Refused(Reason::SessionEnded)));
+    }
+
+    #[tokio::test]
+    async fn the_log_is_cleaned_and_loses_nothing() {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory);
+        let session = SessionId::fresh();
+        store.publish(session, "alice", contract::file("first")).await.unwrap();
+        for round in 0..2500 {
+            let name = format!("file{}", round % 7);
+            store.publish(session, "alice", contract::file(&name)).await.unwrap();
+            store.delete(session, &name).await.unwrap();
+        }
+        let (oldest, _) = store.log.read(0, 1).unwrap().remove(0);
+        assert!(oldest > 2000, "the oldest row is {oldest} of 5001");
+        drop((store, journal));
+
+        let (store, _journal) = open(&directory);
+        assert_eq!(store.list(session).await, Ok(vec![contract::file("first")]));
+        assert_eq!(store.statistics().await, Ok(Statistics { sessions: 1, files: 1 }));
+    }
+}

@@ -1,0 +1,44 @@
+//! The registry: who is registered and who is connected.
+
+mod model;
+mod service;
+pub mod store;
+
+use lonja_chassis::{
+    health::Health,
+    journal::Journal,
+    rpc,
+    service::{RunError, ServiceConfig, serve},
+};
+use lonja_proto::{DESCRIPTORS, registry::SERVICE_NAME};
+use tokio_util::sync::CancellationToken;
+
+pub use lonja_proto::registry::registry_service_server::RegistryServiceServer;
+pub use model::{Endpoint, Session};
+pub use service::RegistryGrpc;
+use store::{EmbeddedStore, Store as _};
+
+/// Settings of a registry that runs alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// What it shares with the other services.
+    #[command(flatten)]
+    pub service: ServiceConfig,
+}
+
+/// Runs a registry until shutdown.
+///
+/// # Errors
+/// When the data directory or an address cannot be used, or a server breaks down.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let mut journal = Journal::open(&config.service.data_dir, "registry")?;
+    let store = EmbeddedStore::open(&mut journal)?;
+    let journal = journal.start()?;
+    let health = Health::new();
+    let mut routes = rpc::routes(&health, DESCRIPTORS)?;
+    routes.add_service(RegistryServiceServer::new(RegistryGrpc::new(store.clone())));
+    let probe = || store.is_ready();
+    let result = serve(&config.service, SERVICE_NAME, (health, routes), probe, shutdown).await;
+    tokio::task::spawn_blocking(move || journal.close()).await?;
+    result
+}

@@ -1,0 +1,192 @@
+//! The registry over gRPC: messages in, messages out.
+
+use std::{net::Ipv4Addr, pin::Pin, sync::Arc};
+
+use lonja_proto::{
+    SessionId,
+    registry::{self as proto, registry_service_server::RegistryService},
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    model::{Endpoint, Session},
+    store::Store,
+};
+
+/// Bytes that a username may have.
+const MAX_USERNAME: usize = 255;
+/// Sessions in a page, where the caller does not say.
+const PAGE: usize = 512;
+/// Sessions in a page at most.
+const MAX_PAGE: usize = 4096;
+/// Sessions that may be asked about at once.
+const MAX_KEYS: usize = 1000;
+
+/// Answers `lonja.registry.v1` from a store.
+#[derive(Debug, Clone)]
+pub struct RegistryGrpc<S> {
+    store: S,
+}
+
+impl<S: Store> RegistryGrpc<S> {
+    /// A service on this store.
+    pub fn new(store: S) -> Self {
+        Self { store }
+    }
+}
+
+fn username(name: &str) -> Result<&str, Status> {
+    if name.is_empty() || name.len() > MAX_USERNAME {
+        return Err(Status::invalid_argument("username: 1 to 255 bytes"));
+    }
+    Ok(name)
+}
+
+fn endpoint(endpoint: Option<proto::Endpoint>) -> Result<Endpoint, Status> {
+    let endpoint = endpoint.ok_or_else(|| Status::invalid_argument("endpoint: missing"))?;
+    let port = u16::try_from(endpoint.port).ok().filter(|port| *port > 0);
+    Ok(Endpoint {
+        address: Ipv4Addr::from_bits(endpoint.ipv4),
+        port: port.ok_or_else(|| Status::invalid_argument("port: 1 to 65535"))?,
+    })
+}
+
+fn id(id: Option<SessionId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn session(session: &Session) -> proto::Session {
+    proto::Session {
+        username: session.username.to_string(),
+        endpoint: Some(proto::Endpoint {
+            ipv4: session.endpoint.address.to_bits(),
+            port: session.endpoint.port.into(),
+        }),
+        opened_at_ms: session.opened_at_ms,
+    }
+}
+
+type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<S: Store> RegistryService for RegistryGrpc<S> {
+    type ListSessionsStream = Pages<proto::ListSessionsResponse>;
+
+    async fn register_user(
+        &self,
+        request: Request<proto::RegisterUserRequest>,
+    ) -> Result<Response<proto::RegisterUserResponse>, Status> {
+        self.store.register(username(&request.get_ref().username)?).await?;
+        Ok(Response::new(proto::RegisterUserResponse {}))
+    }
+
+    async fn unregister_user(
+        &self,
+        request: Request<proto::UnregisterUserRequest>,
+    ) -> Result<Response<proto::UnregisterUserResponse>, Status> {
+        let ended = self.store.unregister(username(&request.get_ref().username)?).await?;
+        Ok(Response::new(proto::UnregisterUserResponse { ended_session_id: id(ended) }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<proto::OpenSessionRequest>,
+    ) -> Result<Response<proto::OpenSessionResponse>, Status> {
+        let request = request.into_inner();
+        let opened = self.store.open_session(username(&request.username)?, endpoint(request.endpoint)?).await?;
+        Ok(Response::new(proto::OpenSessionResponse { session_id: opened.to_string() }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<proto::CloseSessionRequest>,
+    ) -> Result<Response<proto::CloseSessionResponse>, Status> {
+        let ended = self.store.close_session(username(&request.get_ref().username)?).await?;
+        Ok(Response::new(proto::CloseSessionResponse { ended_session_id: ended.to_string() }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<proto::GetSessionRequest>,
+    ) -> Result<Response<proto::GetSessionResponse>, Status> {
+        let session = self.store.session(username(&request.get_ref().username)?).await?;
+        Ok(Response::new(proto::GetSessionResponse { session_id: session.to_string() }))
+    }
+
+    async fn get_remote_session(
+        &self,
+        request: Request<proto::GetRemoteSessionRequest>,
+    ) -> Result<Response<proto::GetRemoteSessionResponse>, Status> {
+        let request = request.get_ref();
+        // An empty remote name is nobody's: the store says so.
+        let session = self.store.remote_session(username(&request.username)?, &request.remote_username).await?;
+        Ok(Response::new(proto::GetRemoteSessionResponse { session_id: id(session) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<proto::ListSessionsRequest>,
+    ) -> Result<Response<Self::ListSessionsStream>, Status> {
+        let request = request.get_ref();
+        let asker = (!request.username.is_empty()).then_some(request.username.as_str());
+        let listing = self.store.list(asker, &request.known_revision).await?;
+        let revision = listing.revision;
+        let Some(sessions) = listing.sessions else {
+            let page = proto::ListSessionsResponse { revision, not_modified: true, ..Default::default() };
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(page)))));
+        };
+        let size = match request.page_size as usize {
+            0 => PAGE,
+            size => size.min(MAX_PAGE),
+        };
+        Ok(Response::new(Box::pin(tokio_stream::iter(pages(revision, sessions, size)))))
+    }
+
+    async fn find_ended_sessions(
+        &self,
+        request: Request<proto::FindEndedSessionsRequest>,
+    ) -> Result<Response<proto::FindEndedSessionsResponse>, Status> {
+        let keys = request.into_inner().sessions;
+        if keys.len() > MAX_KEYS {
+            return Err(Status::invalid_argument("sessions: at most 1000"));
+        }
+        let parse = |key: proto::SessionKey| {
+            let id = key.session_id.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))?;
+            Ok((key.username, id))
+        };
+        let keys: Vec<_> = keys.into_iter().map(parse).collect::<Result<_, Status>>()?;
+        let ended = self.store.ended(&keys).await?;
+        let ended_session_ids = ended.iter().map(SessionId::to_string).collect();
+        Ok(Response::new(proto::FindEndedSessionsResponse { ended_session_ids }))
+    }
+
+    async fn get_statistics(
+        &self,
+        _: Request<proto::GetStatisticsRequest>,
+    ) -> Result<Response<proto::GetStatisticsResponse>, Status> {
+        let statistics = self.store.statistics().await?;
+        Ok(Response::new(proto::GetStatisticsResponse {
+            users: statistics.users,
+            sessions: statistics.sessions,
+        }))
+    }
+}
+
+/// The list in pages, made as they are asked for; an empty list is one empty page.
+fn pages(
+    revision: String,
+    sessions: Vec<Arc<Session>>,
+    size: usize,
+) -> impl Iterator<Item = Result<proto::ListSessionsResponse, Status>> + Send {
+    let total = u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+    (0..sessions.len().div_ceil(size).max(1)).map(move |page| {
+        let rest = &sessions[page * size..];
+        Ok(proto::ListSessionsResponse {
+            revision: revision.clone(),
+            not_modified: false,
+            total,
+            sessions: rest[..rest.len().min(size)].iter().map(|one| session(one)).collect(),
+        })
+    })
+}

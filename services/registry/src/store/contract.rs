@@ -1,0 +1,182 @@
+//! What every store must do, written once. A store's tests run it with `suite!`.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+
+use lonja_proto::{Failure, Reason, SessionId};
+
+use super::{Statistics, Store};
+use crate::model::Endpoint;
+
+/// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
+macro_rules! suite {
+    ($open:expr) => {
+        $crate::store::contract::suite!(@ $open;
+            registration_is_exclusive,
+            unregistering_ends_the_session,
+            a_user_has_one_session_at_a_time,
+            a_session_is_found_until_it_ends,
+            remote_sessions_are_for_connected_users,
+            sessions_are_listed_in_order_of_opening,
+            any_change_makes_another_revision,
+            ended_sessions_are_told_apart,
+            one_of_many_racing_registrations_wins,
+            nothing_is_lost_when_many_write,
+        );
+    };
+    (@ $open:expr; $($rule:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                let (store, _keep) = ($open)();
+                $crate::store::contract::$rule(store).await;
+            }
+        )*
+    };
+}
+pub(crate) use suite;
+
+const ENDPOINT: Endpoint = Endpoint { address: Ipv4Addr::new(10, 0, 0, 7), port: 50085 };
+
+fn refused<T>(reason: Reason) -> Result<T, Failure> {
+    Err(Failure::Refused(reason))
+}
+
+async fn names(store: &impl Store) -> Vec<String> {
+    let sessions = store.list(None, "").await.unwrap().sessions.unwrap();
+    sessions.iter().map(|session| session.username.to_string()).collect()
+}
+
+async fn connect(store: &impl Store, username: &str) -> SessionId {
+    store.register(username).await.unwrap();
+    store.open_session(username, ENDPOINT).await.unwrap()
+}
+
+pub(crate) async fn registration_is_exclusive(store: impl Store) {
+    assert_eq!(store.register("alice").await, Ok(()));
+    assert_eq!(store.register("alice").await, refused(Reason::UserExists));
+    assert_eq!(store.unregister("alice").await, Ok(None));
+    assert_eq!(store.unregister("alice").await, refused(Reason::UserNotFound));
+    assert_eq!(store.register("alice").await, Ok(()));
+    assert_eq!(store.statistics().await, Ok(Statistics { users: 1, sessions: 0 }));
+}
+
+pub(crate) async fn unregistering_ends_the_session(store: impl Store) {
+    let session = connect(&store, "alice").await;
+    assert_eq!(store.unregister("alice").await, Ok(Some(session)));
+    assert!(names(&store).await.is_empty());
+    store.register("alice").await.unwrap();
+    assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
+}
+
+pub(crate) async fn a_user_has_one_session_at_a_time(store: impl Store) {
+    assert_eq!(store.open_session("alice", ENDPOINT).await, refused(Reason::UserNotFound));
+    let first = connect(&store, "alice").await;
+    assert_eq!(store.open_session("alice", ENDPOINT).await, refused(Reason::SessionExists));
+    assert_eq!(store.close_session("alice").await, Ok(first));
+    assert_eq!(store.close_session("alice").await, refused(Reason::SessionNotFound));
+    assert_eq!(store.close_session("bob").await, refused(Reason::UserNotFound));
+    assert_ne!(store.open_session("alice", ENDPOINT).await, Ok(first));
+}
+
+pub(crate) async fn a_session_is_found_until_it_ends(store: impl Store) {
+    assert_eq!(store.session("alice").await, refused(Reason::UserNotFound));
+    let session = connect(&store, "alice").await;
+    assert_eq!(store.session("alice").await, Ok(session));
+    store.close_session("alice").await.unwrap();
+    assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
+}
+
+pub(crate) async fn remote_sessions_are_for_connected_users(store: impl Store) {
+    assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::UserNotFound));
+    store.register("alice").await.unwrap();
+    assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::SessionNotFound));
+    store.open_session("alice", ENDPOINT).await.unwrap();
+    assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::RemoteUserNotFound));
+    store.register("bob").await.unwrap();
+    assert_eq!(store.remote_session("alice", "bob").await, Ok(None));
+    let bob = store.open_session("bob", ENDPOINT).await.unwrap();
+    assert_eq!(store.remote_session("alice", "bob").await, Ok(Some(bob)));
+}
+
+pub(crate) async fn sessions_are_listed_in_order_of_opening(store: impl Store) {
+    assert_eq!(store.list(Some("zoe"), "").await.unwrap_err(), Failure::Refused(Reason::UserNotFound));
+    for name in ["zoe", "alice", "mia"] {
+        connect(&store, name).await;
+    }
+    store.close_session("zoe").await.unwrap();
+    assert_eq!(store.list(Some("zoe"), "").await.unwrap_err(), Failure::Refused(Reason::SessionNotFound));
+    store.open_session("zoe", ENDPOINT).await.unwrap();
+    assert_eq!(names(&store).await, ["alice", "mia", "zoe"]);
+    let listed = store.list(Some("zoe"), "").await.unwrap().sessions.unwrap();
+    assert_eq!(listed[0].endpoint, ENDPOINT);
+}
+
+pub(crate) async fn any_change_makes_another_revision(store: impl Store) {
+    let mut seen = BTreeSet::new();
+    seen.insert(store.list(None, "").await.unwrap().revision);
+    connect(&store, "alice").await;
+    seen.insert(store.list(None, "").await.unwrap().revision);
+    connect(&store, "bob").await;
+    seen.insert(store.list(None, "").await.unwrap().revision);
+    store.close_session("bob").await.unwrap();
+    seen.insert(store.list(None, "").await.unwrap().revision);
+    store.unregister("alice").await.unwrap();
+    let last = store.list(None, "").await.unwrap().revision;
+    seen.insert(last.clone());
+    assert_eq!(seen.len(), 5);
+    let again = store.list(None, &last).await.unwrap();
+    assert!(again.sessions.is_none() && again.revision == last);
+}
+
+pub(crate) async fn ended_sessions_are_told_apart(store: impl Store) {
+    let alice = connect(&store, "alice").await;
+    let bob = connect(&store, "bob").await;
+    store.close_session("alice").await.unwrap();
+    store.open_session("alice", ENDPOINT).await.unwrap();
+    let never = SessionId::fresh();
+    let asked = [("alice".to_owned(), alice), ("bob".to_owned(), bob), ("nobody".to_owned(), never)];
+    assert_eq!(store.ended(&asked).await, Ok(vec![alice, never]));
+}
+
+pub(crate) async fn one_of_many_racing_registrations_wins(store: impl Store) {
+    let store = Arc::new(store);
+    let race = |name: &'static str| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.register(name).await })
+    };
+    for name in ["a", "b", "c", "d"] {
+        let racers: Vec<_> = (0..32).map(|_| race(name)).collect();
+        let mut winners = 0;
+        for racer in racers {
+            match racer.await.unwrap() {
+                Ok(()) => winners += 1,
+                other => assert_eq!(other, refused(Reason::UserExists)),
+            }
+        }
+        assert_eq!(winners, 1, "{name}");
+    }
+}
+
+pub(crate) async fn nothing_is_lost_when_many_write(store: impl Store) {
+    let store = Arc::new(store);
+    let writers: Vec<_> = (0..64)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for round in 0..10 {
+                    connect(&*store, &format!("{writer}-{round}")).await;
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(store.statistics().await, Ok(Statistics { users: 640, sessions: 640 }));
+    let names = names(&*store).await;
+    for writer in 0..64 {
+        let prefix = format!("{writer}-");
+        let own: Vec<_> = names.iter().filter_map(|name| name.strip_prefix(&prefix)).collect();
+        assert_eq!(own, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    }
+}

@@ -1,0 +1,394 @@
+//! The store of `lonja up`: state in memory, changes in the journal.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use lonja_chassis::journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
+use lonja_proto::{Failure, Reason, SessionId};
+
+use super::{Listing, Statistics, Store};
+use crate::model::{Endpoint, Session};
+
+/// Changes that the log may hold beyond twice what is alive.
+const SLACK: u64 = 1024;
+
+/// Users and sessions in a journal. Clones share them.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore {
+    log: Log<Registry>,
+}
+
+impl EmbeddedStore {
+    /// Adds the registry's log to a journal.
+    ///
+    /// # Errors
+    /// When the log is damaged.
+    pub fn open(journal: &mut JournalBuilder) -> Result<Self, OpenError> {
+        Ok(Self { log: journal.add(Registry::new())? })
+    }
+
+    async fn submit(&self, username: &str, action: Action) -> Result<Option<SessionId>, Failure> {
+        let command = Command { username: username.into(), action };
+        let outcome = self.log.submit(command).await;
+        Ok(outcome.map_err(|error: JournalError| Failure::Unavailable(error.to_string()))??)
+    }
+}
+
+impl Store for EmbeddedStore {
+    async fn register(&self, username: &str) -> Result<(), Failure> {
+        self.submit(username, Action::Register).await.map(|_| ())
+    }
+
+    async fn unregister(&self, username: &str) -> Result<Option<SessionId>, Failure> {
+        self.submit(username, Action::Unregister).await
+    }
+
+    async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
+        let id = SessionId::fresh();
+        self.submit(username, Action::Open(id, endpoint, now_ms())).await.map(|_| id)
+    }
+
+    async fn close_session(&self, username: &str) -> Result<SessionId, Failure> {
+        let ended = self.submit(username, Action::Close).await?;
+        ended.ok_or(Failure::Refused(Reason::SessionNotFound))
+    }
+
+    async fn session(&self, username: &str) -> Result<SessionId, Failure> {
+        Ok(self.log.state().connected(username)?)
+    }
+
+    async fn remote_session(&self, username: &str, remote: &str) -> Result<Option<SessionId>, Failure> {
+        let state = self.log.state();
+        state.connected(username)?;
+        let remote = state.users.get(remote).ok_or(Reason::RemoteUserNotFound)?;
+        Ok(remote.session_id())
+    }
+
+    async fn list(&self, username: Option<&str>, known_revision: &str) -> Result<Listing, Failure> {
+        let state = self.log.state();
+        if let Some(username) = username {
+            state.connected(username)?;
+        }
+        let revision = state.revision();
+        let current = revision == known_revision;
+        Ok(Listing { revision, sessions: (!current).then(|| state.online.values().cloned().collect()) })
+    }
+
+    async fn ended(&self, sessions: &[(String, SessionId)]) -> Result<Vec<SessionId>, Failure> {
+        let state = self.log.state();
+        let live = |(username, id): &&(String, SessionId)| {
+            state.users.get(username.as_str()).and_then(User::session_id) != Some(*id)
+        };
+        Ok(sessions.iter().filter(live).map(|(_, id)| *id).collect())
+    }
+
+    async fn statistics(&self) -> Result<Statistics, Failure> {
+        let state = self.log.state();
+        Ok(Statistics { users: state.users.len() as u64, sessions: state.online.len() as u64 })
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.log.is_writable()
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A registered user, as small as it can be: there may be a million.
+#[derive(Debug)]
+struct User {
+    /// Where its registration stands in the log.
+    row: Row,
+    session: Option<Box<Online>>,
+}
+
+#[derive(Debug)]
+struct Online {
+    row: Row,
+    order: u64,
+    session: Arc<Session>,
+}
+
+impl User {
+    fn session_id(&self) -> Option<SessionId> {
+        self.session.as_ref().map(|online| online.session.id)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    users: HashMap<Box<str>, User>,
+    /// The sessions by the order in which they were opened.
+    online: BTreeMap<u64, Arc<Session>>,
+    next_order: u64,
+    /// Fresh for each run, so that no revision comes twice.
+    run: SessionId,
+    session_changes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Command {
+    username: Box<str>,
+    action: Action,
+}
+
+#[derive(Debug)]
+enum Action {
+    Register,
+    Unregister,
+    Open(SessionId, Endpoint, i64),
+    Close,
+}
+
+/// A user as the commands before left it: `None` is not registered.
+type View = Option<Option<SessionId>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    users: HashMap<Box<str>, View>,
+    opened: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Change {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(string, tag = "1")]
+    Registered(String),
+    #[prost(string, tag = "2")]
+    Unregistered(String),
+    #[prost(message, tag = "3")]
+    Opened(Opened),
+    #[prost(string, tag = "4")]
+    Closed(String),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Opened {
+    #[prost(string, tag = "1")]
+    username: String,
+    #[prost(bytes = "vec", tag = "2")]
+    id: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    order: u64,
+    #[prost(fixed32, tag = "4")]
+    ipv4: u32,
+    #[prost(uint32, tag = "5")]
+    port: u32,
+    #[prost(int64, tag = "6")]
+    opened_at_ms: i64,
+}
+
+impl Opened {
+    fn session_id(&self) -> SessionId {
+        SessionId::from_bytes(self.id.as_slice().try_into().unwrap_or_default())
+    }
+}
+
+impl Registry {
+    fn new() -> Self {
+        Self {
+            users: HashMap::new(),
+            online: BTreeMap::new(),
+            next_order: 0,
+            run: SessionId::fresh(),
+            session_changes: 0,
+        }
+    }
+
+    fn connected(&self, username: &str) -> Result<SessionId, Reason> {
+        let user = self.users.get(username).ok_or(Reason::UserNotFound)?;
+        user.session_id().ok_or(Reason::SessionNotFound)
+    }
+
+    fn revision(&self) -> String {
+        format!("{}-{}", self.run, self.session_changes)
+    }
+
+    fn end_session(&mut self, online: Option<Box<Online>>) {
+        if let Some(online) = online {
+            self.online.remove(&online.order);
+            self.session_changes += 1;
+        }
+    }
+
+    fn start_session(&mut self, opened: &Opened, row: Row) {
+        let id = opened.session_id();
+        let Some(user) = self.users.get_mut(opened.username.as_str()) else { return };
+        if let Some(online) = user.session.as_mut().filter(|online| online.session.id == id) {
+            online.row = row;
+            return;
+        }
+        let session = Arc::new(Session {
+            id,
+            username: opened.username.as_str().into(),
+            endpoint: Endpoint {
+                address: Ipv4Addr::from_bits(opened.ipv4),
+                port: u16::try_from(opened.port).unwrap_or_default(),
+            },
+            opened_at_ms: opened.opened_at_ms,
+        });
+        let online = Box::new(Online { row, order: opened.order, session: Arc::clone(&session) });
+        let before = user.session.replace(online);
+        self.end_session(before);
+        self.online.insert(opened.order, session);
+        self.next_order = self.next_order.max(opened.order + 1);
+        self.session_changes += 1;
+    }
+}
+
+impl State for Registry {
+    const LOG: &'static str = "registry";
+    type Change = Change;
+    type Command = Command;
+    type Outcome = Result<Option<SessionId>, Reason>;
+    type Staged = Staged;
+
+    fn decide(&self, staged: &mut Staged, command: Command, changes: &mut Vec<Change>) -> Self::Outcome {
+        let Command { username, action } = command;
+        let view = match staged.users.get(&username) {
+            Some(view) => *view,
+            None => self.users.get(&username).map(User::session_id),
+        };
+        let name = username.to_string();
+        let (after, kind, outcome) = match (action, view) {
+            (Action::Register, None) => (Some(None), Kind::Registered(name), None),
+            (Action::Register, Some(_)) => return Err(Reason::UserExists),
+            (_, None) => return Err(Reason::UserNotFound),
+            (Action::Unregister, Some(session)) => (None, Kind::Unregistered(name), session),
+            (Action::Open(..), Some(Some(_))) => return Err(Reason::SessionExists),
+            (Action::Open(id, endpoint, opened_at_ms), Some(None)) => {
+                let opened = Opened {
+                    username: name,
+                    id: id.to_bytes().to_vec(),
+                    order: self.next_order + staged.opened,
+                    ipv4: endpoint.address.to_bits(),
+                    port: endpoint.port.into(),
+                    opened_at_ms,
+                };
+                staged.opened += 1;
+                (Some(Some(id)), Kind::Opened(opened), Some(id))
+            }
+            (Action::Close, Some(None)) => return Err(Reason::SessionNotFound),
+            (Action::Close, Some(Some(id))) => (Some(None), Kind::Closed(name), Some(id)),
+        };
+        changes.push(Change { kind: Some(kind) });
+        staged.users.insert(username, after);
+        Ok(outcome)
+    }
+
+    fn apply(&mut self, change: Change, row: Row) {
+        match change.kind {
+            Some(Kind::Registered(username)) => {
+                self.users
+                    .entry(username.into_boxed_str())
+                    .and_modify(|user| user.row = row)
+                    .or_insert(User { row, session: None });
+            }
+            Some(Kind::Unregistered(username)) => {
+                let session = self.users.remove(username.as_str()).and_then(|user| user.session);
+                self.end_session(session);
+            }
+            Some(Kind::Opened(opened)) => self.start_session(&opened, row),
+            Some(Kind::Closed(username)) => {
+                let session = self.users.get_mut(username.as_str()).and_then(|user| user.session.take());
+                self.end_session(session);
+            }
+            None => {}
+        }
+    }
+
+    fn is_live(&self, change: &Change, row: Row) -> bool {
+        match &change.kind {
+            Some(Kind::Registered(username)) => {
+                self.users.get(username.as_str()).is_some_and(|user| user.row == row)
+            }
+            Some(Kind::Opened(opened)) => {
+                let user = self.users.get(opened.username.as_str());
+                let online = user.and_then(|user| user.session.as_ref());
+                online.is_some_and(|online| online.row == row && online.session.id == opened.session_id())
+            }
+            // Rows are cleaned oldest first: what these ended has gone before them.
+            Some(Kind::Unregistered(_) | Kind::Closed(_)) | None => false,
+        }
+    }
+
+    fn capacity(&self) -> u64 {
+        2 * (self.users.len() + self.online.len()) as u64 + SLACK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_chassis::journal::Journal;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::contract;
+
+    fn open(directory: &TempDir) -> (EmbeddedStore, Journal) {
+        let mut journal = Journal::open(directory.path(), "registry").unwrap();
+        let store = EmbeddedStore::open(&mut journal).unwrap();
+        (store, journal.start().unwrap())
+    }
+
+    contract::suite!(|| {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory);
+        (store, (journal, directory))
+    });
+
+    #[tokio::test]
+    async fn everything_is_there_after_a_restart() {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory);
+        let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
+        for name in ["carol", "alice", "bob", "gone"] {
+            store.register(name).await.unwrap();
+            store.open_session(name, endpoint).await.unwrap();
+        }
+        store.close_session("alice").await.unwrap();
+        store.unregister("gone").await.unwrap();
+        let before = store.list(None, "").await.unwrap();
+        drop((store, journal));
+
+        let (store, _journal) = open(&directory);
+        let after = store.list(None, "").await.unwrap();
+        assert_eq!(after.sessions, before.sessions);
+        assert_ne!(after.revision, before.revision);
+        assert_eq!(store.statistics().await.unwrap(), Statistics { users: 3, sessions: 2 });
+    }
+
+    #[tokio::test]
+    async fn the_log_is_cleaned_and_loses_nothing() {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory);
+        let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
+        store.register("first").await.unwrap();
+        let first = store.open_session("first", endpoint).await.unwrap();
+        for round in 0..1500 {
+            let name = format!("user{}", round % 7);
+            store.register(&name).await.unwrap();
+            store.open_session(&name, endpoint).await.unwrap();
+            store.unregister(&name).await.unwrap();
+        }
+        let (oldest, _) = store.log.read(0, 1).unwrap().remove(0);
+        assert!(oldest > 2000, "the oldest row is {oldest} of 4502");
+        drop((store, journal));
+
+        let (store, _journal) = open(&directory);
+        assert_eq!(store.session("first").await, Ok(first));
+        assert_eq!(store.statistics().await.unwrap(), Statistics { users: 1, sessions: 1 });
+    }
+}
