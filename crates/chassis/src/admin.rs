@@ -1,27 +1,19 @@
 //! The HTTP endpoints of each process: `/livez`, `/readyz`, `/metrics`.
 
-use std::{future::IntoFuture as _, io};
-
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{health::Health, shutdown, telemetry};
+use crate::{health::Health, http, telemetry};
 
 /// Serves the endpoints until shutdown.
-///
-/// # Errors
-/// When accepting fails for good.
-pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(|| async { telemetry::render_metrics() }))
         .with_state(health);
-    let server = axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-        .into_future();
-    shutdown::within_drain(&shutdown, server).await.unwrap_or(Ok(()))
+    http::serve(listener, router, shutdown).await;
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, String) {

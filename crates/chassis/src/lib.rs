@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod health;
+pub mod http;
 pub mod journal;
 pub mod net;
 pub mod operation_log;

@@ -61,6 +61,12 @@ impl OperationLog {
         Ok((Self { shared: Some(shared) }, writer))
     }
 
+    /// Whether lines go anywhere.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Adds a line, which `write` appends without its line break.
     pub fn line(&self, write: impl FnOnce(&mut String)) {
         let Some(shared) = &self.shared else { return };

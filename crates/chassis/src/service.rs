@@ -70,14 +70,13 @@ where
     if let Some(admin) = &admin {
         println!("admin listens on {}", admin.local_addr()?);
     }
-    let ((), grpc, admin, ()) = tokio::join!(
+    let ((), grpc, (), ()) = tokio::join!(
         health.watch(name, shutdown.clone(), probe),
         ending(&shutdown, rpc::serve(listener, routes.routes(), shutdown.clone())),
-        ending(&shutdown, serve_admin(admin, &health, &shutdown)),
+        serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );
-    grpc?;
-    Ok(admin?)
+    Ok(grpc?)
 }
 
 /// Begins the shutdown when `part` ends, so that a part that broke down does not leave
@@ -89,20 +88,13 @@ async fn ending<T>(shutdown: &CancellationToken, part: impl Future<Output = T>) 
 }
 
 /// Serves the admin endpoints until shutdown, if there is a listener.
-///
-/// # Errors
-/// When accepting fails for good.
 pub async fn serve_admin(
     listener: Option<tokio::net::TcpListener>,
     health: &Health,
     shutdown: &CancellationToken,
-) -> io::Result<()> {
-    match listener {
-        Some(listener) => admin::serve(listener, health.clone(), shutdown.clone()).await,
-        None => {
-            shutdown.cancelled().await;
-            Ok(())
-        }
+) {
+    if let Some(listener) = listener {
+        admin::serve(listener, health.clone(), shutdown.clone()).await;
     }
 }
 

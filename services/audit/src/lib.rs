@@ -1,1 +1,67 @@
-//! x
+//! The audit: every operation that peers asked for, in order, each exactly once.
+
+mod filter;
+mod service;
+pub mod store;
+
+use lonja_chassis::{
+    health::Health,
+    journal::Journal,
+    operation_log::{OperationLog, OperationLogWriter},
+    rpc,
+    service::{RunError, ServiceConfig, serve},
+};
+use lonja_proto::{DESCRIPTORS, audit::SERVICE_NAME};
+use tokio_util::sync::CancellationToken;
+
+pub use lonja_proto::audit::audit_service_server::AuditServiceServer;
+pub use service::AuditGrpc;
+use store::{EmbeddedStore, Store as _};
+
+/// Settings of the audit itself, wherever it runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AuditConfig {
+    /// Records that are kept; older ones are dropped
+    #[arg(long, env = "LONJA_MAX_AUDIT_RECORDS", value_name = "N", default_value_t = 1_000_000)]
+    pub max_audit_records: u64,
+}
+
+/// Settings of an audit that runs alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// What it shares with the other services.
+    #[command(flatten)]
+    pub service: ServiceConfig,
+    /// What is its own.
+    #[command(flatten)]
+    pub audit: AuditConfig,
+    /// Do not print a line for each operation
+    #[arg(long, env = "LONJA_NO_OPERATION_LOG")]
+    pub no_operation_log: bool,
+}
+
+/// Runs an audit until shutdown.
+///
+/// # Errors
+/// When the data directory or an address cannot be used, or a server breaks down.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let mut journal = Journal::open(&config.service.data_dir, "audit")?;
+    let store = EmbeddedStore::open(&mut journal, &config.audit)?;
+    let journal = journal.start()?;
+    let (lines, writer) = if config.no_operation_log {
+        (OperationLog::off(), OperationLogWriter::off())
+    } else {
+        OperationLog::to_stdout()?
+    };
+    let health = Health::new();
+    let mut routes = rpc::routes(&health, DESCRIPTORS)?;
+    routes.add_service(AuditServiceServer::new(AuditGrpc::new(store.clone(), lines, shutdown.clone())));
+    let probe = || store.is_ready();
+    let result = serve(&config.service, SERVICE_NAME, (health, routes), probe, shutdown).await;
+    tokio::task::spawn_blocking(move || {
+        journal.close();
+        writer.finish();
+    })
+    .await?;
+    result
+}

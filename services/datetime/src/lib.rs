@@ -1,1 +1,53 @@
-//! x
+//! The datetime service: the local time over SOAP 1.1, as the peers' client expects it.
+
+mod http;
+mod soap;
+mod wsdl;
+
+use std::net::SocketAddr;
+
+use lonja_chassis::{
+    health::Health,
+    http as server,
+    net::listen,
+    service::{RunError, serve_admin, upkeep},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use http::router;
+
+/// The name under which health is reported.
+pub const SERVICE_NAME: &str = "lonja.datetime";
+
+/// Settings of a datetime service that runs alone. The time zone is that of the system,
+/// or what `TZ` says.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Address for SOAP; existing peers ask at port 8000
+    #[arg(long, env = "LONJA_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8000")]
+    pub listen: SocketAddr,
+    /// Address for /livez, /readyz and /metrics; none if not given
+    #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+}
+
+/// Runs a datetime service until shutdown. Prints where it listens.
+///
+/// # Errors
+/// When an address cannot be listened on.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let listener = listen(config.listen)?;
+    let admin = config.admin_listen.map(listen).transpose()?;
+    println!("{SERVICE_NAME} listens on {}", listener.local_addr()?);
+    if let Some(admin) = &admin {
+        println!("admin listens on {}", admin.local_addr()?);
+    }
+    let health = Health::new();
+    health.set(SERVICE_NAME, true).await;
+    tokio::join!(
+        server::serve(listener, router(), shutdown.clone()),
+        serve_admin(admin, &health, &shutdown),
+        upkeep(&shutdown),
+    );
+    Ok(())
+}

@@ -17,7 +17,7 @@ use super::{
 
 /// Commands that may wait for the writer, for each log.
 const QUEUE: usize = 16_384;
-/// Old changes that are looked at with each commit, beyond twice the new ones.
+/// Weight of old changes that is looked at with each commit, beyond twice the new.
 const CLEANING_STEP: u64 = 64;
 /// Bytes of the checksum before the changes of a row.
 const CHECKSUM: usize = 4;
@@ -130,6 +130,10 @@ impl<S: State> Log<S> {
     }
 }
 
+fn weight<S: State>(changes: &[S::Change]) -> u64 {
+    changes.iter().map(S::weight).sum()
+}
+
 fn encode_row<S: State>(changes: &[S::Change]) -> Vec<u8> {
     let mut bytes = vec![0; CHECKSUM];
     for change in changes {
@@ -157,12 +161,12 @@ fn decode_row<S: State>(row: &[u8]) -> Result<Vec<S::Change>, String> {
 pub(super) struct Replay<S> {
     state: S,
     next: Row,
-    changes: u64,
+    weight: u64,
 }
 
 impl<S: State> Replay<S> {
     pub(super) fn new(state: S) -> Self {
-        Self { state, next: 1, changes: 0 }
+        Self { state, next: 1, weight: 0 }
     }
 
     pub(super) fn read(&mut self, table: &impl ReadableTable<Row, &'static [u8]>) -> Result<(), String> {
@@ -174,8 +178,8 @@ impl<S: State> Replay<S> {
                 return Err(format!("row {} is missing", self.next));
             }
             for change in decode_row::<S>(bytes.value())? {
+                self.weight += S::weight(&change);
                 self.state.apply(change, row);
-                self.changes += 1;
             }
             self.next = row + 1;
         }
@@ -198,7 +202,7 @@ pub(super) fn attach<S: State>(
     let writer = LogWriter {
         shared: Arc::clone(&shared),
         next: replay.next,
-        total: replay.changes,
+        total: replay.weight,
         taken: VecDeque::new(),
         changes: Vec::new(),
         outcomes: Vec::new(),
@@ -214,12 +218,12 @@ struct LogWriter<S: State> {
     shared: Arc<Shared<S>>,
     /// The row that the next commit writes.
     next: Row,
-    /// Changes in the log, dead ones included.
+    /// Weight of the changes in the log, dead ones included.
     total: u64,
     taken: VecDeque<Pending<S>>,
     changes: Vec<S::Change>,
     outcomes: Vec<Answer<S>>,
-    /// Changes that left the oldest rows in this transaction.
+    /// Weight that left the oldest rows in this transaction.
     cleaned: u64,
 }
 
@@ -228,14 +232,14 @@ impl<S: State> LogWriter<S> {
     /// matters.
     fn clean(&self, table: &mut redb::Table<'_, Row, &'static [u8]>) -> Result<(Vec<S::Change>, u64), StorageError> {
         let state = self.shared.state.read();
-        let fresh = self.changes.len() as u64;
+        let fresh = weight::<S>(&self.changes);
         let share = CLEANING_STEP + 2 * fresh;
         let mut live = Vec::new();
         let mut cleaned = 0;
         while cleaned < share && self.total + fresh - cleaned > state.capacity() {
             let Some((row, bytes)) = table.pop_first()? else { break };
             let changes = decode_row::<S>(bytes.value()).map_err(StorageError::Corrupted)?;
-            cleaned += changes.len() as u64;
+            cleaned += weight::<S>(&changes);
             let row = row.value();
             live.extend(changes.into_iter().filter(|change| state.is_live(change, row)));
         }
@@ -275,7 +279,7 @@ impl<S: State> Participant for LogWriter<S> {
 
     fn publish(&mut self) {
         if !self.changes.is_empty() {
-            self.total = self.total + self.changes.len() as u64 - self.cleaned;
+            self.total = self.total + weight::<S>(&self.changes) - self.cleaned;
             let mut state = self.shared.state.write();
             for change in self.changes.drain(..) {
                 state.apply(change, self.next);

@@ -52,7 +52,12 @@ pub trait State: Send + Sync + 'static {
     /// Whether a change in this row still matters.
     fn is_live(&self, change: &Self::Change, row: Row) -> bool;
 
-    /// How many changes the log may hold before its oldest rows are cleaned.
+    /// What a change counts towards [`Self::capacity`].
+    fn weight(_change: &Self::Change) -> u64 {
+        1
+    }
+
+    /// The weight of changes that the log may hold before its oldest rows are cleaned.
     fn capacity(&self) -> u64;
 }
 

@@ -1,0 +1,45 @@
+//! Which records a reader wants.
+
+use lonja_proto::audit::{Operation, OperationFilter, OperationRecord};
+use prost_types::Timestamp;
+
+/// Whether a record meets every condition that is set.
+pub(crate) fn matches(filter: &OperationFilter, record: &OperationRecord) -> bool {
+    let moment = record.handled_at.as_ref().map(order);
+    (filter.username.is_empty() || filter.username == record.username)
+        && (filter.operation == i32::from(Operation::Unspecified) || filter.operation == record.operation)
+        && filter.since.as_ref().is_none_or(|since| moment >= Some(order(since)))
+        && filter.until.as_ref().is_none_or(|until| moment < Some(order(until)))
+}
+
+fn order(moment: &Timestamp) -> (i64, i32) {
+    (moment.seconds, moment.nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_condition_must_hold() {
+        let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+        let record = OperationRecord {
+            username: "alice".to_owned(),
+            operation: Operation::Publish.into(),
+            handled_at: at(100),
+            ..OperationRecord::default()
+        };
+        let all = OperationFilter {
+            username: "alice".to_owned(),
+            operation: Operation::Publish.into(),
+            since: at(100),
+            until: at(101),
+        };
+        assert!(matches(&OperationFilter::default(), &record));
+        assert!(matches(&all, &record));
+        assert!(!matches(&OperationFilter { username: "bob".to_owned(), ..all.clone() }, &record));
+        assert!(!matches(&OperationFilter { operation: Operation::Delete.into(), ..all.clone() }, &record));
+        assert!(!matches(&OperationFilter { since: at(101), ..all.clone() }, &record));
+        assert!(!matches(&OperationFilter { until: at(100), ..all }, &record));
+    }
+}

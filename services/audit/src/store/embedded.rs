@@ -1,0 +1,249 @@
+//! The store of `lonja up`: the journal itself is the list of records.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use lonja_chassis::journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
+use lonja_proto::{Failure, audit::OperationRecord};
+
+use super::{Batch, Position, Store};
+use crate::AuditConfig;
+
+/// Rows that are read at once.
+const ROWS: usize = 64;
+/// How long a writer that has gone is remembered, in seconds: longer than any gateway
+/// goes on trying to deliver.
+const WRITER_MEMORY: i64 = 24 * 3600;
+/// Writers beyond which those that are long gone are forgotten.
+const WRITERS: usize = 256;
+/// How long a reader waits at most before it looks again.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Records in a journal. Clones share them.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore {
+    log: Log<Audit>,
+}
+
+impl EmbeddedStore {
+    /// Adds the audit's log to a journal.
+    ///
+    /// # Errors
+    /// When the log is damaged.
+    pub fn open(journal: &mut JournalBuilder, config: &AuditConfig) -> Result<Self, OpenError> {
+        let audit = Audit { max_records: config.max_audit_records, writers: HashMap::new() };
+        Ok(Self { log: journal.add(audit)? })
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Failure {
+    Failure::Unavailable(error.to_string())
+}
+
+impl Store for EmbeddedStore {
+    async fn record(&self, batch: Batch) -> Result<usize, Failure> {
+        self.log.submit(batch).await.map_err(unavailable)
+    }
+
+    async fn read(&self, from: Position) -> Result<Vec<(Position, OperationRecord)>, Failure> {
+        let log = self.log.clone();
+        let read = move || read_records(&log, from);
+        tokio::task::spawn_blocking(read).await.map_err(unavailable)?.map_err(unavailable)
+    }
+
+    async fn end(&self) -> Result<Position, Failure> {
+        Ok(Position { row: *self.log.newest().borrow() + 1, index: 0 })
+    }
+
+    async fn wait_beyond(&self, position: Position) {
+        let mut newest = self.log.newest();
+        // Both errors mean that the wait is over: time is up, or the journal is closed.
+        let _ = tokio::time::timeout(WAIT, newest.wait_for(|row| *row >= position.row)).await;
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.log.is_writable()
+    }
+}
+
+fn read_records(log: &Log<Audit>, from: Position) -> Result<Vec<(Position, OperationRecord)>, JournalError> {
+    let mut position = from;
+    loop {
+        let rows = log.read(position.row, ROWS)?;
+        let Some((last, _)) = rows.last() else { return Ok(Vec::new()) };
+        position = Position { row: *last + 1, index: 0 };
+        let mut found = Vec::new();
+        for (row, changes) in rows {
+            let skip = if row == from.row { from.index } else { 0 };
+            let records = changes.into_iter().filter_map(|change| match change.kind {
+                Some(Kind::Record(record)) => Some(record),
+                Some(Kind::Writer(_)) | None => None,
+            });
+            let placed = records.zip(1..).map(|(record, index)| (Position { row, index }, record));
+            found.extend(placed.filter(|(behind, _)| behind.index > skip));
+        }
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+}
+
+/// A writer's last record, and where that stands in the log.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    row: Row,
+    last_sequence: u64,
+    at: i64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Audit {
+    max_records: u64,
+    writers: HashMap<String, Mark>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Change {
+    #[prost(oneof = "Kind", tags = "1, 2")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "1")]
+    Record(OperationRecord),
+    #[prost(message, tag = "2")]
+    Writer(Writer),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Writer {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(uint64, tag = "2")]
+    last_sequence: u64,
+    /// Seconds of the Unix epoch.
+    #[prost(int64, tag = "3")]
+    at: i64,
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn is_remembered(at: i64) -> bool {
+    now() - at < WRITER_MEMORY
+}
+
+impl State for Audit {
+    const LOG: &'static str = "audit";
+    type Change = Change;
+    type Command = Batch;
+    type Outcome = usize;
+    type Staged = HashMap<String, u64>;
+
+    fn decide(&self, staged: &mut Self::Staged, batch: Batch, changes: &mut Vec<Change>) -> usize {
+        let last = batch.last_sequence();
+        let stored = match staged.get(&batch.writer_id) {
+            Some(last) => *last,
+            None => self.writers.get(&batch.writer_id).map_or(0, |mark| mark.last_sequence),
+        };
+        let known = (stored + 1).saturating_sub(batch.first_sequence).min(batch.records.len() as u64) as usize;
+        if known == batch.records.len() {
+            return known;
+        }
+        let fresh = batch.records.into_iter().skip(known);
+        changes.extend(fresh.map(|record| Change { kind: Some(Kind::Record(record)) }));
+        let writer = Writer { id: batch.writer_id.clone(), last_sequence: last, at: now() };
+        changes.push(Change { kind: Some(Kind::Writer(writer)) });
+        staged.insert(batch.writer_id, last);
+        known
+    }
+
+    fn apply(&mut self, change: Change, row: Row) {
+        if let Some(Kind::Writer(Writer { id, last_sequence, at })) = change.kind {
+            // A mark that moved may stand before a newer one of the same writer.
+            let mark = self.writers.entry(id).or_insert(Mark { row, last_sequence, at });
+            if last_sequence >= mark.last_sequence {
+                *mark = Mark { row, last_sequence, at };
+            }
+            if self.writers.len() > WRITERS {
+                self.writers.retain(|_, mark| is_remembered(mark.at));
+            }
+        }
+    }
+
+    fn is_live(&self, change: &Change, row: Row) -> bool {
+        match &change.kind {
+            Some(Kind::Writer(writer)) => {
+                let current = self.writers.get(&writer.id);
+                is_remembered(writer.at)
+                    && current.is_some_and(|mark| mark.row == row && mark.last_sequence == writer.last_sequence)
+            }
+            // The oldest records make room for the newest.
+            Some(Kind::Record(_)) | None => false,
+        }
+    }
+
+    fn weight(change: &Change) -> u64 {
+        u64::from(matches!(change.kind, Some(Kind::Record(_))))
+    }
+
+    fn capacity(&self) -> u64 {
+        self.max_records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_chassis::journal::Journal;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::contract;
+
+    fn open(directory: &TempDir, max_audit_records: u64) -> (EmbeddedStore, Journal) {
+        let mut journal = Journal::open(directory.path(), "audit").unwrap();
+        let store = EmbeddedStore::open(&mut journal, &AuditConfig { max_audit_records }).unwrap();
+        (store, journal.start().unwrap())
+    }
+
+    contract::suite!(|| {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory, 10_000);
+        (store, (journal, directory))
+    });
+
+    #[tokio::test]
+    async fn a_batch_sent_again_after_a_restart_is_known() {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory, 1000);
+        assert_eq!(store.record(contract::batch("w", 1, 3)).await, Ok(0));
+        drop((store, journal));
+
+        let (store, _journal) = open(&directory, 1000);
+        assert_eq!(store.record(contract::batch("w", 1, 5)).await, Ok(3));
+        assert_eq!(contract::users(&store, Position::default()).await.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_records_make_room_and_the_writer_is_remembered() {
+        let directory = TempDir::new().unwrap();
+        let (store, journal) = open(&directory, 100);
+        store.record(contract::batch("quiet", 1, 2)).await.unwrap();
+        for round in 0..60 {
+            store.record(contract::batch("busy", 1 + 10 * round, 10)).await.unwrap();
+        }
+        let users = contract::users(&store, Position::default()).await;
+        assert!((90..=100).contains(&users.len()), "{} records", users.len());
+        assert_eq!(users.last().unwrap(), "busy-600");
+        drop((store, journal));
+
+        let (store, _journal) = open(&directory, 100);
+        assert_eq!(store.record(contract::batch("quiet", 1, 2)).await, Ok(2));
+        assert_eq!(store.record(contract::batch("busy", 591, 10)).await, Ok(10));
+    }
+}

@@ -1,0 +1,80 @@
+//! The service over HTTP: the WSDL by GET, calls by POST.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::RawQuery,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use jiff::Zoned;
+use tokio::time::timeout;
+
+use crate::{
+    soap::{self, BadCall},
+    wsdl::wsdl,
+};
+
+/// Bytes that a call may have.
+const MAX_CALL: usize = 64 << 10;
+/// How long a call may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The routes of the service.
+pub fn router() -> Router {
+    Router::new().route("/", get(describe).post(call))
+}
+
+fn xml(status: StatusCode, document: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/xml; charset=utf-8")], document).into_response()
+}
+
+async fn describe(RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let asked = query.is_some_and(|query| query.trim_end_matches('=').eq_ignore_ascii_case("wsdl"));
+    if !asked {
+        let advice = "POST a SOAP call here; its WSDL is at /?wsdl\n";
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], advice).into_response();
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost:8000");
+    xml(StatusCode::OK, wsdl(host))
+}
+
+async fn call(body: Body) -> Response {
+    let answer = read(body).await.and_then(|message| soap::read_call(&message));
+    let result = if answer.is_ok() { "ok" } else { "fault" };
+    metrics::counter!("lonja_datetime_requests_total", "result" => result).increment(1);
+    match answer {
+        Ok(()) => xml(StatusCode::OK, soap::answer(&format_time(&Zoned::now()))),
+        Err(bad) => xml(StatusCode::INTERNAL_SERVER_ERROR, soap::fault(bad)),
+    }
+}
+
+async fn read(body: Body) -> Result<axum::body::Bytes, BadCall> {
+    let whole = timeout(PATIENCE, to_bytes(body, MAX_CALL + 1)).await.map_err(|_| BadCall::Incomplete)?;
+    match whole {
+        Ok(message) if message.len() <= MAX_CALL => Ok(message),
+        // What fails here is the bound: a connection that breaks has nobody to answer.
+        Ok(_) | Err(_) => Err(BadCall::TooLarge),
+    }
+}
+
+/// `dd/mm/yyyy hh:mm:ss`, 19 characters for every year that peers will see.
+fn format_time(time: &Zoned) -> String {
+    time.strftime("%d/%m/%Y %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_local_and_19_characters() {
+        let time: Zoned = "2024-05-12T10:00:00+02:00[Europe/Madrid]".parse().unwrap();
+        assert_eq!(format_time(&time), "12/05/2024 10:00:00");
+        let early: Zoned = "2024-01-02T03:04:05-05:00[America/New_York]".parse().unwrap();
+        assert_eq!(format_time(&early), "02/01/2024 03:04:05");
+    }
+}
