@@ -1,1 +1,81 @@
-fn main(){}
+//! `lonja`: every service of the index, and all of them in one process.
+
+mod health;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use lonja_chassis::{shutdown, telemetry};
+use tokio_util::sync::CancellationToken;
+
+/// A peer-to-peer file-sharing index: existing peers connect to it unchanged
+#[derive(Debug, Parser)]
+#[command(name = "lonja", version, arg_required_else_help = true)]
+struct Cli {
+    /// What to log on standard error: error, warn, info, debug, or target=level pairs
+    #[arg(long, global = true, env = "LONJA_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every service in this process, with an embedded store
+    Up(up::Config),
+    /// Run the gateway: the port that peers connect to
+    Gateway(lonja_gateway::Config),
+    /// Run the registry: users and sessions
+    Registry(lonja_registry::Config),
+    /// Run the catalog: what each session published
+    Catalog(lonja_catalog::Config),
+    /// Run the audit: every operation, in order
+    Audit(lonja_audit::Config),
+    /// Run the datetime service: the SOAP service that peers ask for the time
+    Datetime(lonja_datetime::Config),
+    /// Ask a gRPC service whether it is ready; exit 0 if it is
+    Health(health::Config),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lonja: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn start(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Health(config) = cli.command {
+        return health::run(config).await;
+    }
+    telemetry::init(&cli.log)?;
+    // A descriptor for each connection; what the system does not grant, accepting waits for.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let shutdown = CancellationToken::new();
+    let signals = shutdown::on_signal(shutdown.clone()).context("signal handlers")?;
+    let (result, ()) = tokio::join!(run(cli.command, &shutdown), signals);
+    result
+}
+
+async fn run(command: Command, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    // The end of the service is the end of the process, whatever ended it.
+    let _end = shutdown.clone().drop_guard();
+    let shutdown = shutdown.clone();
+    match command {
+        Command::Up(config) => up::run(config, shutdown).await?,
+        Command::Gateway(config) => lonja_gateway::run(config, shutdown).await?,
+        Command::Registry(config) => lonja_registry::run(config, shutdown).await?,
+        Command::Catalog(config) => lonja_catalog::run(config, shutdown).await?,
+        Command::Audit(config) => lonja_audit::run(config, shutdown).await?,
+        Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,
+        Command::Health(config) => health::run(config).await?,
+    }
+    Ok(())
+}

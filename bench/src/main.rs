@@ -1,1 +1,35 @@
-fn main(){}
+//! Measures Lonja beside something bare that does the same with the network and
+//! nothing else, in one run, since one machine's figures mean little on another.
+
+mod bare;
+mod compare;
+mod load;
+mod process;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "lonja-bench", about = "Measures Lonja beside a bare server")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve as the bare server: accept, read to the request's end, answer, close
+    Bare(bare::Config),
+    /// Load a running index or bare server, and print what came of it
+    Load(load::Config),
+    /// Start both, load them in turn, and print the ratios
+    Compare(compare::Config),
+}
+
+fn main() -> anyhow::Result<()> {
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    match Cli::parse().command {
+        Command::Bare(config) => bare::run(&config),
+        Command::Load(config) => load::run(&config),
+        Command::Compare(config) => compare::run(&config),
+    }
+}

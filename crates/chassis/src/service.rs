@@ -1,8 +1,13 @@
 //! What it takes to run one service alone: settings, ports, health, shutdown.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf};
+use std::{
+    future::Future,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
-use tokio::task::JoinError;
+use tokio::{net::TcpListener, task::JoinError};
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -66,10 +71,7 @@ where
 {
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
-    println!("{name} listens on {}", listener.local_addr()?);
-    if let Some(admin) = &admin {
-        println!("admin listens on {}", admin.local_addr()?);
-    }
+    announce(name, &listener, admin.as_ref())?;
     let ((), grpc, (), ()) = tokio::join!(
         health.watch(name, shutdown.clone(), probe),
         ending(&shutdown, rpc::serve(listener, routes.routes(), shutdown.clone())),
@@ -77,6 +79,19 @@ where
         upkeep(&shutdown),
     );
     Ok(grpc?)
+}
+
+/// Prints where a service listens, a line for each port.
+///
+/// # Errors
+/// When a socket does not know its address, or nobody reads standard output.
+pub fn announce(name: &str, listener: &TcpListener, admin: Option<&TcpListener>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{name} listens on {}", listener.local_addr()?)?;
+    if let Some(admin) = admin {
+        writeln!(stdout, "admin listens on {}", admin.local_addr()?)?;
+    }
+    stdout.flush()
 }
 
 /// Begins the shutdown when `part` ends, so that a part that broke down does not leave
@@ -89,7 +104,7 @@ async fn ending<T>(shutdown: &CancellationToken, part: impl Future<Output = T>) 
 
 /// Serves the admin endpoints until shutdown, if there is a listener.
 pub async fn serve_admin(
-    listener: Option<tokio::net::TcpListener>,
+    listener: Option<TcpListener>,
     health: &Health,
     shutdown: &CancellationToken,
 ) {

@@ -10,7 +10,7 @@ use lonja_chassis::{
     health::Health,
     http as server,
     net::listen,
-    service::{RunError, serve_admin, upkeep},
+    service::{RunError, announce, serve_admin, upkeep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,10 +38,7 @@ pub struct Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
-    println!("{SERVICE_NAME} listens on {}", listener.local_addr()?);
-    if let Some(admin) = &admin {
-        println!("admin listens on {}", admin.local_addr()?);
-    }
+    announce(SERVICE_NAME, &listener, admin.as_ref())?;
     let health = Health::new();
     health.set(SERVICE_NAME, true).await;
     tokio::join!(

@@ -1,1 +1,129 @@
-//! x
+//! The gateway: the peer protocol outside, gRPC inside.
+//!
+//! One task serves one connection (`connection`): it collects a request, has the
+//! operation carried out (`operations`), has it recorded (`recorder`), answers and
+//! closes. Limits and the accept loop are in `server`.
+
+mod advertise;
+mod backend;
+mod connection;
+mod lists;
+mod metrics;
+mod operations;
+mod places;
+mod recorder;
+mod server;
+mod sweeper;
+
+use std::{net::SocketAddr, time::Duration};
+
+use lonja_chassis::{
+    health::Health,
+    net::listen,
+    operation_log::{OperationLog, OperationLogWriter},
+    rpc::{Channel, ChannelError},
+    service::{RunError, announce, serve_admin, upkeep},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use advertise::{Advertise, BadRule, Rule};
+pub use backend::Backend;
+pub use server::Gateway;
+
+/// The name under which health is reported.
+pub const SERVICE_NAME: &str = "lonja.gateway";
+
+/// Settings of the gateway itself, wherever it runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GatewayConfig {
+    /// Rules CIDR=IPV4: peers seen from CIDR are listed at IPV4. CIDR may be the word
+    /// gateway: the default gateway of this machine, as whom a container sees peers on
+    /// its own host
+    #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4", value_delimiter = ',')]
+    pub advertise: Vec<Rule>,
+    /// Connections at one time; further ones wait for their turn
+    #[arg(long, env = "LONJA_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384)]
+    pub max_connections: usize,
+    /// Connections at one time from one address; further ones are closed
+    #[arg(long, env = "LONJA_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 2048)]
+    pub max_connections_per_address: usize,
+    /// Seconds that a peer may take to send its request
+    #[arg(long, env = "LONJA_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub request_timeout: Duration,
+    /// Seconds between two searches for what a crash left in the catalog
+    #[arg(long, env = "LONJA_SWEEP_INTERVAL", value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub sweep_interval: Duration,
+    /// Do not print a line for each operation
+    #[arg(long, env = "LONJA_NO_OPERATION_LOG")]
+    pub no_operation_log: bool,
+}
+
+/// Settings of a gateway that runs alone.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Address for peers
+    #[arg(long, env = "LONJA_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:5050")]
+    pub listen: SocketAddr,
+    /// Address for /livez, /readyz and /metrics; none if not given
+    #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Where the registry is
+    #[arg(long, env = "LONJA_REGISTRY", value_name = "URL")]
+    pub registry: String,
+    /// Where the catalog is
+    #[arg(long, env = "LONJA_CATALOG", value_name = "URL")]
+    pub catalog: String,
+    /// Where the audit is
+    #[arg(long, env = "LONJA_AUDIT", value_name = "URL")]
+    pub audit: String,
+    /// What is its own.
+    #[command(flatten)]
+    pub gateway: GatewayConfig,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let bad = || "a number of seconds greater than 0".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| bad())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(bad)
+}
+
+/// Why a gateway ended other than by shutdown: one line for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Where a service is said to be.
+    #[error(transparent)]
+    Address(#[from] ChannelError),
+    /// What can go wrong with any service.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Runs a gateway until shutdown. Prints where it listens.
+///
+/// # Errors
+/// When an address cannot be used.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), GatewayError> {
+    let backend = Backend::new(
+        Channel::remote(&config.registry)?,
+        Channel::remote(&config.catalog)?,
+        Channel::remote(&config.audit)?,
+    );
+    let listener = listen(config.listen).map_err(RunError::from)?;
+    let admin = config.admin_listen.map(listen).transpose().map_err(RunError::from)?;
+    announce(SERVICE_NAME, &listener, admin.as_ref()).map_err(RunError::from)?;
+    let (lines, writer) = if config.gateway.no_operation_log {
+        (OperationLog::off(), OperationLogWriter::off())
+    } else {
+        OperationLog::to_stdout().map_err(RunError::from)?
+    };
+    let health = Health::new();
+    let gateway = Gateway::new(config.gateway, backend.clone(), lines);
+    tokio::join!(
+        gateway.serve(listener, shutdown.clone()),
+        health.watch(SERVICE_NAME, shutdown.clone(), || backend.is_ready()),
+        serve_admin(admin, &health, &shutdown),
+        upkeep(&shutdown),
+    );
+    tokio::task::spawn_blocking(move || writer.finish()).await.map_err(RunError::from)?;
+    Ok(())
+}

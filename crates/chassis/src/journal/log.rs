@@ -22,6 +22,9 @@ const CLEANING_STEP: u64 = 64;
 /// Bytes of the checksum before the changes of a row.
 const CHECKSUM: usize = 4;
 
+/// A row and the changes in it.
+type ReadRow<S> = (Row, Vec<<S as State>::Change>);
+
 type Table = TableDefinition<'static, Row, &'static [u8]>;
 
 pub(super) fn table<S: State>() -> Table {
@@ -87,7 +90,6 @@ impl<S: State> Log<S> {
 
     /// The state as of the last commit. Hold it briefly and not across an await: the
     /// writer waits for it.
-    #[must_use]
     pub fn state(&self) -> RwLockReadGuard<'_, S> {
         self.shared.state.read()
     }
@@ -109,11 +111,11 @@ impl<S: State> Log<S> {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn read(&self, from: Row, rows: usize) -> Result<Vec<(Row, Vec<S::Change>)>, JournalError> {
+    pub fn read(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, JournalError> {
         self.read_rows(from, rows).map_err(|error| JournalError::Read(error.to_string()))
     }
 
-    fn read_rows(&self, from: Row, rows: usize) -> Result<Vec<(Row, Vec<S::Change>)>, redb::Error> {
+    fn read_rows(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, redb::Error> {
         let transaction = self.shared.database.begin_read()?;
         let table = match transaction.open_table(table::<S>()) {
             Ok(table) => table,

@@ -1,0 +1,217 @@
+//! The load: so many connections at a time, each a request, a reply, the next.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use clap::ValueEnum;
+use hdrhistogram::Histogram;
+use lonja_wire::{
+    Command, Dialect, Request,
+    reply::{LIST_HEADER, USER_ENTRY},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::LocalSet,
+};
+
+/// Loopback addresses that are dialled in turn, so that ports do not run out.
+const ADDRESSES: u64 = 8;
+/// Users who publish, in turn.
+const PUBLISHERS: u64 = 64;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Config {
+    /// Port of the server
+    #[arg(long)]
+    port: u16,
+    #[command(flatten)]
+    load: Load,
+    /// Make no preparations: the server is a bare one
+    #[arg(long)]
+    bare: bool,
+}
+
+/// What is asked, and how much at a time.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Load {
+    /// What is asked
+    #[arg(long, value_enum)]
+    pub(crate) operation: Asked,
+    /// Users online for list-users
+    #[arg(long, default_value_t = 10)]
+    pub(crate) online: u64,
+    /// Connections at one time
+    #[arg(long, default_value_t = 64)]
+    pub(crate) connections: usize,
+    /// Seconds
+    #[arg(long, default_value_t = 3.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Asked {
+    Register,
+    Publish,
+    ListUsers,
+}
+
+impl Load {
+    /// Bytes of a reply.
+    pub(crate) fn reply(&self) -> usize {
+        match self.operation {
+            Asked::Register | Asked::Publish => 1,
+            Asked::ListUsers => LIST_HEADER + self.online.min(9999) as usize * USER_ENTRY,
+        }
+    }
+}
+
+/// What came of a load.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) requests: u64,
+    pub(crate) elapsed: Duration,
+    /// Microseconds from connecting to the end of the reply.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Figures {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.requests as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    if !config.bare {
+        prepare(config.port, &config.load)?;
+    }
+    let reply = if config.bare { 1 } else { config.load.reply() };
+    let figures = load(config.port, &config.load, reply)?;
+    println!(
+        "{:.0} requests/s, p50 {} us, p99 {} us, p99.9 {} us",
+        figures.per_second(),
+        figures.latency.value_at_quantile(0.5),
+        figures.latency.value_at_quantile(0.99),
+        figures.latency.value_at_quantile(0.999),
+    );
+    Ok(())
+}
+
+/// No two requests of one run, or of two runs against one server, name the same thing.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
+    let request =
+        Request { datetime: "12/05/2024 10:00:00".parse()?, username: Some(username.parse()?), command };
+    let mut bytes = Vec::new();
+    request.encode(Dialect::Terminated, &mut bytes);
+    Ok(bytes)
+}
+
+fn request(asked: Asked, number: u64) -> anyhow::Result<Vec<u8>> {
+    match asked {
+        Asked::Register => encode(&format!("user-{number:x}"), Command::Register),
+        Asked::Publish => {
+            let filename = format!("file-{number:x}.txt").parse()?;
+            let command = Command::Publish(filename, "made by the load generator".parse()?);
+            encode(&format!("publisher-{}", number % PUBLISHERS), command)
+        }
+        Asked::ListUsers => encode("online-0", Command::ListUsers),
+    }
+}
+
+/// Registers and connects whom the load needs.
+pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
+    let users: Vec<_> = match load.operation {
+        Asked::Register => return Ok(()),
+        Asked::Publish => (0..PUBLISHERS).map(|number| format!("publisher-{number}")).collect(),
+        Asked::ListUsers => (0..load.online).map(|number| format!("online-{number}")).collect(),
+    };
+    let listening: lonja_wire::Port = std::num::NonZeroU16::new(50_085).context("a port")?.into();
+    let steps = |name: &String| -> anyhow::Result<[Vec<u8>; 2]> {
+        Ok([encode(name, Command::Register)?, encode(name, Command::Connect(listening))?])
+    };
+    let users: Rc<Vec<_>> = Rc::new(users.iter().map(steps).collect::<Result<_, _>>()?);
+    let next = Rc::new(AtomicU64::new(0));
+    drive(64, || {
+        let (users, next) = (Rc::clone(&users), Rc::clone(&next));
+        async move {
+            while let Some(steps) = users.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                for step in steps {
+                    exchange(port, step, 1).await?;
+                }
+            }
+            Ok(())
+        }
+    })?;
+    Ok(())
+}
+
+/// Loads a server; every reply must begin with the status 0 and have this length.
+pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
+    let asked = load.operation;
+    let started = Instant::now();
+    let end = started + Duration::from_secs_f64(load.seconds);
+    let latencies = drive(load.connections, || async move {
+        let mut latency = Histogram::<u64>::new(3)?;
+        while Instant::now() < end {
+            let bytes = request(asked, NEXT.fetch_add(1, Ordering::Relaxed))?;
+            let began = Instant::now();
+            exchange(port, &bytes, reply).await?;
+            latency.record(began.elapsed().as_micros() as u64)?;
+        }
+        Ok(latency)
+    })?;
+    let elapsed = started.elapsed();
+    let mut latency = Histogram::<u64>::new(3)?;
+    for part in latencies {
+        latency.add(part)?;
+    }
+    Ok(Figures { requests: latency.len(), elapsed, latency })
+}
+
+/// Runs so many tasks on one thread and gives what each gave.
+fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
+where
+    F: Future<Output = anyhow::Result<T>> + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let tasks: Vec<_> = (0..tasks).map(|_| tokio::task::spawn_local(task())).collect();
+        let mut results = Vec::new();
+        for task in tasks {
+            results.push(task.await??);
+        }
+        Ok(results)
+    })
+}
+
+/// One connection, one request, one reply read to the end of the stream.
+async fn exchange(port: u16, request: &[u8], reply: usize) -> anyhow::Result<()> {
+    static DIALLED: AtomicU64 = AtomicU64::new(0);
+    let host = Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);
+    let mut stream = TcpStream::connect(SocketAddr::from((host, port))).await?;
+    stream.write_all(request).await?;
+    let mut buffer = [0; 65_536];
+    let mut read = 0;
+    let mut status = None;
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(more) => {
+                status.get_or_insert(buffer[0]);
+                read += more;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && read >= reply => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    ensure!(status == Some(b'0') && read == reply, "answered {status:?} in {read} bytes, not {reply}");
+    Ok(())
+}

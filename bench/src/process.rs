@@ -1,0 +1,57 @@
+//! A server under measurement: a process of its own, whose CPU time can be read.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+
+pub(crate) struct Server {
+    child: Child,
+    /// Where peers connect.
+    pub(crate) port: u16,
+}
+
+impl Server {
+    /// Starts a server and reads the port from what it prints.
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        let mut stdout = BufReader::new(child.stdout.take().context("no standard output")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let port = line.trim().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        // What it prints for each operation is read and thrown away, as by a terminal.
+        thread::spawn(move || {
+            let mut sink = [0; 65_536];
+            while stdout.read(&mut sink).is_ok_and(|read| read > 0) {}
+        });
+        match port {
+            Some(port) => Ok(Self { child, port }),
+            None => bail!("{:?} did not say where it listens: {line}", command.get_program()),
+        }
+    }
+
+    /// CPU time of all its threads so far.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        let per_second = rustix::param::clock_ticks_per_second();
+        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

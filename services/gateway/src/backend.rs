@@ -1,0 +1,80 @@
+//! The gateway's clients of the other services.
+
+use std::time::Duration;
+
+use lonja_chassis::rpc::Channel;
+use lonja_proto::{
+    Reason,
+    audit::audit_service_client::AuditServiceClient,
+    catalog::{self, catalog_service_client::CatalogServiceClient},
+    registry::{self, registry_service_client::RegistryServiceClient},
+};
+use lonja_wire::Outcome;
+use tokio::time;
+use tonic::Status;
+
+/// What the services may take for one request of a peer. A service that is down costs
+/// the peer its failure status after this long, never a hang.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Clients of the three services. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    pub(crate) registry: RegistryServiceClient<Channel>,
+    pub(crate) catalog: CatalogServiceClient<Channel>,
+    pub(crate) audit: AuditServiceClient<Channel>,
+}
+
+impl Backend {
+    /// Clients on these channels.
+    #[must_use]
+    pub fn new(registry: Channel, catalog: Channel, audit: Channel) -> Self {
+        Self {
+            registry: RegistryServiceClient::new(registry),
+            catalog: CatalogServiceClient::new(catalog),
+            audit: AuditServiceClient::new(audit),
+        }
+    }
+
+    /// Whether peers can be served: registry and catalog answer.
+    pub async fn is_ready(&self) -> bool {
+        let (mut registry, mut catalog) = (self.registry.clone(), self.catalog.clone());
+        let both = async {
+            tokio::try_join!(
+                registry.get_statistics(registry::GetStatisticsRequest {}),
+                catalog.get_statistics(catalog::GetStatisticsRequest {}),
+            )
+        };
+        matches!(time::timeout(DEADLINE, both).await, Ok(Ok(_)))
+    }
+}
+
+/// Why an operation is not done: a refusal, or a failure that has been logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotDone(pub(crate) Outcome);
+
+impl From<Status> for NotDone {
+    fn from(status: Status) -> Self {
+        match Reason::try_from(&status) {
+            Ok(reason) => Self(outcome(reason)),
+            Err(_) => {
+                tracing::warn!(code = ?status.code(), error = status.message(), "a service failed");
+                Self(Outcome::Failed)
+            }
+        }
+    }
+}
+
+/// What a refusal means for the peer. Which status says so depends on the operation.
+fn outcome(reason: Reason) -> Outcome {
+    match reason {
+        Reason::UserExists => Outcome::AlreadyRegistered,
+        Reason::UserNotFound => Outcome::NotRegistered,
+        Reason::SessionExists => Outcome::AlreadyConnected,
+        Reason::SessionNotFound | Reason::SessionEnded => Outcome::NotConnected,
+        Reason::RemoteUserNotFound => Outcome::RemoteNotRegistered,
+        Reason::FileExists => Outcome::AlreadyPublished,
+        Reason::FileNotFound => Outcome::NotPublished,
+        Reason::TooManyFiles => Outcome::Failed,
+    }
+}

@@ -1,0 +1,225 @@
+//! One connection: collect the request, have it carried out and recorded, answer, close.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Buf as _, Bytes};
+use lonja_chassis::{operation_log::OperationLog, text::Printable};
+use lonja_proto::audit::{self, OperationRecord};
+use lonja_wire::{
+    BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, Request, Username, decode,
+    decode_final, dialect,
+    reply::{self, list_header},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{self, Instant},
+};
+
+use crate::{
+    backend::{DEADLINE, NotDone},
+    lists::Rendered,
+    metrics::Metrics,
+    operations::{Done, Operations},
+    recorder::Recorder,
+};
+
+/// How long to wait for the padding that would make another request of a doubtful one.
+const GRACE: Duration = Duration::from_millis(200);
+/// How long a peer may take to read its reply.
+const WRITE: Duration = Duration::from_secs(30);
+/// How long a peer may take to close after its reply, and the bytes that are read and
+/// thrown away meanwhile: closing on unread input would reset the connection, and the
+/// reply could be lost with it.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) operations: Operations,
+    pub(crate) recorder: Recorder,
+    pub(crate) lines: OperationLog,
+    pub(crate) metrics: Metrics,
+    pub(crate) request_timeout: Duration,
+}
+
+/// What has arrived of a request.
+struct Input {
+    bytes: [u8; MAX_REQUEST],
+    len: usize,
+}
+
+impl Input {
+    fn arrived(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Collects bytes until they are a request or cannot become one.
+    async fn read(&mut self, stream: &mut TcpStream) -> Result<Request, BadRequest> {
+        loop {
+            let progress = decode(self.arrived());
+            let more = stream.read(&mut self.bytes[self.len..]);
+            let more = match progress {
+                Progress::Complete(request) => return Ok(request),
+                Progress::Bad(bad) => return Err(bad),
+                Progress::Incomplete => more.await,
+                Progress::Tentative => time::timeout(GRACE, more).await.unwrap_or(Ok(0)),
+            };
+            match more {
+                // The peer has said all that it will say, or all that fits a request.
+                Ok(0) | Err(_) => return decode_final(self.arrived()),
+                Ok(more) => self.len += more,
+            }
+        }
+    }
+
+    /// How the request was encoded, as far as its bytes have arrived by now.
+    fn dialect(&mut self, stream: &TcpStream) -> Dialect {
+        if let Ok(more) = stream.try_read(&mut self.bytes[self.len..]) {
+            self.len += more;
+        }
+        dialect(self.arrived())
+    }
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+    let started = Instant::now();
+    let mut input = Input { bytes: [0; MAX_REQUEST], len: 0 };
+    let read = time::timeout(shared.request_timeout, input.read(&mut stream)).await;
+    let request = read.unwrap_or_else(|_| {
+        shared.metrics.timed_out.increment(1);
+        decode_final(input.arrived())
+    });
+    let answer = match request {
+        // Boxed, so that a connection that has not said anything yet stays small.
+        Ok(request) => Box::pin(shared.answer(&request, peer)).await,
+        Err(bad) => match shared.answer_bad(&bad, peer) {
+            Some(answer) => answer,
+            None => return,
+        },
+    };
+    let dialect = input.dialect(&stream);
+    shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
+    let reply = shared.reply(&answer, dialect, peer);
+    // A peer that is gone needs no reply.
+    if let Ok(Ok(())) = time::timeout(WRITE, send(&mut stream, reply)).await {
+        let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
+    }
+}
+
+/// What a peer is told.
+struct Answer {
+    operation: Operation,
+    status: u8,
+    list: Option<Arc<Rendered>>,
+}
+
+impl Shared {
+    async fn answer(&self, request: &Request, peer: SocketAddr) -> Answer {
+        let operation = request.command.operation();
+        let username = request.username.as_ref().map_or("", Username::as_str);
+        self.lines.line(|line| {
+            use std::fmt::Write as _;
+            // Writing to a string cannot fail.
+            let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
+        });
+        let (outcome, list) = match self.carry_out(request, peer).await {
+            Ok(list) => (Outcome::Ok, list),
+            Err(NotDone(outcome)) => (outcome, None),
+        };
+        let status = operation.status(outcome);
+        self.recorder.record(record(request, peer, status)).await;
+        Answer { operation, status, list }
+    }
+
+    async fn carry_out(&self, request: &Request, peer: SocketAddr) -> Result<Done, NotDone> {
+        let work = self.operations.carry_out(request, peer);
+        time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+            tracing::warn!(operation = request.command.operation().name(), "a service does not answer");
+            Err(NotDone(Outcome::Failed))
+        })
+    }
+
+    fn answer_bad(&self, bad: &BadRequest, peer: SocketAddr) -> Option<Answer> {
+        self.metrics.bad(bad);
+        // A connection that never said anything is no event: load balancers do that.
+        if *bad != BadRequest::NoOperation {
+            tracing::warn!(%peer, %bad, "bad request");
+        }
+        bad.answer().map(|(operation, status)| Answer { operation, status, list: None })
+    }
+
+    fn reply(&self, answer: &Answer, dialect: Dialect, peer: SocketAddr) -> Reply {
+        let Some(list) = &answer.list else {
+            return Reply { head: Bytes::copy_from_slice(&[reply::status(answer.status)]), body: Bytes::new() };
+        };
+        let (head, sent) = list_header(list.count, dialect);
+        if sent < list.count {
+            self.metrics.lists_cut.increment(1);
+            tracing::warn!(%peer, entries = list.count, sent, "a list was cut for a peer that counts in four digits");
+        }
+        let entry = list.entries.len() / (list.count as usize).max(1);
+        Reply { head: Bytes::copy_from_slice(&head), body: list.entries.slice(..sent as usize * entry) }
+    }
+}
+
+/// A reply in its bytes.
+struct Reply {
+    head: Bytes,
+    body: Bytes,
+}
+
+/// Sends a reply in as few writes as the system takes it in, and closes that direction.
+async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
+    stream.write_all_buf(&mut reply.head.chain(reply.body)).await?;
+    stream.shutdown().await
+}
+
+/// Reads until the peer closes too.
+async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+    let mut left = LINGER.1;
+    while left > 0 {
+        match stream.read(scratch).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
+}
+
+fn record(request: &Request, peer: SocketAddr, status: u8) -> OperationRecord {
+    let subject = match &request.command {
+        Command::Publish(filename, _) | Command::Delete(filename) => filename.to_string(),
+        Command::ListContent(Some(remote)) => remote.to_string(),
+        _ => String::new(),
+    };
+    OperationRecord {
+        operation: audit_operation(request.command.operation()).into(),
+        username: request.username.as_ref().map(Username::to_string).unwrap_or_default(),
+        subject,
+        claimed_datetime: request.datetime.to_string(),
+        handled_at: Some(SystemTime::now().into()),
+        peer_address: peer.to_string(),
+        status: status.into(),
+        trace_id: String::new(),
+    }
+}
+
+fn audit_operation(operation: Operation) -> audit::Operation {
+    match operation {
+        Operation::Register => audit::Operation::Register,
+        Operation::Unregister => audit::Operation::Unregister,
+        Operation::Connect => audit::Operation::Connect,
+        Operation::Disconnect => audit::Operation::Disconnect,
+        Operation::Publish => audit::Operation::Publish,
+        Operation::Delete => audit::Operation::Delete,
+        Operation::ListUsers => audit::Operation::ListUsers,
+        Operation::ListContent => audit::Operation::ListContent,
+    }
+}

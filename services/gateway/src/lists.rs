@@ -1,0 +1,148 @@
+//! Lists as peers get them: rendered once, within a bound on memory.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use bytes::Bytes;
+use lonja_chassis::rpc::Channel;
+use lonja_proto::{
+    catalog::{self, catalog_service_client::CatalogServiceClient},
+    registry::{self, registry_service_client::RegistryServiceClient},
+};
+use lonja_wire::{
+    Outcome,
+    reply::{FILE_ENTRY, USER_ENTRY, push_file, push_user},
+};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use crate::backend::NotDone;
+
+/// Bytes of rendered lists that may be held at one time, for peers that read slowly.
+const BUDGET: usize = 256 << 20;
+/// The unit in which the budget is counted.
+const UNIT: usize = 4096;
+
+/// A list in its bytes, without status and count.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    pub(crate) count: u32,
+    pub(crate) entries: Bytes,
+    _budget: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+struct UserList {
+    revision: String,
+    rendered: Arc<Rendered>,
+}
+
+/// Renders lists. The last list of users is kept: while nobody comes or goes, it is
+/// asked of the registry only whether it is still current.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    budget: Arc<Semaphore>,
+    users: Mutex<Arc<UserList>>,
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        let rendered = Arc::new(Rendered { count: 0, entries: Bytes::new(), _budget: None });
+        Self {
+            budget: Arc::new(Semaphore::new(BUDGET / UNIT)),
+            users: Mutex::new(Arc::new(UserList { revision: String::new(), rendered })),
+        }
+    }
+}
+
+impl Lists {
+    /// The connected users, for one of them.
+    pub(crate) async fn users(
+        &self,
+        registry: &mut RegistryServiceClient<Channel>,
+        username: String,
+    ) -> Result<Arc<Rendered>, NotDone> {
+        let known = Arc::clone(&self.users.lock());
+        let request = registry::ListSessionsRequest {
+            username,
+            known_revision: known.revision.clone(),
+            page_size: 0,
+        };
+        let mut pages = registry.list_sessions(request).await?.into_inner();
+        let first = pages.message().await?.ok_or_else(cut_short)?;
+        if first.not_modified {
+            return Ok(Arc::clone(&known.rendered));
+        }
+        let (total, revision) = (first.total, first.revision);
+        let (mut entries, budget) = self.buffer(total, USER_ENTRY).await?;
+        let mut page = first.sessions;
+        loop {
+            for session in page {
+                let endpoint = session.endpoint.unwrap_or_default();
+                let port = u16::try_from(endpoint.port).unwrap_or_default();
+                push_user(&session.username, Ipv4Addr::from_bits(endpoint.ipv4), port, &mut entries);
+            }
+            match pages.message().await? {
+                Some(next) => page = next.sessions,
+                None => break,
+            }
+        }
+        let rendered = Arc::new(finish(total, USER_ENTRY, entries, budget)?);
+        *self.users.lock() = Arc::new(UserList { revision, rendered: Arc::clone(&rendered) });
+        Ok(rendered)
+    }
+
+    /// What a session has published.
+    pub(crate) async fn files(
+        &self,
+        catalog: &mut CatalogServiceClient<Channel>,
+        session_id: String,
+    ) -> Result<Arc<Rendered>, NotDone> {
+        let request = catalog::ListFilesRequest { session_id, page_size: 0 };
+        let mut pages = catalog.list_files(request).await?.into_inner();
+        let first = pages.message().await?.ok_or_else(cut_short)?;
+        let total = first.total;
+        let (mut entries, budget) = self.buffer(total, FILE_ENTRY).await?;
+        let mut page = first.files;
+        loop {
+            for file in page {
+                push_file(&file.filename, &file.description, &mut entries);
+            }
+            match pages.message().await? {
+                Some(next) => page = next.files,
+                None => break,
+            }
+        }
+        Ok(Arc::new(finish(total, FILE_ENTRY, entries, budget)?))
+    }
+
+    /// The list that nobody has anything on.
+    pub(crate) fn empty() -> Arc<Rendered> {
+        Arc::new(Rendered { count: 0, entries: Bytes::new(), _budget: None })
+    }
+
+    /// Room for a list, once the budget has it.
+    async fn buffer(&self, total: u32, entry: usize) -> Result<(Vec<u8>, OwnedSemaphorePermit), NotDone> {
+        let bytes = total as usize * entry;
+        if bytes > BUDGET {
+            tracing::warn!(entries = total, "a list is larger than what may be held");
+            return Err(NotDone(Outcome::Failed));
+        }
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.budget).acquire_many_owned(units).await;
+        // The semaphore is never closed.
+        let permit = permit.map_err(|_| NotDone(Outcome::Failed))?;
+        Ok((Vec::with_capacity(bytes), permit))
+    }
+}
+
+fn cut_short() -> Status {
+    Status::data_loss("a list ended before its time")
+}
+
+fn finish(total: u32, entry: usize, entries: Vec<u8>, budget: OwnedSemaphorePermit) -> Result<Rendered, Status> {
+    if entries.len() != total as usize * entry {
+        return Err(cut_short());
+    }
+    Ok(Rendered { count: total, entries: entries.into(), _budget: Some(budget) })
+}

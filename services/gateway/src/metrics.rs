@@ -1,0 +1,69 @@
+//! What the gateway counts.
+
+use std::time::Duration;
+
+use lonja_wire::{BadRequest, Dialect, Operation};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+/// Statuses that an answer can have: 0 to 4.
+const STATUSES: usize = 5;
+const DIALECTS: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
+
+/// Counters looked up once, since looking one up costs more than counting.
+pub(crate) struct Metrics {
+    requests: Vec<Counter>,
+    durations: Vec<Histogram>,
+    bad: Vec<Counter>,
+    pub(crate) open: Gauge,
+    pub(crate) refused: Counter,
+    pub(crate) timed_out: Counter,
+    pub(crate) lists_cut: Counter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut requests = Vec::new();
+        for operation in Operation::ALL {
+            for dialect in DIALECTS {
+                for status in 0..STATUSES {
+                    requests.push(counter!("lonja_gateway_requests_total",
+                        "operation" => operation.name(), "dialect" => dialect.name(), "status" => status.to_string()));
+                }
+            }
+        }
+        let duration = |operation: Operation| {
+            histogram!("lonja_gateway_request_duration_seconds", "operation" => operation.name())
+        };
+        let bad = |reason| counter!("lonja_gateway_bad_requests_total", "reason" => reason);
+        Self {
+            requests,
+            durations: Operation::ALL.into_iter().map(duration).collect(),
+            bad: BadRequest::REASONS.into_iter().map(bad).collect(),
+            open: gauge!("lonja_gateway_connections_open"),
+            refused: counter!("lonja_gateway_connections_refused_total"),
+            timed_out: counter!("lonja_gateway_connections_timed_out_total"),
+            lists_cut: counter!("lonja_gateway_lists_cut_total"),
+        }
+    }
+
+    /// Counts an answered request.
+    pub(crate) fn answered(&self, operation: Operation, dialect: Dialect, status: u8, took: Duration) {
+        let dialect = usize::from(dialect == Dialect::Padded);
+        let index = (operation as usize * DIALECTS.len() + dialect) * STATUSES + usize::from(status);
+        self.requests[index].increment(1);
+        self.durations[operation as usize].record(took);
+    }
+
+    /// Counts a request that could not be carried out.
+    pub(crate) fn bad(&self, bad: &BadRequest) {
+        if let Some(index) = BadRequest::REASONS.iter().position(|reason| *reason == bad.reason()) {
+            self.bad[index].increment(1);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The operations: which services each asks, and what comes of it (docs/protocol.md 4).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use lonja_proto::{
+    catalog::{DeleteFileRequest, EndSessionRequest, File, PublishFileRequest},
+    registry::{
+        CloseSessionRequest, Endpoint, GetRemoteSessionRequest, GetSessionRequest, OpenSessionRequest,
+        RegisterUserRequest, UnregisterUserRequest,
+    },
+};
+use lonja_wire::{Command, Description, Filename, Outcome, Port, Request, Username};
+use tokio::time;
+
+use crate::{
+    advertise::Advertise,
+    backend::{Backend, NotDone},
+    lists::{Lists, Rendered},
+};
+
+/// What the catalog may take to forget a session that is over. It is over whether the
+/// catalog has heard of it or not, and the sweeper tells it again.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// An operation that succeeded: with a list, or without.
+pub(crate) type Done = Option<Arc<Rendered>>;
+
+/// Carries out requests.
+#[derive(Debug)]
+pub(crate) struct Operations {
+    pub(crate) backend: Backend,
+    pub(crate) advertise: Advertise,
+    pub(crate) lists: Lists,
+}
+
+impl Operations {
+    /// Carries out a request of the peer at this address.
+    pub(crate) async fn carry_out(&self, request: &Request, peer: SocketAddr) -> Result<Done, NotDone> {
+        let Some(username) = &request.username else {
+            return Err(NotDone(Outcome::NotRegistered));
+        };
+        match &request.command {
+            Command::Register => self.register(username).await,
+            Command::Unregister => self.unregister(username).await,
+            Command::Connect(port) => self.connect(username, peer, *port).await,
+            Command::Disconnect => self.disconnect(username).await,
+            Command::Publish(filename, description) => self.publish(username, filename, description).await,
+            Command::Delete(filename) => self.delete(username, filename).await,
+            Command::ListUsers => self.list_users(username).await,
+            Command::ListContent(remote) => self.list_content(username, remote.as_ref()).await,
+        }
+    }
+
+    async fn register(&self, username: &Username) -> Result<Done, NotDone> {
+        let request = RegisterUserRequest { username: username.to_string() };
+        self.backend.registry.clone().register_user(request).await?;
+        Ok(None)
+    }
+
+    async fn unregister(&self, username: &Username) -> Result<Done, NotDone> {
+        let request = UnregisterUserRequest { username: username.to_string() };
+        let ended = self.backend.registry.clone().unregister_user(request).await?.into_inner();
+        if !ended.ended_session_id.is_empty() {
+            self.forget(ended.ended_session_id).await;
+        }
+        Ok(None)
+    }
+
+    async fn connect(&self, username: &Username, peer: SocketAddr, port: Port) -> Result<Done, NotDone> {
+        let IpAddr::V4(seen) = peer.ip().to_canonical() else {
+            tracing::warn!(%peer, "a peer without an IPv4 address cannot be listed");
+            return Err(NotDone(Outcome::Failed));
+        };
+        let advertised = self.advertise.address(seen);
+        if advertised.doubtful {
+            tracing::warn!(
+                %seen,
+                "a peer is listed at the default gateway's address, where others may not reach it: \
+                 say which address to list with --advertise gateway=IPV4"
+            );
+        }
+        let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
+        let request = OpenSessionRequest { username: username.to_string(), endpoint: Some(endpoint) };
+        self.backend.registry.clone().open_session(request).await?;
+        Ok(None)
+    }
+
+    async fn disconnect(&self, username: &Username) -> Result<Done, NotDone> {
+        let request = CloseSessionRequest { username: username.to_string() };
+        let ended = self.backend.registry.clone().close_session(request).await?.into_inner();
+        self.forget(ended.ended_session_id).await;
+        Ok(None)
+    }
+
+    async fn publish(
+        &self,
+        username: &Username,
+        filename: &Filename,
+        description: &Description,
+    ) -> Result<Done, NotDone> {
+        let session_id = self.session(username).await?;
+        let file = File { filename: filename.to_string(), description: description.to_string() };
+        let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
+        self.backend.catalog.clone().publish_file(request).await?;
+        Ok(None)
+    }
+
+    async fn delete(&self, username: &Username, filename: &Filename) -> Result<Done, NotDone> {
+        let session_id = self.session(username).await?;
+        let request = DeleteFileRequest { session_id, filename: filename.to_string() };
+        self.backend.catalog.clone().delete_file(request).await?;
+        Ok(None)
+    }
+
+    async fn list_users(&self, username: &Username) -> Result<Done, NotDone> {
+        self.lists.users(&mut self.backend.registry.clone(), username.to_string()).await.map(Some)
+    }
+
+    async fn list_content(&self, username: &Username, remote: Option<&Username>) -> Result<Done, NotDone> {
+        let request = GetRemoteSessionRequest {
+            username: username.to_string(),
+            remote_username: remote.map(Username::to_string).unwrap_or_default(),
+        };
+        let remote = self.backend.registry.clone().get_remote_session(request).await?.into_inner();
+        if remote.session_id.is_empty() {
+            return Ok(Some(Lists::empty()));
+        }
+        self.lists.files(&mut self.backend.catalog.clone(), remote.session_id).await.map(Some)
+    }
+
+    async fn session(&self, username: &Username) -> Result<String, NotDone> {
+        let request = GetSessionRequest { username: username.to_string() };
+        Ok(self.backend.registry.clone().get_session(request).await?.into_inner().session_id)
+    }
+
+    async fn forget(&self, session_id: String) {
+        let mut catalog = self.backend.catalog.clone();
+        let farewell = catalog.end_session(EndSessionRequest { session_id });
+        match time::timeout(FAREWELL, farewell).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(status)) => tracing::warn!(error = status.message(), "the catalog still holds an ended session"),
+            Err(_) => tracing::warn!("the catalog still holds an ended session: it does not answer"),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! How many connections there may be: in all, and from one address.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The places for connections.
+#[derive(Debug)]
+pub(crate) struct Places {
+    all: Arc<Semaphore>,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    max_by_address: usize,
+}
+
+/// A connection's place; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+    _one_of_all: OwnedSemaphorePermit,
+}
+
+impl Places {
+    pub(crate) fn new(max: usize, max_by_address: usize) -> Arc<Self> {
+        let all = Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
+        Arc::new(Self { all, by_address: Mutex::default(), max_by_address })
+    }
+
+    /// Waits for one of all places.
+    pub(crate) async fn one_of_all(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.all).acquire_owned().await.ok()
+    }
+
+    /// A place for a connection from this address, unless it has too many.
+    pub(crate) fn take(self: &Arc<Self>, one_of_all: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+        let mut by_address = self.by_address.lock();
+        let taken = by_address.entry(address).or_default();
+        if *taken >= self.max_by_address {
+            return None;
+        }
+        *taken += 1;
+        Some(Place { places: Arc::clone(self), address, _one_of_all: one_of_all })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.places.by_address.lock();
+        if let Some(taken) = by_address.get_mut(&self.address) {
+            *taken -= 1;
+            if *taken == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn places_are_bounded_and_come_back() {
+        let places = Places::new(3, 2);
+        let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let first = places.take(places.one_of_all().await.unwrap(), a).unwrap();
+        let _second = places.take(places.one_of_all().await.unwrap(), a).unwrap();
+        assert!(places.take(places.one_of_all().await.unwrap(), a).is_none());
+        let _other = places.take(places.one_of_all().await.unwrap(), b).unwrap();
+        assert!(places.all.clone().try_acquire_owned().is_err());
+        drop(first);
+        assert!(places.take(places.one_of_all().await.unwrap(), a).is_some());
+    }
+}

@@ -1,0 +1,181 @@
+//! Delivery of audit records: before the peer gets its answer while the audit can be
+//! reached; later, in order and once each, when it cannot.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lonja_chassis::rpc::Channel;
+use lonja_proto::audit::{OperationRecord, RecordOperationsRequest, audit_service_client::AuditServiceClient};
+use metrics::{Counter, Gauge, counter, gauge};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+/// Records that may wait for the audit.
+const QUEUE: usize = 65_536;
+/// Records that are sent at once.
+const BATCH: usize = 1024;
+/// What the audit may take for a batch.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// Pauses between attempts while the audit cannot be reached, shortest and longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long delivery goes on after the last connection has been served.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Where connections leave their records. Clones share one queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<VecDeque<Waiting>>,
+    filled: Notify,
+    /// Whether the last attempt to deliver succeeded.
+    reachable: AtomicBool,
+    dropped: Counter,
+    depth: Gauge,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    record: OperationRecord,
+    stored: Option<oneshot::Sender<()>>,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        let shared = Shared {
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            reachable: AtomicBool::new(true),
+            dropped: counter!("lonja_gateway_audit_dropped_total"),
+            depth: gauge!("lonja_gateway_audit_queue_records"),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Has a record delivered. Returns when it is stored, or at once when the audit
+    /// cannot be reached: then it waits in the queue, or is dropped and counted when
+    /// that is full.
+    pub(crate) async fn record(&self, record: OperationRecord) {
+        let (stored, wait) = if self.shared.reachable.load(Ordering::Relaxed) {
+            let (stored, wait) = oneshot::channel();
+            (Some(stored), Some(wait))
+        } else {
+            (None, None)
+        };
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.len() >= QUEUE {
+                drop(queue);
+                self.shared.dropped.increment(1);
+                return;
+            }
+            queue.push_back(Waiting { record, stored });
+        }
+        self.shared.filled.notify_one();
+        if let Some(wait) = wait {
+            // An error says that nobody waits any more: the audit went out of reach.
+            let _ = time::timeout(DEADLINE, wait).await;
+        }
+    }
+
+    /// Delivers until `finished`, and what is left then within two seconds.
+    pub(crate) async fn deliver(&self, audit: AuditServiceClient<Channel>, finished: CancellationToken) {
+        let mut delivery = Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
+        let _ = finished.run_until_cancelled(delivery.run()).await;
+        let left = async {
+            while delivery.has_some() {
+                delivery.run_once().await;
+            }
+        };
+        if time::timeout(FAREWELL, left).await.is_err() {
+            let records = self.shared.queue.lock().len() as u64;
+            self.shared.dropped.increment(records);
+            tracing::error!(records, "audit records are lost: the audit could not be reached before the end");
+        }
+    }
+}
+
+struct Delivery<'a> {
+    shared: &'a Shared,
+    audit: AuditServiceClient<Channel>,
+    writer_id: String,
+    /// Records of this writer that are stored.
+    stored: u64,
+}
+
+impl Delivery<'_> {
+    fn has_some(&self) -> bool {
+        !self.shared.queue.lock().is_empty()
+    }
+
+    async fn run(&mut self) {
+        let mut pause = PAUSE.0;
+        loop {
+            if !self.has_some() {
+                self.shared.filled.notified().await;
+            } else if self.run_once().await {
+                pause = PAUSE.0;
+            } else {
+                time::sleep(pause).await;
+                pause = (2 * pause).min(PAUSE.1);
+            }
+        }
+    }
+
+    /// Sends what waits at the head of the queue. A batch that fails is sent again, with
+    /// the same numbers, so that the audit knows what of it it has stored.
+    async fn run_once(&mut self) -> bool {
+        let records: Vec<_> = {
+            let queue = self.shared.queue.lock();
+            self.shared.depth.set(queue.len() as f64);
+            queue.iter().take(BATCH).map(|waiting| waiting.record.clone()).collect()
+        };
+        let count = records.len();
+        let request = RecordOperationsRequest {
+            writer_id: self.writer_id.clone(),
+            first_sequence: self.stored + 1,
+            records,
+        };
+        let answer = time::timeout(DEADLINE, self.audit.record_operations(request)).await;
+        match answer {
+            Ok(Ok(_)) => {
+                self.stored += count as u64;
+                if !self.shared.reachable.swap(true, Ordering::Relaxed) {
+                    tracing::info!("the audit can be reached again");
+                }
+                let delivered: Vec<_> = self.shared.queue.lock().drain(..count).collect();
+                for stored in delivered.into_iter().filter_map(|waiting| waiting.stored) {
+                    let _ = stored.send(());
+                }
+                true
+            }
+            Ok(Err(status)) => self.out_of_reach(status.message()),
+            Err(_) => self.out_of_reach("it does not answer"),
+        }
+    }
+
+    /// Lets the peers that wait be served. Always `false`.
+    fn out_of_reach(&self, why: &str) -> bool {
+        if self.shared.reachable.swap(false, Ordering::Relaxed) {
+            tracing::warn!(why, "the audit cannot be reached: records wait");
+        }
+        for waiting in self.shared.queue.lock().iter_mut() {
+            waiting.stored = None;
+        }
+        false
+    }
+}

@@ -1,0 +1,118 @@
+//! Accepting peers, within limits, and ending well.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use lonja_chassis::{operation_log::OperationLog, shutdown};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    GatewayConfig,
+    advertise::Advertise,
+    backend::Backend,
+    connection::{self, Shared},
+    lists::Lists,
+    metrics::Metrics,
+    operations::Operations,
+    places::{Place, Places},
+    recorder::Recorder,
+    sweeper::sweep_until,
+};
+
+/// How long to wait before the next attempt when accepting fails, for want of
+/// descriptors most likely.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A gateway, ready to serve.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    places: Arc<Places>,
+    backend: Backend,
+    sweep_interval: Duration,
+}
+
+impl Gateway {
+    /// A gateway to these services, which prints a line for each operation.
+    #[must_use]
+    pub fn new(config: GatewayConfig, backend: Backend, lines: OperationLog) -> Self {
+        let operations = Operations {
+            backend: backend.clone(),
+            advertise: Advertise::new(&config.advertise),
+            lists: Lists::default(),
+        };
+        let shared = Shared {
+            operations,
+            recorder: Recorder::new(),
+            lines,
+            metrics: Metrics::new(),
+            request_timeout: config.request_timeout,
+        };
+        Self {
+            shared: Arc::new(shared),
+            places: Places::new(config.max_connections, config.max_connections_per_address),
+            backend,
+            sweep_interval: config.sweep_interval,
+        }
+    }
+
+    /// Serves peers until shutdown. Requests in flight then get the drain time to
+    /// finish, and their records are delivered.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let finished = CancellationToken::new();
+        let peers = async {
+            let connections = TaskTracker::new();
+            shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
+            drop(listener);
+            connections.close();
+            if shutdown::within_drain(&shutdown, connections.wait()).await.is_none() {
+                tracing::warn!(connections = connections.len(), "connections did not end in time");
+            }
+            finished.cancel();
+        };
+        tokio::join!(
+            peers,
+            self.shared.recorder.deliver(self.backend.audit.clone(), finished.clone()),
+            sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone()),
+        );
+    }
+
+    async fn accept(&self, listener: &TcpListener, connections: &TaskTracker) {
+        loop {
+            let Some(one_of_all) = self.places.one_of_all().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => match self.places.take(one_of_all, peer.ip()) {
+                    Some(place) => {
+                        connections.spawn(converse(stream, peer, place, Arc::clone(&self.shared)));
+                    }
+                    None => {
+                        self.shared.metrics.refused.increment(1);
+                        tracing::debug!(%peer, "too many connections from one address");
+                    }
+                },
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, place: Place, shared: Arc<Shared>) {
+    // Small answers leave at once; nothing follows that could be put together with them.
+    let _ = stream.set_nodelay(true);
+    shared.metrics.open.increment(1);
+    connection::serve(stream, peer, &shared).await;
+    shared.metrics.open.decrement(1);
+    drop(place);
+}
+
+/// Errors of a connection that was gone before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}

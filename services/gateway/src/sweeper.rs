@@ -1,0 +1,55 @@
+//! Finds what a crash left in the catalog: lists of sessions that are over.
+//!
+//! Nobody can see them, since a list is found by a live session only; they just take
+//! room. The gateway looks because it alone may ask both services.
+
+use std::time::Duration;
+
+use lonja_proto::{
+    catalog::{EndSessionRequest, ListSessionsRequest},
+    registry::{FindEndedSessionsRequest, SessionKey},
+};
+use metrics::counter;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::backend::Backend;
+
+/// Sessions that are asked about at once, as many as the registry allows.
+const PAGE: u32 = 1000;
+
+/// Sweeps at this interval until shutdown.
+pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration, backend: Backend) {
+    let swept = counter!("lonja_gateway_swept_sessions_total");
+    while time::timeout(interval, shutdown.cancelled()).await.is_err() {
+        match shutdown.run_until_cancelled(sweep(&backend)).await {
+            Some(Ok(0)) | None => {}
+            Some(Ok(sessions)) => {
+                swept.increment(sessions);
+                tracing::info!(sessions, "removed what ended sessions had published");
+            }
+            Some(Err(status)) => tracing::warn!(error = status.message(), "cannot sweep the catalog"),
+        }
+    }
+}
+
+/// Ends in the catalog what is over in the registry; says how many sessions that were.
+async fn sweep(backend: &Backend) -> Result<u64, Status> {
+    let (mut registry, mut catalog) = (backend.registry.clone(), backend.catalog.clone());
+    let mut pages = catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?.into_inner();
+    let mut swept = 0;
+    while let Some(page) = pages.message().await? {
+        let key = |session: lonja_proto::catalog::PublishingSession| SessionKey {
+            username: session.username,
+            session_id: session.session_id,
+        };
+        let sessions = page.sessions.into_iter().map(key).collect();
+        let ended = registry.find_ended_sessions(FindEndedSessionsRequest { sessions }).await?.into_inner();
+        for session_id in ended.ended_session_ids {
+            catalog.clone().end_session(EndSessionRequest { session_id }).await?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}

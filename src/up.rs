@@ -1,0 +1,102 @@
+//! `lonja up`: every service in one process. The services speak to each other through
+//! the same generated clients as across a network, which here sit on the generated
+//! servers themselves.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
+
+use lonja_audit::{AuditConfig, AuditGrpc, AuditServiceServer};
+use lonja_catalog::{CatalogConfig, CatalogGrpc, CatalogServiceServer};
+use lonja_chassis::{
+    health::Health,
+    http,
+    journal::{Journal, OpenError},
+    net::listen,
+    operation_log::{OperationLog, OperationLogWriter},
+    rpc::Channel,
+    service::{RunError, serve_admin, upkeep},
+};
+use lonja_gateway::{Backend, Gateway, GatewayConfig};
+use lonja_registry::{RegistryGrpc, RegistryServiceServer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Settings of `lonja up`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Config {
+    /// Address for peers
+    #[arg(long, env = "LONJA_GATEWAY_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:5050")]
+    gateway_listen: SocketAddr,
+    /// Address for the time over SOAP; existing peers ask at port 8000
+    #[arg(long, env = "LONJA_DATETIME_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8000")]
+    datetime_listen: SocketAddr,
+    /// Address for the console: /livez, /readyz and /metrics
+    #[arg(long, env = "LONJA_CONSOLE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    console_listen: SocketAddr,
+    /// Directory that keeps the state
+    #[arg(long, env = "LONJA_DATA_DIR", value_name = "DIR", default_value = "./lonja-data")]
+    data_dir: PathBuf,
+    #[command(flatten)]
+    gateway: GatewayConfig,
+    #[command(flatten)]
+    catalog: CatalogConfig,
+    #[command(flatten)]
+    audit: AuditConfig,
+}
+
+/// Runs everything until shutdown.
+pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let peers = listen(config.gateway_listen)?;
+    let datetime = listen(config.datetime_listen)?;
+    let console = listen(config.console_listen)?;
+    let (lines, writer) = if config.gateway.no_operation_log {
+        (OperationLog::off(), OperationLogWriter::off())
+    } else {
+        OperationLog::to_stdout()?
+    };
+    let (backend, journal) = open(&config, &lines, &shutdown)?;
+    announce(&peers, &datetime, &console)?;
+
+    let health = Health::new();
+    let gateway = Gateway::new(config.gateway, backend.clone(), lines);
+    tokio::join!(
+        gateway.serve(peers, shutdown.clone()),
+        http::serve(datetime, lonja_datetime::router(), shutdown.clone()),
+        health.watch("lonja", shutdown.clone(), || backend.is_ready()),
+        serve_admin(Some(console), &health, &shutdown),
+        upkeep(&shutdown),
+    );
+    tokio::task::spawn_blocking(move || {
+        journal.close();
+        writer.finish();
+    })
+    .await?;
+    Ok(())
+}
+
+/// Opens the stores, which share one journal, and puts the services' clients on them.
+fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> Result<(Backend, Journal), OpenError> {
+    let mut journal = Journal::open(&config.data_dir, "lonja")?;
+    let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
+    let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &config.catalog)?;
+    let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &config.audit)?;
+    let journal = journal.start()?;
+    let audit = AuditGrpc::new(audit, lines.clone(), shutdown.clone());
+    let backend = Backend::new(
+        Channel::local(RegistryServiceServer::new(RegistryGrpc::new(registry))),
+        Channel::local(CatalogServiceServer::new(CatalogGrpc::new(catalog))),
+        Channel::local(AuditServiceServer::new(audit)),
+    );
+    Ok((backend, journal))
+}
+
+fn announce(peers: &TcpListener, datetime: &TcpListener, console: &TcpListener) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "peers connect to  {}", peers.local_addr()?)?;
+    writeln!(stdout, "time over SOAP    http://{}/?wsdl", datetime.local_addr()?)?;
+    writeln!(stdout, "health, metrics   http://{}/readyz", console.local_addr()?)?;
+    stdout.flush()
+}
