@@ -60,16 +60,15 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let shutdown = CancellationToken::new();
     let signals = shutdown::on_signal(shutdown.clone()).context("signal handlers")?;
-    let (result, ()) = tokio::join!(run(cli.command, &shutdown), signals);
-    result
+    tokio::select! {
+        result = run(cli.command, shutdown) => result,
+        never = signals => match never {},
+    }
 }
 
-async fn run(command: Command, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    // The end of the service is the end of the process, whatever ended it.
-    let _end = shutdown.clone().drop_guard();
-    let shutdown = shutdown.clone();
+async fn run(command: Command, shutdown: CancellationToken) -> anyhow::Result<()> {
     match command {
-        Command::Up(config) => up::run(config, shutdown).await?,
+        Command::Up(config) => Box::pin(up::run(config, shutdown)).await?,
         Command::Gateway(config) => lonja_gateway::run(config, shutdown).await?,
         Command::Registry(config) => lonja_registry::run(config, shutdown).await?,
         Command::Catalog(config) => lonja_catalog::run(config, shutdown).await?,

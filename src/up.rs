@@ -62,7 +62,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
 
     let health = Health::new();
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
-    tokio::join!(
+    let (served, ..) = tokio::join!(
         gateway.serve(peers, shutdown.clone()),
         http::serve(datetime, lonja_datetime::router(), shutdown.clone()),
         health.watch("lonja", shutdown.clone(), || backend.is_ready()),
@@ -74,7 +74,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         writer.finish();
     })
     .await?;
-    Ok(())
+    Ok(served?)
 }
 
 /// Opens the stores, which share one journal, and puts the services' clients on them.

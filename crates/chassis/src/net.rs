@@ -9,11 +9,11 @@ const BACKLOG: u32 = 4096;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", explain(*address, source))]
+#[error("{}", explain(*address, error))]
 pub struct ListenError {
     address: SocketAddr,
-    #[source]
-    source: io::Error,
+    // Told in the message, and so not as its source.
+    error: io::Error,
 }
 
 fn explain(address: SocketAddr, error: &io::Error) -> String {
@@ -38,5 +38,5 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    bind().map_err(|source| ListenError { address, source })
+    bind().map_err(|error| ListenError { address, error })
 }

@@ -1,6 +1,6 @@
 //! How a process ends: told once, finished within a bound.
 
-use std::{future::Future, io, time::Duration};
+use std::{convert::Infallible, future::Future, io, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -8,19 +8,18 @@ use tokio_util::sync::CancellationToken;
 /// How long requests in flight may take to finish after the signal.
 pub const DRAIN: Duration = Duration::from_secs(8);
 
-/// Cancels the token at the first SIGTERM or SIGINT. A second one ends the process as
-/// if there were no handler.
+/// Cancels the token at the first SIGTERM or SIGINT, and ends the process at the second.
+/// To be run beside the service, until that has ended.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub fn on_signal(shutdown: CancellationToken) -> io::Result<impl Future<Output = ()>> {
+pub fn on_signal(shutdown: CancellationToken) -> io::Result<impl Future<Output = Infallible>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = shutdown.cancelled() => return,
         }
         tracing::info!("shutting down");
         shutdown.cancel();
@@ -28,7 +27,7 @@ pub fn on_signal(shutdown: CancellationToken) -> io::Result<impl Future<Output =
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        std::process::exit(1);
+        std::process::exit(1)
     })
 }
 

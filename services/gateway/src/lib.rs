@@ -118,12 +118,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Gate
     };
     let health = Health::new();
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
-    tokio::join!(
+    let (served, ..) = tokio::join!(
         gateway.serve(listener, shutdown.clone()),
         health.watch(SERVICE_NAME, shutdown.clone(), || backend.is_ready()),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );
     tokio::task::spawn_blocking(move || writer.finish()).await.map_err(RunError::from)?;
-    Ok(())
+    Ok(served.map_err(RunError::from)?)
 }

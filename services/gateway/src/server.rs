@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use lonja_chassis::{operation_log::OperationLog, shutdown};
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::JoinError,
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -61,23 +62,37 @@ impl Gateway {
 
     /// Serves peers until shutdown. Requests in flight then get the drain time to
     /// finish, and their records are delivered.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// When one of its tasks panicked.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), JoinError> {
         let finished = CancellationToken::new();
-        let peers = async {
-            let connections = TaskTracker::new();
-            shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
-            drop(listener);
-            connections.close();
-            if shutdown::within_drain(&shutdown, connections.wait()).await.is_none() {
-                tracing::warn!(connections = connections.len(), "connections did not end in time");
-            }
-            finished.cancel();
-        };
-        tokio::join!(
-            peers,
-            self.shared.recorder.deliver(self.backend.audit.clone(), finished.clone()),
-            sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone()),
-        );
+        let recorder = self.shared.recorder.clone();
+        let audit = self.backend.audit.clone();
+        // Tasks of their own, so that what wakes one does not poll the others.
+        let tasks = [
+            tokio::spawn(sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone())),
+            tokio::spawn({
+                let finished = finished.clone();
+                async move { recorder.deliver(audit, finished).await }
+            }),
+            tokio::spawn(self.serve_peers(listener, shutdown, finished)),
+        ];
+        for task in tasks {
+            task.await?;
+        }
+        Ok(())
+    }
+
+    async fn serve_peers(self, listener: TcpListener, shutdown: CancellationToken, finished: CancellationToken) {
+        let connections = TaskTracker::new();
+        shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
+        drop(listener);
+        connections.close();
+        if shutdown::within_drain(&shutdown, connections.wait()).await.is_none() {
+            tracing::warn!(connections = connections.len(), "connections did not end in time");
+        }
+        finished.cancel();
     }
 
     async fn accept(&self, listener: &TcpListener, connections: &TaskTracker) {
