@@ -23,6 +23,9 @@ pub(crate) struct Config {
     /// Seconds of each run
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Connections at one time
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
+    connections: Vec<usize>,
     /// Rows to measure, of those that are printed; all if not given
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -73,7 +76,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         if !config.only.is_empty() && !config.only.iter().any(|only| only == name) {
             continue;
         }
-        for connections in [1, 64, 256] {
+        for &connections in &config.connections {
             row(config, name, &Load { operation, online, connections, seconds: config.seconds })?;
         }
     }

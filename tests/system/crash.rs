@@ -1,0 +1,138 @@
+//! `kill -9` under load, again and again: whatever was answered with success is there.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use lonja_audit::{
+    AuditConfig,
+    store::{EmbeddedStore, Position, Store as _},
+};
+use lonja_chassis::journal::Journal;
+use lonja_proto::audit::Operation;
+use lonja_wire::{Command, Dialect};
+
+use crate::{process::Index, wire};
+
+const ROUNDS: usize = 10;
+const WRITERS: usize = 16;
+
+/// What the index has answered with success.
+#[derive(Debug, Default, Clone)]
+struct Acknowledged {
+    registered: Vec<String>,
+    connected: Vec<String>,
+    /// Files by user, in order.
+    published: HashMap<String, Vec<String>>,
+}
+
+/// Registers, connects and publishes until the index is gone.
+fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool) -> Acknowledged {
+    let mut done = Acknowledged::default();
+    for user in 0.. {
+        let name = format!("{prefix}-{user}");
+        let port = std::num::NonZeroU16::new(50_085).unwrap().into();
+        let mut steps = vec![(Command::Register, 0), (Command::Connect(port), 1)];
+        steps.extend((0..5).map(|file| (wire::publish_command(&format!("file{file}")), 2 + file)));
+        for (command, step) in steps {
+            if stop.load(Ordering::Relaxed) || wire::try_ask(peers, &name, command) != Some(0) {
+                return done;
+            }
+            match step {
+                0 => done.registered.push(name.clone()),
+                1 => done.connected.push(name.clone()),
+                file => done.published.entry(name.clone()).or_default().push(format!("file{}", file - 2)),
+            }
+        }
+    }
+    done
+}
+
+fn verify(index: &Index, done: &Acknowledged) {
+    for name in &done.registered {
+        assert_eq!(wire::register(index.peers, name), 1, "{name} is lost");
+    }
+    let watcher = &done.connected[0];
+    let users = wire::list_users(index.peers, watcher, Dialect::Padded).unwrap();
+    let online: std::collections::HashSet<_> = users.iter().map(|user| user.username.as_str()).collect();
+    assert_eq!(online.len(), users.len(), "nobody twice");
+    for name in &done.connected {
+        assert!(online.contains(name.as_str()), "the session of {name} is lost");
+    }
+    for (name, files) in &done.published {
+        let listed = wire::list_content(index.peers, watcher, name, Dialect::Padded).unwrap();
+        let listed: Vec<_> = listed.iter().map(|file| file.filename.to_string()).collect();
+        // The one that was on its way at the kill may be there or not.
+        assert!(listed.starts_with(files), "{name}: {listed:?} lacks some of {files:?}");
+        assert!(listed.len() <= files.len() + 1);
+    }
+}
+
+/// Records of successful operations, by user, operation and file.
+fn audited(data: &Path) -> HashMap<(String, Operation, String), usize> {
+    let mut journal = Journal::open(data, "lonja").unwrap();
+    let store = EmbeddedStore::open(&mut journal, &AuditConfig { max_audit_records: u64::MAX }).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut found = HashMap::new();
+    let mut position = Position::default();
+    loop {
+        let records = runtime.block_on(store.read(position)).unwrap();
+        let Some((behind, _)) = records.last() else { return found };
+        position = *behind;
+        for (_, record) in records {
+            if record.status == 0 {
+                let key = (record.username.clone(), record.operation(), record.subject.clone());
+                *found.entry(key).or_default() += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_ten_kills_under_load() {
+    let mut index = Index::start();
+    let mut all = Acknowledged::default();
+    for round in 0..ROUNDS {
+        let stop = Arc::new(AtomicBool::new(false));
+        let peers = index.peers;
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let stop = Arc::clone(&stop);
+                thread::spawn(move || write(peers, &format!("r{round}w{writer}"), &stop))
+            })
+            .collect();
+        // Any moment will do; these are spread over what a commit takes.
+        thread::sleep(Duration::from_micros(300_000 + 37_137 * round as u64));
+        index.process.kill();
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            let done = writer.join().unwrap();
+            all.registered.extend(done.registered);
+            all.connected.extend(done.connected);
+            all.published.extend(done.published);
+        }
+        assert!(all.registered.len() > round * WRITERS, "the load got somewhere");
+        index = index.restart();
+        verify(&index, &all);
+    }
+    index.process.kill();
+
+    let audited = audited(index.data());
+    let once = |name: &String, operation, subject: &str| {
+        let count = audited.get(&(name.clone(), operation, subject.to_owned()));
+        assert_eq!(count, Some(&1), "{name} {operation:?} {subject}");
+    };
+    all.registered.iter().for_each(|name| once(name, Operation::Register, ""));
+    all.connected.iter().for_each(|name| once(name, Operation::Connect, ""));
+    for (name, files) in &all.published {
+        files.iter().for_each(|file| once(name, Operation::Publish, file));
+    }
+}

@@ -1,0 +1,147 @@
+//! Peers that take too much, too long, or say too much.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use lonja_wire::{Command, Dialect};
+
+use crate::{
+    eventually,
+    process::Index,
+    wire::{self, bytes},
+};
+
+#[test]
+fn thousands_of_slow_connections_are_held_and_cut_while_others_are_served() {
+    const SLOW: usize = 5000;
+    const TIMEOUT: Duration = Duration::from_secs(8);
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let index = Index::start_with(&["--request-timeout", "8", "--max-connections-per-address", "6000"]);
+    assert_eq!(wire::register(index.peers, "warm-up"), 0);
+    let before = index.process.resident_kib();
+
+    let request = bytes("slow", Command::Register, Dialect::Terminated);
+    let mut slow: Vec<_> = (0..SLOW)
+        .map(|_| {
+            let mut stream = wire::connect(index.peers);
+            stream.write_all(&request[..1]).unwrap();
+            (stream, Instant::now())
+        })
+        .collect();
+    eventually("all are held", || {
+        (index.metric("lonja_gateway_connections_open") >= SLOW as f64).then_some(())
+    });
+    let each = (index.process.resident_kib().saturating_sub(before)) as f64 / SLOW as f64;
+    assert!(each <= 16.0, "{each} KiB for each held connection");
+
+    let cut = Arc::new(AtomicBool::new(false));
+    let honest = thread::spawn({
+        let (cut, peers) = (Arc::clone(&cut), index.peers);
+        move || {
+            let mut served = 0;
+            while !cut.load(Ordering::Relaxed) {
+                assert_eq!(wire::register(peers, &format!("honest{served}")), 0);
+                served += 1;
+            }
+            served
+        }
+    });
+    // A byte a second, and never the whole request before the deadline.
+    for byte in &request[1..6] {
+        for (stream, _) in &mut slow {
+            let _ = stream.write_all(&[*byte]);
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+    for (mut stream, opened) in slow {
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).unwrap();
+        assert_eq!(reply, b"", "no operation was named, so there is no answer");
+        assert!(opened.elapsed() < TIMEOUT + Duration::from_secs(20));
+    }
+    cut.store(true, Ordering::Relaxed);
+    assert!(honest.join().unwrap() > 100, "others were served");
+    assert_eq!(index.metric("lonja_gateway_connections_timed_out_total"), SLOW as f64);
+}
+
+#[test]
+fn a_slow_request_that_has_named_its_operation_is_answered_at_the_deadline() {
+    let index = Index::start_with(&["--request-timeout", "0.5"]);
+    let mut stream = wire::connect(index.peers);
+    stream.write_all(b"PUBLISH\x0012/05").unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    assert_eq!(reply, b"4");
+}
+
+#[test]
+fn no_answer_is_lost_when_input_follows_the_request() {
+    let index = Index::start();
+    for round in 0..500 {
+        let mut request = bytes(&format!("user{round}"), Command::Register, Dialect::Terminated);
+        request.extend(vec![b'x'; 1 + 397 * round]);
+        let reply = wire::exchange(index.peers, &request);
+        assert_eq!(reply, b"0", "round {round}");
+    }
+}
+
+#[test]
+fn one_address_cannot_take_every_place() {
+    let index = Index::start_with(&["--max-connections-per-address", "3"]);
+    let held: Vec<_> = (0..3).map(|_| wire::connect(index.peers)).collect();
+    eventually("they are held", || (index.metric("lonja_gateway_connections_open") == 3.0).then_some(()));
+    let mut refused = wire::connect(index.peers);
+    assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "closed at once");
+    assert_eq!(index.metric("lonja_gateway_connections_refused_total"), 1.0);
+    // From another loopback address there is still a place.
+    drop(held);
+    eventually("places come back", || (wire::try_ask(index.peers, "alice", Command::ListUsers) == Some(1)).then_some(()));
+}
+
+#[test]
+fn further_connections_wait_for_a_place() {
+    let index = Index::start_with(&["--max-connections", "2"]);
+    let held: Vec<_> = (0..2).map(|_| wire::connect(index.peers)).collect();
+    eventually("they are held", || (index.metric("lonja_gateway_connections_open") == 2.0).then_some(()));
+    let peers = index.peers;
+    let waiting = thread::spawn(move || wire::register(peers, "alice"));
+    drop(held);
+    assert_eq!(waiting.join().unwrap(), 0);
+}
+
+#[test]
+fn a_peer_that_does_not_read_holds_up_nobody() {
+    let index = Index::start();
+    for number in 0..50 {
+        let name = format!("peer{number}");
+        assert_eq!(wire::register(index.peers, &name), 0);
+        assert_eq!(wire::connect_as(index.peers, &name, 50_085), 0);
+    }
+    let request = bytes("peer0", Command::ListUsers, Dialect::Terminated);
+    let deaf: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = wire::connect(index.peers);
+            stream.write_all(&request).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(wire::register(index.peers, "alice"), 0);
+    drop(deaf);
+}
+
+#[test]
+fn a_rule_says_under_which_address_a_peer_is_listed() {
+    let index = Index::start_with(&["--advertise", "127.0.0.0/8=192.0.2.7"]);
+    assert_eq!(wire::register(index.peers, "alice"), 0);
+    assert_eq!(wire::connect_as(index.peers, "alice", 50_085), 0);
+    let users = wire::list_users(index.peers, "alice", Dialect::Padded).unwrap();
+    assert_eq!(users[0].address.to_string(), "192.0.2.7");
+}

@@ -1,0 +1,40 @@
+//! Tests of the whole system: real processes on ports that the system chose, driven
+//! over real sockets. One program, so that it is linked once.
+
+mod cluster;
+mod command_line;
+mod concurrency;
+mod crash;
+mod datetime;
+mod front_door;
+mod peer;
+mod process;
+mod protocol;
+mod report_table;
+mod services;
+mod wire;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// How long anything may take that is not itself what a test measures.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for a condition.
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A path below the root of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}

@@ -1,0 +1,100 @@
+//! The Python peer, driven through its shell as a person would.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use crate::{eventually, repository};
+
+/// Python with zeep, which `make test` installs.
+pub(crate) fn python() -> Command {
+    let python = repository(".venv/bin/python");
+    assert!(python.exists(), "this test needs Python with zeep in .venv: run `make .venv`");
+    Command::new(python)
+}
+
+/// A Python peer at its prompt.
+pub(crate) struct Peer {
+    child: Child,
+    stdin: ChildStdin,
+    output: Arc<Mutex<String>>,
+    read: usize,
+}
+
+const PROMPT: &str = "c> ";
+
+impl Peer {
+    /// A peer whose files are in a directory.
+    pub(crate) fn start(peers: SocketAddr, datetime: SocketAddr, directory: &Path) -> Self {
+        let mut child = python()
+            .arg(repository("examples/peer.py"))
+            .args(["-s", &peers.ip().to_string(), "-p", &peers.port().to_string(), "--pause", "0.02"])
+            .args(["--datetime", &format!("http://{datetime}/?wsdl")])
+            .current_dir(directory)
+            .env("PYTHONUNBUFFERED", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        let mut stdout = child.stdout.take().unwrap();
+        let kept = Arc::clone(&output);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(read @ 1..) = stdout.read(&mut piece) {
+                kept.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..read]));
+            }
+        });
+        let stdin = child.stdin.take().unwrap();
+        let mut peer = Self { child, stdin, output, read: 0 };
+        peer.until_prompt();
+        peer
+    }
+
+    /// What has been printed since the last prompt, once there is another.
+    fn until_prompt(&mut self) -> String {
+        let printed = eventually("a prompt", || {
+            let output = self.output.lock().unwrap();
+            output[self.read..].ends_with(PROMPT).then(|| output[self.read..].to_owned())
+        });
+        self.read += printed.len();
+        printed.strip_suffix(PROMPT).unwrap().to_owned()
+    }
+
+    /// Types a command; gives the lines that it printed, the datetime left out and checked.
+    pub(crate) fn run(&mut self, command: &str) -> Vec<String> {
+        writeln!(self.stdin, "{command}").unwrap();
+        let printed = self.until_prompt();
+        let mut lines: Vec<_> = printed.lines().map(str::to_owned).collect();
+        if !command.starts_with("GET_FILE") {
+            let datetime = lines.remove(0);
+            assert!(is_datetime(&datetime), "no datetime before the reply to {command}: {printed}");
+        }
+        lines
+    }
+
+    pub(crate) fn quit(mut self) {
+        writeln!(self.stdin, "QUIT").unwrap();
+        assert!(self.child.wait().unwrap().success());
+        eventually("the farewell", || self.output.lock().unwrap().ends_with("+++ FINISHED +++\n").then_some(()));
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `dd/mm/yyyy hh:mm:ss`
+pub(crate) fn is_datetime(text: &str) -> bool {
+    let form = "00/00/0000 00:00:00";
+    let same = |(is, should): (char, char)| is == should || (should == '0' && is.is_ascii_digit());
+    text.len() == form.len() && text.chars().zip(form.chars()).all(same)
+}

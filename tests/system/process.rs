@@ -1,0 +1,185 @@
+//! Running `lonja` as a person does, and killing it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::eventually;
+
+/// The program under test.
+pub(crate) fn lonja() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lonja"));
+    // What the person who runs the tests has set must not change what is tested.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LONJA_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A running process and what it has printed so far.
+pub(crate) struct Process {
+    child: Child,
+    stdout: Arc<Mutex<Vec<String>>>,
+    stderr: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
+        let stdout = collect(child.stdout.take().expect("standard output"));
+        let stderr = collect(child.stderr.take().expect("standard error"));
+        Self { child, stdout, stderr }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().unwrap().clone()
+    }
+
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// The address behind the first line that begins so.
+    pub(crate) fn address(&mut self, begins: &str) -> SocketAddr {
+        eventually(begins, || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("ended with {status}: {:?}", self.stderr());
+            }
+            let line = self.stdout().into_iter().find(|line| line.starts_with(begins))?;
+            let digits = |text: &str| text.trim_start_matches("http://").split('/').next().map(str::to_owned);
+            line.split_whitespace().filter_map(digits).find_map(|word| word.parse().ok())
+        })
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        eventually("the process ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Kibibytes of memory in use.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- standard error of the process:\n{}", self.stderr().join("\n"));
+        }
+    }
+}
+
+fn collect(output: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&lines);
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            kept.lock().unwrap().push(line);
+        }
+    });
+    lines
+}
+
+/// `lonja up` on a data directory of its own.
+pub(crate) struct Index {
+    pub(crate) process: Process,
+    pub(crate) peers: SocketAddr,
+    pub(crate) datetime: SocketAddr,
+    pub(crate) console: SocketAddr,
+    data: Arc<TempDir>,
+    arguments: Vec<String>,
+}
+
+impl Index {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self::start_on(Arc::new(TempDir::new().unwrap()), arguments)
+    }
+
+    fn start_on(data: Arc<TempDir>, arguments: Vec<String>) -> Self {
+        let mut process = Process::spawn(
+            lonja()
+                .args(["up", "--gateway-listen", "127.0.0.1:0", "--datetime-listen", "127.0.0.1:0"])
+                .args(["--console-listen", "127.0.0.1:0", "--data-dir"])
+                .arg(data.path())
+                .args(&arguments),
+        );
+        let peers = process.address("peers connect to");
+        let datetime = process.address("time over SOAP");
+        let console = process.address("health, metrics");
+        Self { process, peers, datetime, console, data, arguments }
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Starts again what was killed or has ended, on the same data.
+    pub(crate) fn restart(self) -> Self {
+        let (data, arguments) = (Arc::clone(&self.data), self.arguments.clone());
+        drop(self);
+        Self::start_on(data, arguments)
+    }
+
+    /// The value of a metric, by its line up to the value; 0 if there is none.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let metrics = http_get(self.console, "/metrics").1;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+/// One HTTP request; gives the status and the body.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    http(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends an HTTP request as it stands; gives the status and the body.
+pub(crate) fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}

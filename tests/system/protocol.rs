@@ -1,0 +1,197 @@
+//! docs/protocol.md 2 and 3 over a real socket: both encodings, any segmentation, and
+//! every kind of bad request.
+
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use lonja_wire::{Command, Dialect, Operation};
+
+use crate::{
+    process::Index,
+    wire::{self, DATETIME, bytes, exchange, exchange_all, exchange_in},
+};
+
+const BOTH: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
+
+/// An index where alice is connected and has published a file.
+fn with_alice() -> Index {
+    let index = Index::start();
+    assert_eq!(wire::register(index.peers, "alice"), 0);
+    assert_eq!(wire::connect_as(index.peers, "alice", 50_085), 0);
+    assert_eq!(wire::publish(index.peers, "alice", "hello.txt"), 0);
+    index
+}
+
+#[test]
+fn both_encodings_get_the_counts_they_expect() {
+    let index = with_alice();
+    let terminated = exchange(index.peers, &bytes("alice", Command::ListUsers, Dialect::Terminated));
+    let padded = exchange(index.peers, &bytes("alice", Command::ListUsers, Dialect::Padded));
+    assert_eq!(&terminated[..5], b"00001");
+    assert_eq!(&padded[..5], b"0\0\0\0\x01");
+    assert_eq!(terminated[5..], padded[5..]);
+    assert_eq!(&terminated[5..11], b"alice\0");
+    assert_eq!(&terminated[5 + 256..], b"127.0.0.1\0\0\0\0\0\0\x0050085\0");
+}
+
+#[test]
+fn any_split_of_a_request_gets_the_same_reply() {
+    let index = with_alice();
+    let commands = [Command::ListUsers, Command::ListContent(Some("alice".parse().unwrap()))];
+    for command in commands {
+        for dialect in BOTH {
+            let request = bytes("alice", command.clone(), dialect);
+            let whole = exchange(index.peers, &request);
+            for split in 1..request.len() {
+                let split_reply = exchange_in(index.peers, &[&request[..split], &request[split..]]);
+                assert_eq!(split_reply, whole, "{command:?} {dialect:?} split at {split}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_is_enough() {
+    let index = with_alice();
+    let request = bytes("alice", wire::publish_command("slow.txt"), Dialect::Terminated);
+    let pieces: Vec<_> = request.chunks(1).collect();
+    assert_eq!(exchange_in(index.peers, &pieces), b"0");
+}
+
+#[test]
+fn an_empty_username_is_answered_at_once_with_not_registered() {
+    let index = Index::start();
+    for request in [
+        format!("PUBLISH\0{DATETIME}\0\0hello.txt\0d\0"),
+        format!("CONNECT\0{DATETIME}\0\x005000\0"),
+        format!("LIST_CONTENT\0{DATETIME}\0\0bob\0"),
+        format!("LIST_USERS\0{DATETIME}\0\0"),
+        format!("UNREGISTER\0{DATETIME}\0\0"),
+    ] {
+        let started = Instant::now();
+        assert_eq!(exchange(index.peers, request.as_bytes()), b"1", "{request:?}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{request:?}");
+    }
+}
+
+#[test]
+fn names_of_255_bytes_and_of_any_script_are_kept() {
+    let index = Index::start();
+    let long = "x".repeat(255);
+    for name in [long.as_str(), "josé", "名前", "a b", "../../etc/passwd", "<img src=x>"] {
+        assert_eq!(exchange(index.peers, &bytes(name, Command::Register, Dialect::Padded)), b"0", "{name}");
+        assert_eq!(exchange(index.peers, &bytes(name, Command::Register, Dialect::Terminated)), b"1", "{name}");
+        assert_eq!(wire::connect_as(index.peers, name, 50_085), 0, "{name}");
+    }
+    let users = wire::list_users(index.peers, &long, Dialect::Terminated).unwrap();
+    let names: Vec<_> = users.iter().map(|user| user.username.as_str()).collect();
+    assert_eq!(names, [long.as_str(), "josé", "名前", "a b", "../../etc/passwd", "<img src=x>"]);
+}
+
+#[test]
+fn each_kind_of_bad_request_gets_its_status_a_line_and_a_count() {
+    let index = with_alice();
+    let long = "z".repeat(256);
+    let failed = |operation: Operation| [b'0' + operation.status(lonja_wire::Outcome::Failed)];
+    let mut cases: Vec<(Vec<u8>, Operation, &str)> = vec![
+        (format!("REGISTER\0{DATETIME}\0\0").into(), Operation::Register, "empty_name"),
+        (format!("PUBLISH\0{DATETIME}\0alice\0\0d\0").into(), Operation::Publish, "empty_name"),
+        (format!("CONNECT\0{DATETIME}\0alice\x000\0").into(), Operation::Connect, "impossible_port"),
+        (format!("CONNECT\0{DATETIME}\0alice\x0065536\0").into(), Operation::Connect, "impossible_port"),
+        (format!("CONNECT\0{DATETIME}\0alice\0http\0").into(), Operation::Connect, "impossible_port"),
+        (format!("LIST_CONTENT\0{DATETIME}\0alice\0b\x1b[2J\0").into(), Operation::ListContent, "control_character"),
+        (format!("PUBLISH\0{DATETIME}\0alice\0f\0d\ne\0").into(), Operation::Publish, "control_character"),
+        (format!("REGISTER\0{DATETIME} and more\0a\0").into(), Operation::Register, "too_long"),
+        ([format!("DELETE\0{DATETIME}\0alice\0").as_bytes(), b"\xff\xfe\0"].concat(), Operation::Delete, "not_utf8"),
+    ];
+    for operation in Operation::ALL {
+        let name = operation.name();
+        cases.push((format!("{name}\0{DATETIME}\0{long}").into(), operation, "too_long"));
+        cases.push((format!("{name}\0{DATETIME}\0a\tb\0f\0d\0").into(), operation, "control_character"));
+    }
+    // In the middle of a CONNECT a bad username waits for the port.
+    cases.retain(|(bytes, operation, _)| *operation != Operation::Connect || !bytes.ends_with(b"d\0"));
+    for (request, operation, reason) in cases {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        let metric = format!("lonja_gateway_bad_requests_total{{reason=\"{reason}\"}}");
+        let before = index.metric(&metric);
+        let lines = bad_lines(&index);
+        let started = Instant::now();
+        assert_eq!(exchange(index.peers, &request), failed(operation), "{text:?}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{text:?}");
+        assert_eq!(index.metric(&metric), before + 1.0, "{text:?}");
+        crate::eventually("a log line", || (bad_lines(&index) > lines).then_some(()));
+    }
+}
+
+fn bad_lines(index: &Index) -> usize {
+    index.process.stderr().iter().filter(|line| line.contains("bad request")).count()
+}
+
+#[test]
+fn an_unknown_operation_is_logged_counted_and_closed_without_an_answer() {
+    let index = Index::start();
+    for request in [b"HELLO\0".as_slice(), b"GET_FILE\0hello.txt\0", b"\0\0\0", &[b'A'; 300]] {
+        assert_eq!(exchange(index.peers, request), b"", "{request:?}");
+    }
+    assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"unknown_operation\"}"), 4.0);
+    crate::eventually("four log lines", || (bad_lines(&index) == 4).then_some(()));
+}
+
+#[test]
+fn a_peer_that_stops_in_the_middle_still_gets_an_answer() {
+    let index = Index::start();
+    for (request, reply) in [
+        (format!("PUBLISH\0{DATETIME}\0alice\0hel"), b"4".as_slice()),
+        (format!("LIST_USERS\0{DATETIME}"), b"3"),
+        ("REGISTER\0".to_owned(), b"2"),
+        ("REGIST".to_owned(), b""),
+    ] {
+        assert_eq!(exchange_all(index.peers, request.as_bytes()), reply, "{request:?}");
+    }
+}
+
+#[test]
+fn hostile_names_reach_the_terminal_escaped() {
+    let index = Index::start();
+    let name = "evil\u{202e}gpj.exe";
+    assert_eq!(wire::register(index.peers, name), 0);
+    crate::eventually("both lines", || {
+        let lines = index.process.stdout();
+        let escaped = lines.iter().filter(|line| line.contains("evil\\u{202e}gpj.exe")).count();
+        assert!(!lines.iter().any(|line| line.contains('\u{202e}')));
+        (escaped == 2).then_some(())
+    });
+}
+
+#[test]
+fn each_operation_leaves_its_lines_on_standard_output() {
+    let index = with_alice();
+    assert_eq!(wire::ask(index.peers, "bob", Command::ListUsers), 1);
+    let expected = [
+        "s> OPERATION FROM alice".to_owned(),
+        format!("alice\tREGISTER\t{DATETIME}"),
+        format!("alice\tCONNECT\t{DATETIME}"),
+        format!("alice\tPUBLISH\thello.txt\t{DATETIME}"),
+        "s> OPERATION FROM bob".to_owned(),
+        format!("bob\tLIST_USERS\t{DATETIME}"),
+    ];
+    crate::eventually("all lines", || {
+        let lines = index.process.stdout();
+        expected.iter().all(|line| lines.contains(line)).then_some(())
+    });
+}
+
+#[test]
+fn a_reply_waits_for_no_other_byte() {
+    let index = Index::start();
+    // The connection stays open for writing: only the request's own end can be its end.
+    let mut stream = wire::connect(index.peers);
+    stream.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
+    let mut status = [0];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"0");
+    assert_eq!(stream.read(&mut status).unwrap(), 0, "the gateway closes after its reply");
+}

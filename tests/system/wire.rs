@@ -1,0 +1,113 @@
+//! A peer in Rust that speaks the protocol over a real socket.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use lonja_wire::{
+    Command, Dialect, Request,
+    reply::{FILE_ENTRY, FileEntry, USER_ENTRY, UserEntry, read_count, read_file, read_status, read_user},
+};
+
+pub(crate) const DATETIME: &str = "12/05/2024 10:00:00";
+
+/// The bytes of a request.
+pub(crate) fn bytes(username: &str, command: Command, dialect: Dialect) -> Vec<u8> {
+    let username = (!username.is_empty()).then(|| username.parse().unwrap());
+    let request = Request { datetime: DATETIME.parse().unwrap(), username, command };
+    let mut bytes = Vec::new();
+    request.encode(dialect, &mut bytes);
+    bytes
+}
+
+pub(crate) fn connect(peers: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(peers).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends bytes and reads the whole reply. The connection stays open for writing, as
+/// peers leave it.
+pub(crate) fn exchange(peers: SocketAddr, request: &[u8]) -> Vec<u8> {
+    exchange_in(peers, &[request])
+}
+
+/// The same in several segments.
+pub(crate) fn exchange_in(peers: SocketAddr, segments: &[&[u8]]) -> Vec<u8> {
+    let mut stream = connect(peers);
+    for segment in segments {
+        stream.write_all(segment).unwrap();
+    }
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    reply
+}
+
+/// Sends bytes, then the end of the stream, and reads the whole reply.
+pub(crate) fn exchange_all(peers: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let mut stream = connect(peers);
+    stream.write_all(request).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    reply
+}
+
+/// Asks as a terminated peer and gives the status; `None` if there was no whole answer.
+pub(crate) fn try_ask(peers: SocketAddr, username: &str, command: Command) -> Option<u8> {
+    let mut stream = TcpStream::connect(peers).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.write_all(&bytes(username, command, Dialect::Terminated)).ok()?;
+    let mut status = [0];
+    stream.read_exact(&mut status).ok()?;
+    read_status(status[0]).ok()
+}
+
+/// Asks as a terminated peer and gives the status.
+pub(crate) fn ask(peers: SocketAddr, username: &str, command: Command) -> u8 {
+    try_ask(peers, username, command).expect("an answer")
+}
+
+pub(crate) fn register(peers: SocketAddr, username: &str) -> u8 {
+    ask(peers, username, Command::Register)
+}
+
+pub(crate) fn connect_as(peers: SocketAddr, username: &str, port: u16) -> u8 {
+    ask(peers, username, Command::Connect(std::num::NonZeroU16::new(port).unwrap().into()))
+}
+
+pub(crate) fn publish(peers: SocketAddr, username: &str, filename: &str) -> u8 {
+    ask(peers, username, publish_command(filename))
+}
+
+pub(crate) fn publish_command(filename: &str) -> Command {
+    Command::Publish(filename.parse().unwrap(), "a description".parse().unwrap())
+}
+
+/// The connected users, or the status that was answered instead.
+pub(crate) fn list_users(peers: SocketAddr, username: &str, dialect: Dialect) -> Result<Vec<UserEntry>, u8> {
+    let reply = exchange(peers, &bytes(username, Command::ListUsers, dialect));
+    entries::<USER_ENTRY, _>(&reply, dialect, |entry| read_user(entry).unwrap())
+}
+
+/// What a user has published, or the status that was answered instead.
+pub(crate) fn list_content(peers: SocketAddr, username: &str, remote: &str, dialect: Dialect) -> Result<Vec<FileEntry>, u8> {
+    let command = Command::ListContent(Some(remote.parse().unwrap()));
+    let reply = exchange(peers, &bytes(username, command, dialect));
+    entries::<FILE_ENTRY, _>(&reply, dialect, |entry| read_file(entry).unwrap())
+}
+
+fn entries<const N: usize, T>(reply: &[u8], dialect: Dialect, read: impl Fn(&[u8; N]) -> T) -> Result<Vec<T>, u8> {
+    let status = read_status(reply[0]).unwrap();
+    if status != 0 {
+        assert_eq!(reply.len(), 1);
+        return Err(status);
+    }
+    let count = read_count(reply[1..5].try_into().unwrap(), dialect).unwrap();
+    let (entries, rest) = reply[5..].as_chunks::<N>();
+    assert!(rest.is_empty() && entries.len() == count as usize, "{count} entries in {} bytes", reply.len());
+    Ok(entries.iter().map(read).collect())
+}
