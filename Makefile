@@ -1,22 +1,49 @@
-# The chores, each a line or two. `make test` is all that a change has to pass.
+# The chores, each a few lines. `make test` is all that a change has to pass.
 
 PYTHON := python3
 VENV := .venv
-# The Python packages that only tests and the example peer need.
+# What only the tests and the example peer need.
 ZEEP := zeep==4.3.3
+CARGO_DENY := 0.20.2
+CARGO_FUZZ := 0.13.2
 
-.PHONY: test lint bench soak fuzz clean
+.PHONY: test lint advisories bench soak fuzz clean
 
-test: lint $(VENV)
+test: lint advisories $(VENV)
 	cargo test --workspace
 
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version 0.20.2
-	cargo deny --all-features check advisories licenses bans sources
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny --version $(CARGO_DENY)
+	cargo deny --all-features check licenses bans sources
+
+# The database of advisories is fetched from github.com: without it this says so.
+advisories:
+	@if cargo deny fetch db; then cargo deny --all-features check advisories; \
+	else echo "ADVISORIES NOT CHECKED: their database cannot be fetched from here" >&2; fi
 
 $(VENV): Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(ZEEP)
 	touch $(VENV)
+
+# Beside a bare server, on an otherwise idle machine. BENCH_ARGS="--only register" for less.
+bench:
+	cargo build --release --workspace
+	target/release/lonja-bench compare $(BENCH_ARGS)
+	target/release/lonja-bench held
+	target/release/lonja-bench disk
+
+# The crash test again and again, which `make test` runs once.
+soak:
+	for round in 1 2 3 4 5 6 7 8 9 10; do cargo test --test system crash:: || exit 1; done
+
+# Needs a nightly toolchain. What it finds goes into the corpus and so into `make test`.
+fuzz:
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz --version $(CARGO_FUZZ)
+	cd crates/wire && cargo +nightly fuzz run decode -- -max_len=1044 -max_total_time=60
+
+clean:
+	cargo clean
+	rm -rf $(VENV)

@@ -4,11 +4,8 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 3] = [
-    "lonja/registry/v1/registry.proto",
-    "lonja/catalog/v1/catalog.proto",
-    "lonja/audit/v1/audit.proto",
-];
+const FILES: [&str; 3] =
+    ["lonja/registry/v1/registry.proto", "lonja/catalog/v1/catalog.proto", "lonja/audit/v1/audit.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=lonja");

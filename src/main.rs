@@ -10,6 +10,10 @@ use clap::{Parser, Subcommand};
 use lonja_chassis::{shutdown, telemetry};
 use tokio_util::sync::CancellationToken;
 
+/// Many small messages are made and dropped on other threads: docs/adr/0004.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A peer-to-peer file-sharing index: existing peers connect to it unchanged
 #[derive(Debug, Parser)]
 #[command(name = "lonja", version, arg_required_else_help = true)]

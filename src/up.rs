@@ -78,7 +78,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
 }
 
 /// Opens the stores, which share one journal, and puts the services' clients on them.
-fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> Result<(Backend, Journal), OpenError> {
+fn open(
+    config: &Config,
+    lines: &OperationLog,
+    shutdown: &CancellationToken,
+) -> Result<(Backend, Journal), OpenError> {
     let mut journal = Journal::open(&config.data_dir, "lonja")?;
     let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
     let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &config.catalog)?;

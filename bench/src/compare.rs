@@ -60,10 +60,25 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    println!("{} pairs of {} s; medians; ratios are lonja / bare, pair by pair", config.pairs, config.seconds);
+    println!(
+        "{} pairs of {} s; medians; ratios are lonja / bare, pair by pair",
+        config.pairs, config.seconds
+    );
     println!(
         "{:<16} {:>5} | {:>8} {:>8} {:>6} | {:>6} {:>6} {:>6} | {:>7} {:>7} {:>7} | {:>6} {:>9}",
-        "", "conns", "lonja/s", "bare/s", "ratio", "cpu us", "bare", "ratio", "p50 us", "p99 us", "p99.9", "p99 x", "MB/s"
+        "",
+        "conns",
+        "lonja/s",
+        "bare/s",
+        "ratio",
+        "cpu us",
+        "bare",
+        "ratio",
+        "p50 us",
+        "p99 us",
+        "p99.9",
+        "p99 x",
+        "MB/s"
     );
     let rows = [
         ("register", Asked::Register, 0),
@@ -97,8 +112,11 @@ fn row(config: &Config, name: &str, shape: &Load) -> anyhow::Result<()> {
             .arg(data.path()),
     )?;
     let answer = bare_reply(shape);
-    let bare =
-        Server::start(Command::new(std::env::current_exe()?).args(["bare", "--answer", &answer.to_string()]))?;
+    let bare = Server::start(Command::new(std::env::current_exe()?).args([
+        "bare",
+        "--answer",
+        &answer.to_string(),
+    ]))?;
     prepare(lonja.port, shape)?;
     let mut pairs = Vec::new();
     // The first pair warms up and does not count.

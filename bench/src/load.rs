@@ -23,6 +23,8 @@ use tokio::{
 
 /// Loopback addresses that are dialled in turn, so that ports do not run out.
 const ADDRESSES: u64 = 8;
+/// Bytes that are read at once.
+const BUFFER: usize = 65_536;
 /// Users who publish, in turn.
 const PUBLISHERS: u64 = 64;
 
@@ -142,9 +144,10 @@ pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
     drive(64, || {
         let (users, next) = (Rc::clone(&users), Rc::clone(&next));
         async move {
+            let mut buffer = vec![0; BUFFER];
             while let Some(steps) = users.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                 for step in steps {
-                    exchange(port, step, 1).await?;
+                    exchange(port, step, 1, &mut buffer).await?;
                 }
             }
             Ok(())
@@ -160,10 +163,11 @@ pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figur
     let end = started + Duration::from_secs_f64(load.seconds);
     let latencies = drive(load.connections, || async move {
         let mut latency = Histogram::<u64>::new(3)?;
+        let mut buffer = vec![0; BUFFER];
         while Instant::now() < end {
             let bytes = request(asked, NEXT.fetch_add(1, Ordering::Relaxed))?;
             let began = Instant::now();
-            exchange(port, &bytes, reply).await?;
+            exchange(port, &bytes, reply, &mut buffer).await?;
             latency.record(began.elapsed().as_micros() as u64)?;
         }
         Ok(latency)
@@ -193,16 +197,16 @@ where
 }
 
 /// One connection, one request, one reply read to the end of the stream.
-async fn exchange(port: u16, request: &[u8], reply: usize) -> anyhow::Result<()> {
+async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
     static DIALLED: AtomicU64 = AtomicU64::new(0);
-    let host = Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);
+    let host =
+        Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);
     let mut stream = TcpStream::connect(SocketAddr::from((host, port))).await?;
     stream.write_all(request).await?;
-    let mut buffer = [0; 65_536];
     let mut read = 0;
     let mut status = None;
     loop {
-        match stream.read(&mut buffer).await {
+        match stream.read(buffer).await {
             Ok(0) => break,
             Ok(more) => {
                 status.get_or_insert(buffer[0]);

@@ -36,11 +36,21 @@ const TABLE: [(Reason, &str, Code, &str); 9] = [
     (Reason::UserNotFound, "USER_NOT_FOUND", Code::NotFound, "the user is not registered"),
     (Reason::SessionExists, "SESSION_EXISTS", Code::AlreadyExists, "the user is already connected"),
     (Reason::SessionNotFound, "SESSION_NOT_FOUND", Code::FailedPrecondition, "the user is not connected"),
-    (Reason::RemoteUserNotFound, "REMOTE_USER_NOT_FOUND", Code::NotFound, "the remote user is not registered"),
+    (
+        Reason::RemoteUserNotFound,
+        "REMOTE_USER_NOT_FOUND",
+        Code::NotFound,
+        "the remote user is not registered",
+    ),
     (Reason::SessionEnded, "SESSION_ENDED", Code::FailedPrecondition, "the session has ended"),
     (Reason::FileExists, "FILE_EXISTS", Code::AlreadyExists, "the file is already published"),
     (Reason::FileNotFound, "FILE_NOT_FOUND", Code::NotFound, "the file is not published"),
-    (Reason::TooManyFiles, "TOO_MANY_FILES", Code::ResourceExhausted, "the session has published as many files as allowed"),
+    (
+        Reason::TooManyFiles,
+        "TOO_MANY_FILES",
+        Code::ResourceExhausted,
+        "the session has published as many files as allowed",
+    ),
 ];
 
 /// A status that is no refusal of this table: a failure.

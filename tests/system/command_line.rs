@@ -29,10 +29,12 @@ fn a_port_in_use_is_said_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let data = TempDir::new().unwrap();
-    let mut process = Process::spawn(lonja().args(["up", "--gateway-listen", &address, "--data-dir"]).arg(data.path()));
+    let mut process =
+        Process::spawn(lonja().args(["up", "--gateway-listen", &address, "--data-dir"]).arg(data.path()));
     assert_eq!(process.end().code(), Some(1));
-    let expected =
-        format!("lonja: cannot listen on {address}: the port is in use: stop what listens there or choose another port");
+    let expected = format!(
+        "lonja: cannot listen on {address}: the port is in use: stop what listens there or choose another port"
+    );
     crate::eventually("the line", || (process.stderr() == [expected.clone()]).then_some(()));
 }
 

@@ -53,7 +53,8 @@ fn a_call_is_answered_and_anything_else_is_a_fault() {
 #[test]
 fn the_time_is_that_of_the_time_zone() {
     let hour = |zone: &str| {
-        let mut process = Process::spawn(lonja().args(["datetime", "--listen", "127.0.0.1:0"]).env("TZ", zone));
+        let mut process =
+            Process::spawn(lonja().args(["datetime", "--listen", "127.0.0.1:0"]).env("TZ", zone));
         let address = process.address("lonja.datetime listens on");
         let before = jiff::Timestamp::now().in_tz(zone).unwrap();
         let answer = post(address, CALL).1;

@@ -103,7 +103,9 @@ fn one_address_cannot_take_every_place() {
     assert_eq!(index.metric("lonja_gateway_connections_refused_total"), 1.0);
     // From another loopback address there is still a place.
     drop(held);
-    eventually("places come back", || (wire::try_ask(index.peers, "alice", Command::ListUsers) == Some(1)).then_some(()));
+    eventually("places come back", || {
+        (wire::try_ask(index.peers, "alice", Command::ListUsers) == Some(1)).then_some(())
+    });
 }
 
 #[test]

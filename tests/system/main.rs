@@ -1,6 +1,8 @@
 //! Tests of the whole system: real processes on ports that the system chose, driven
 //! over real sockets. One program, so that it is linked once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod cluster;
 mod command_line;
 mod concurrency;

@@ -81,7 +81,9 @@ impl Peer {
     pub(crate) fn quit(mut self) {
         writeln!(self.stdin, "QUIT").unwrap();
         assert!(self.child.wait().unwrap().success());
-        eventually("the farewell", || self.output.lock().unwrap().ends_with("+++ FINISHED +++\n").then_some(()));
+        eventually("the farewell", || {
+            self.output.lock().unwrap().ends_with("+++ FINISHED +++\n").then_some(())
+        });
     }
 }
 

@@ -82,7 +82,11 @@ fn names_of_255_bytes_and_of_any_script_are_kept() {
     let long = "x".repeat(255);
     for name in [long.as_str(), "josé", "名前", "a b", "../../etc/passwd", "<img src=x>"] {
         assert_eq!(exchange(index.peers, &bytes(name, Command::Register, Dialect::Padded)), b"0", "{name}");
-        assert_eq!(exchange(index.peers, &bytes(name, Command::Register, Dialect::Terminated)), b"1", "{name}");
+        assert_eq!(
+            exchange(index.peers, &bytes(name, Command::Register, Dialect::Terminated)),
+            b"1",
+            "{name}"
+        );
         assert_eq!(wire::connect_as(index.peers, name, 50_085), 0, "{name}");
     }
     let users = wire::list_users(index.peers, &long, Dialect::Terminated).unwrap();
@@ -101,10 +105,18 @@ fn each_kind_of_bad_request_gets_its_status_a_line_and_a_count() {
         (format!("CONNECT\0{DATETIME}\0alice\x000\0").into(), Operation::Connect, "impossible_port"),
         (format!("CONNECT\0{DATETIME}\0alice\x0065536\0").into(), Operation::Connect, "impossible_port"),
         (format!("CONNECT\0{DATETIME}\0alice\0http\0").into(), Operation::Connect, "impossible_port"),
-        (format!("LIST_CONTENT\0{DATETIME}\0alice\0b\x1b[2J\0").into(), Operation::ListContent, "control_character"),
+        (
+            format!("LIST_CONTENT\0{DATETIME}\0alice\0b\x1b[2J\0").into(),
+            Operation::ListContent,
+            "control_character",
+        ),
         (format!("PUBLISH\0{DATETIME}\0alice\0f\0d\ne\0").into(), Operation::Publish, "control_character"),
         (format!("REGISTER\0{DATETIME} and more\0a\0").into(), Operation::Register, "too_long"),
-        ([format!("DELETE\0{DATETIME}\0alice\0").as_bytes(), b"\xff\xfe\0"].concat(), Operation::Delete, "not_utf8"),
+        (
+            [format!("DELETE\0{DATETIME}\0alice\0").as_bytes(), b"\xff\xfe\0"].concat(),
+            Operation::Delete,
+            "not_utf8",
+        ),
     ];
     for operation in Operation::ALL {
         let name = operation.name();

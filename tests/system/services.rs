@@ -106,7 +106,8 @@ fn health_is_what_the_store_says_and_reflection_is_on() {
             host: String::new(),
             message_request: Some(MessageRequest::ListServices(String::new())),
         };
-        let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let mut answers =
+            client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
         match answers.message().await.unwrap().unwrap().message_response {
             Some(MessageResponse::ListServicesResponse(list)) => list.service,
             other => panic!("{other:?}"),
@@ -144,7 +145,9 @@ fn a_service_that_does_not_answer_costs_a_status_within_the_deadline() {
         assert_eq!(wire::publish(cluster.peers, "alice", "a.txt"), 4);
         assert!(started.elapsed() < DEADLINE, "{:?}", started.elapsed());
         service.process.signal("CONT");
-        eventually("it is back", || matches!(wire::publish(cluster.peers, "alice", "a.txt"), 0 | 3).then_some(()));
+        eventually("it is back", || {
+            matches!(wire::publish(cluster.peers, "alice", "a.txt"), 0 | 3).then_some(())
+        });
         assert_eq!(wire::ask(cluster.peers, "alice", Command::Delete("a.txt".parse().unwrap())), 0);
     }
 }

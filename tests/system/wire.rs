@@ -94,13 +94,22 @@ pub(crate) fn list_users(peers: SocketAddr, username: &str, dialect: Dialect) ->
 }
 
 /// What a user has published, or the status that was answered instead.
-pub(crate) fn list_content(peers: SocketAddr, username: &str, remote: &str, dialect: Dialect) -> Result<Vec<FileEntry>, u8> {
+pub(crate) fn list_content(
+    peers: SocketAddr,
+    username: &str,
+    remote: &str,
+    dialect: Dialect,
+) -> Result<Vec<FileEntry>, u8> {
     let command = Command::ListContent(Some(remote.parse().unwrap()));
     let reply = exchange(peers, &bytes(username, command, dialect));
     entries::<FILE_ENTRY, _>(&reply, dialect, |entry| read_file(entry).unwrap())
 }
 
-fn entries<const N: usize, T>(reply: &[u8], dialect: Dialect, read: impl Fn(&[u8; N]) -> T) -> Result<Vec<T>, u8> {
+fn entries<const N: usize, T>(
+    reply: &[u8],
+    dialect: Dialect,
+    read: impl Fn(&[u8; N]) -> T,
+) -> Result<Vec<T>, u8> {
     let status = read_status(reply[0]).unwrap();
     if status != 0 {
         assert_eq!(reply.len(), 1);

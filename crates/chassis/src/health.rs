@@ -70,9 +70,8 @@ impl Health {
     #[must_use]
     pub fn describe(&self) -> String {
         let table = self.table.read();
-        let line = |(name, ready): &(&str, bool)| {
-            format!("{name} {}\n", if *ready { "ready" } else { "not ready" })
-        };
+        let line =
+            |(name, ready): &(&str, bool)| format!("{name} {}\n", if *ready { "ready" } else { "not ready" });
         table.iter().map(line).collect()
     }
 

@@ -103,11 +103,7 @@ async fn ending<T>(shutdown: &CancellationToken, part: impl Future<Output = T>) 
 }
 
 /// Serves the admin endpoints until shutdown, if there is a listener.
-pub async fn serve_admin(
-    listener: Option<TcpListener>,
-    health: &Health,
-    shutdown: &CancellationToken,
-) {
+pub async fn serve_admin(listener: Option<TcpListener>, health: &Health, shutdown: &CancellationToken) {
     if let Some(listener) = listener {
         admin::serve(listener, health.clone(), shutdown.clone()).await;
     }

@@ -40,12 +40,10 @@ pub fn decode(bytes: &[u8]) -> Progress {
     match reading::conclude(bytes, NAME.len(), &[WIDTH_NAME]) {
         Conclusion::Incomplete | Conclusion::Tentative => Progress::Incomplete,
         Conclusion::Bad { error, .. } => Progress::Bad(error),
-        Conclusion::Complete(fields, _) => {
-            match Filename::from_bytes(fields.get(0).unwrap_or_default()) {
-                Ok(filename) => Progress::Complete(filename),
-                Err(error) => Progress::Bad(error),
-            }
-        }
+        Conclusion::Complete(fields, _) => match Filename::from_bytes(fields.get(0).unwrap_or_default()) {
+            Ok(filename) => Progress::Complete(filename),
+            Err(error) => Progress::Bad(error),
+        },
     }
 }
 

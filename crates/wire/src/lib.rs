@@ -12,8 +12,8 @@ pub mod reply;
 mod request;
 
 pub use field::{
-    Datetime, Description, FieldError, Filename, Port, Username, WIDTH_ADDRESS, WIDTH_DATETIME,
-    WIDTH_NAME, WIDTH_OPERATION, WIDTH_PORT,
+    Datetime, Description, FieldError, Filename, Port, Username, WIDTH_ADDRESS, WIDTH_DATETIME, WIDTH_NAME,
+    WIDTH_OPERATION, WIDTH_PORT,
 };
 pub use operation::{Operation, Outcome};
 pub use reading::Dialect;

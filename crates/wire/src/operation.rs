@@ -97,12 +97,10 @@ impl Operation {
     /// operation has no status of its own for is "any other failure".
     #[must_use]
     pub const fn status(self, outcome: Outcome) -> u8 {
-        use Operation::{
-            Connect, Delete, Disconnect, ListContent, ListUsers, Publish, Register, Unregister,
-        };
+        use Operation::{Connect, Delete, Disconnect, ListContent, ListUsers, Publish, Register, Unregister};
         use Outcome::{
-            AlreadyConnected, AlreadyPublished, AlreadyRegistered, NotConnected, NotPublished,
-            NotRegistered, Ok, RemoteNotRegistered,
+            AlreadyConnected, AlreadyPublished, AlreadyRegistered, NotConnected, NotPublished, NotRegistered,
+            Ok, RemoteNotRegistered,
         };
         match (self, outcome) {
             (_, Ok) => 0,
@@ -113,9 +111,7 @@ impl Operation {
             ) => 1,
             (Connect, AlreadyConnected)
             | (Disconnect | Publish | Delete | ListUsers | ListContent, NotConnected) => 2,
-            (Publish, AlreadyPublished)
-            | (Delete, NotPublished)
-            | (ListContent, RemoteNotRegistered) => 3,
+            (Publish, AlreadyPublished) | (Delete, NotPublished) | (ListContent, RemoteNotRegistered) => 3,
             (Register | Unregister, _) => 2,
             (Connect | Disconnect | ListUsers, _) => 3,
             (Publish | Delete | ListContent, _) => 4,

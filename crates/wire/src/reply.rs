@@ -130,9 +130,7 @@ pub fn read_count(bytes: [u8; 4], dialect: Dialect) -> Result<u32, BadReply> {
     match dialect {
         Dialect::Padded => Ok(u32::from_be_bytes(bytes)),
         Dialect::Terminated => bytes.iter().try_fold(0, |count, byte| {
-            byte.is_ascii_digit()
-                .then(|| count * 10 + u32::from(byte - b'0'))
-                .ok_or(BadReply::Count)
+            byte.is_ascii_digit().then(|| count * 10 + u32::from(byte - b'0')).ok_or(BadReply::Count)
         }),
     }
 }
@@ -202,7 +200,7 @@ mod tests {
         push_user("bob", Ipv4Addr::LOCALHOST, 58607, &mut entries);
         assert_eq!(entries.len(), 2 * 278);
         assert_eq!(&entries[..6], b"alice\0");
-        assert_eq!(&entries[256..278], b"127.0.0.1\0\0\0\0\0\0\050085\0");
+        assert_eq!(&entries[256..278], b"127.0.0.1\0\0\0\0\0\0\x0050085\0");
         assert_eq!(&entries[278..282], b"bob\0");
         assert_eq!(list_header(2, Dialect::Terminated), (*b"00002", 2));
         assert_eq!(list_header(2, Dialect::Padded), (*b"0\0\0\0\x02", 2));

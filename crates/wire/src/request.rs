@@ -273,9 +273,7 @@ impl Request {
             Command::Publish(filename, description) => (filename.as_str(), description.as_str()),
             Command::Delete(filename) => (filename.as_str(), ""),
             Command::ListContent(remote) => (remote.as_ref().map_or("", Username::as_str), ""),
-            Command::Register | Command::Unregister | Command::Disconnect | Command::ListUsers => {
-                ("", "")
-            }
+            Command::Register | Command::Unregister | Command::Disconnect | Command::ListUsers => ("", ""),
         };
         let username = self.username.as_ref().map_or("", Username::as_str);
         let fields = [self.datetime.as_str(), username, third, fourth];

@@ -1,11 +1,13 @@
 //! The request codec in four layers: golden bytes, round trips, every split, perturbed
 //! input; and the committed fuzz corpus replayed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use lonja_wire::{
-    BadRequest, Command, Dialect, FieldError, MAX_REQUEST, Operation, Progress, Request, Username,
-    decode, decode_final, dialect,
+    BadRequest, Command, Dialect, FieldError, MAX_REQUEST, Operation, Progress, Request, Username, decode,
+    decode_final, dialect,
 };
 use proptest::prelude::*;
 
@@ -163,7 +165,8 @@ fn a_peer_that_stops_after_some_padding_meant_what_it_said() {
 fn an_empty_last_name_waits_for_the_padding_that_would_explain_it() {
     let bytes = b"DELETE\x0012/05/2024 10:00:00\0alice\0\0";
     assert_eq!(decode(bytes), Progress::Tentative);
-    let empty = BadRequest::Field { operation: Operation::Delete, field: "filename", error: FieldError::Empty };
+    let empty =
+        BadRequest::Field { operation: Operation::Delete, field: "filename", error: FieldError::Empty };
     assert_eq!(decode_final(bytes), Err(empty));
     let bytes = b"LIST_CONTENT\x0012/05/2024 10:00:00\0alice\0\0";
     assert_eq!(decode(bytes), Progress::Tentative);
@@ -192,8 +195,8 @@ fn bad_fields_are_answered_with_the_failure_of_the_operation() {
         (format!("REGISTER\0{date}\0a\x1bb\0").into(), "control_character", 2),
         (format!("REGISTER\0{date} and more\0a\0").into(), "too_long", 2),
         ([format!("UNREGISTER\0{date}\0").as_bytes(), b"\xff\0"].concat(), "not_utf8", 2),
-        (format!("CONNECT\0{date}\0a\00\0").into(), "impossible_port", 3),
-        (format!("CONNECT\0{date}\0a\065536\0").into(), "impossible_port", 3),
+        (format!("CONNECT\0{date}\0a\x000\0").into(), "impossible_port", 3),
+        (format!("CONNECT\0{date}\0a\x0065536\0").into(), "impossible_port", 3),
         (format!("CONNECT\0{date}\0a\0http\0").into(), "impossible_port", 3),
         (format!("DISCONNECT\0{date}\0a\nb\0").into(), "control_character", 3),
         (format!("PUBLISH\0{date}\0a\0f\0{long}").into(), "too_long", 4),
@@ -213,7 +216,14 @@ fn bad_fields_are_answered_with_the_failure_of_the_operation() {
 
 #[test]
 fn unknown_operations_have_no_answer() {
-    for bytes in [b"HELLO\0".as_slice(), b"\0", b"register\0", b"GET_FILE\0a\0", b"GET / HTTP/1.1\r\n\r\n\0", &[b'R'; 256]] {
+    for bytes in [
+        b"HELLO\0".as_slice(),
+        b"\0",
+        b"register\0",
+        b"GET_FILE\0a\0",
+        b"GET / HTTP/1.1\r\n\r\n\0",
+        &[b'R'; 256],
+    ] {
         let Progress::Bad(bad) = decode(bytes) else { panic!("accepted {bytes:?}") };
         assert_eq!(bad, BadRequest::UnknownOperation);
         assert_eq!(bad.answer(), None);
@@ -224,10 +234,13 @@ fn unknown_operations_have_no_answer() {
 
 #[test]
 fn a_known_operation_that_stops_early_still_has_an_answer() {
-    let bytes = encoded(&request("alice", Command::ListContent(Some("bob".parse().unwrap()))), Dialect::Terminated);
+    let bytes =
+        encoded(&request("alice", Command::ListContent(Some("bob".parse().unwrap()))), Dialect::Terminated);
     for end in b"LIST_CONTENT\0".len()..bytes.len() {
         let bad = decode_final(&bytes[..end]);
-        if end == bytes.len() - "bob\0".len() + 1 { continue }
+        if end == bytes.len() - "bob\0".len() + 1 {
+            continue;
+        }
         assert_eq!(bad, Err(BadRequest::Incomplete { operation: Operation::ListContent }), "{end}");
         assert_eq!(bad.unwrap_err().answer(), Some((Operation::ListContent, 4)));
     }

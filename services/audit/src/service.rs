@@ -176,7 +176,8 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
             loop {
                 let records = reader.page().await?;
                 if !records.is_empty() {
-                    let page = TailOperationsResponse { records, next_page_token: reader.position.to_string() };
+                    let page =
+                        TailOperationsResponse { records, next_page_token: reader.position.to_string() };
                     return Ok(Some((page, (reader, shutdown))));
                 }
                 tokio::select! {

@@ -38,7 +38,8 @@ fn session_id(text: &str) -> Result<SessionId, Status> {
 }
 
 fn file(file: Option<proto::File>) -> Result<File, Status> {
-    let proto::File { filename, description } = file.ok_or_else(|| Status::invalid_argument("file: missing"))?;
+    let proto::File { filename, description } =
+        file.ok_or_else(|| Status::invalid_argument("file: missing"))?;
     if filename.is_empty() || filename.len() > MAX_NAME || description.len() > MAX_NAME {
         return Err(Status::invalid_argument("filename: 1 to 255 bytes; description: at most 255 bytes"));
     }

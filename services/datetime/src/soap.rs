@@ -154,7 +154,8 @@ mod tests {
         let doctype = format!("<!DOCTYPE a [<!ENTITY b \"c\">]>{}", call("", DATETIME));
         let must = "<s:Header><a s:mustUnderstand=\"1\"/></s:Header>";
         let may = "<s:Header><a s:mustUnderstand=\"0\"/></s:Header>";
-        let soap12 = call("", DATETIME).replace("http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope");
+        let soap12 = call("", DATETIME)
+            .replace("http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope");
         let twice = format!("{DATETIME}{DATETIME}");
         for (message, expected) in [
             (doctype.as_str(), Err(BadCall::Doctype)),
@@ -176,7 +177,8 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_no_danger() {
-        let deep = call("", DATETIME).replace("<s:Body>", &format!("{}{}<s:Body>", "<a>".repeat(9000), "</a>".repeat(9000)));
+        let deep = call("", DATETIME)
+            .replace("<s:Body>", &format!("{}{}<s:Body>", "<a>".repeat(9000), "</a>".repeat(9000)));
         assert_eq!(read_call(deep.as_bytes()), Ok(()));
     }
 }

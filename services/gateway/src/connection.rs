@@ -157,7 +157,10 @@ impl Shared {
 
     fn reply(&self, answer: &Answer, dialect: Dialect, peer: SocketAddr) -> Reply {
         let Some(list) = &answer.list else {
-            return Reply { head: Bytes::copy_from_slice(&[reply::status(answer.status)]), body: Bytes::new() };
+            return Reply {
+                head: Bytes::copy_from_slice(&[reply::status(answer.status)]),
+                body: Bytes::new(),
+            };
         };
         let (head, sent) = list_header(list.count, dialect);
         if sent < list.count {

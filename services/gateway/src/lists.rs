@@ -63,11 +63,8 @@ impl Lists {
         username: String,
     ) -> Result<Arc<Rendered>, NotDone> {
         let known = Arc::clone(&self.users.lock());
-        let request = registry::ListSessionsRequest {
-            username,
-            known_revision: known.revision.clone(),
-            page_size: 0,
-        };
+        let request =
+            registry::ListSessionsRequest { username, known_revision: known.revision.clone(), page_size: 0 };
         let mut pages = registry.list_sessions(request).await?.into_inner();
         let first = pages.message().await?.ok_or_else(cut_short)?;
         if first.not_modified {
@@ -140,7 +137,12 @@ fn cut_short() -> Status {
     Status::data_loss("a list ended before its time")
 }
 
-fn finish(total: u32, entry: usize, entries: Vec<u8>, budget: OwnedSemaphorePermit) -> Result<Rendered, Status> {
+fn finish(
+    total: u32,
+    entry: usize,
+    entries: Vec<u8>,
+    budget: OwnedSemaphorePermit,
+) -> Result<Rendered, Status> {
     if entries.len() != total as usize * entry {
         return Err(cut_short());
     }

@@ -37,9 +37,7 @@ impl Metrics {
                 }
             }
         }
-        let duration = |operation: Operation| {
-            histogram!("lonja_gateway_request_duration_seconds", "operation" => operation.name())
-        };
+        let duration = |operation: Operation| histogram!("lonja_gateway_request_duration_seconds", "operation" => operation.name());
         let bad = |reason| counter!("lonja_gateway_bad_requests_total", "reason" => reason);
         Self {
             requests,

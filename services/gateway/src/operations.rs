@@ -142,7 +142,9 @@ impl Operations {
         let farewell = catalog.end_session(EndSessionRequest { session_id });
         match time::timeout(FAREWELL, farewell).await {
             Ok(Ok(_)) => {}
-            Ok(Err(status)) => tracing::warn!(error = status.message(), "the catalog still holds an ended session"),
+            Ok(Err(status)) => {
+                tracing::warn!(error = status.message(), "the catalog still holds an ended session")
+            }
             Err(_) => tracing::warn!("the catalog still holds an ended session: it does not answer"),
         }
     }

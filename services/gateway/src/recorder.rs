@@ -11,7 +11,9 @@ use std::{
 };
 
 use lonja_chassis::rpc::Channel;
-use lonja_proto::audit::{OperationRecord, RecordOperationsRequest, audit_service_client::AuditServiceClient};
+use lonja_proto::audit::{
+    OperationRecord, RecordOperationsRequest, audit_service_client::AuditServiceClient,
+};
 use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
 use tokio::{
@@ -94,7 +96,8 @@ impl Recorder {
 
     /// Delivers until `finished`, and what is left then within two seconds.
     pub(crate) async fn deliver(&self, audit: AuditServiceClient<Channel>, finished: CancellationToken) {
-        let mut delivery = Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
+        let mut delivery =
+            Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
         let _ = finished.run_until_cancelled(delivery.run()).await;
         let left = async {
             while delivery.has_some() {

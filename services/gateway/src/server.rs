@@ -84,7 +84,12 @@ impl Gateway {
         Ok(())
     }
 
-    async fn serve_peers(self, listener: TcpListener, shutdown: CancellationToken, finished: CancellationToken) {
+    async fn serve_peers(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+        finished: CancellationToken,
+    ) {
         let connections = TaskTracker::new();
         shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
         drop(listener);

@@ -94,7 +94,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::OpenSessionRequest>,
     ) -> Result<Response<proto::OpenSessionResponse>, Status> {
         let request = request.into_inner();
-        let opened = self.store.open_session(username(&request.username)?, endpoint(request.endpoint)?).await?;
+        let opened =
+            self.store.open_session(username(&request.username)?, endpoint(request.endpoint)?).await?;
         Ok(Response::new(proto::OpenSessionResponse { session_id: opened.to_string() }))
     }
 
@@ -120,7 +121,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
     ) -> Result<Response<proto::GetRemoteSessionResponse>, Status> {
         let request = request.get_ref();
         // An empty remote name is nobody's: the store says so.
-        let session = self.store.remote_session(username(&request.username)?, &request.remote_username).await?;
+        let session =
+            self.store.remote_session(username(&request.username)?, &request.remote_username).await?;
         Ok(Response::new(proto::GetRemoteSessionResponse { session_id: id(session) }))
     }
 
@@ -152,7 +154,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             return Err(Status::invalid_argument("sessions: at most 1000"));
         }
         let parse = |key: proto::SessionKey| {
-            let id = key.session_id.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))?;
+            let id =
+                key.session_id.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))?;
             Ok((key.username, id))
         };
         let keys: Vec<_> = keys.into_iter().map(parse).collect::<Result<_, Status>>()?;

@@ -4,10 +4,7 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message as _;
-use redb::{
-    Database, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -232,7 +229,10 @@ struct LogWriter<S: State> {
 impl<S: State> LogWriter<S> {
     /// Empties the oldest rows, within this commit's share, and gives what of them still
     /// matters.
-    fn clean(&self, table: &mut redb::Table<'_, Row, &'static [u8]>) -> Result<(Vec<S::Change>, u64), StorageError> {
+    fn clean(
+        &self,
+        table: &mut redb::Table<'_, Row, &'static [u8]>,
+    ) -> Result<(Vec<S::Change>, u64), StorageError> {
         let state = self.shared.state.read();
         let fresh = weight::<S>(&self.changes);
         let share = CLEANING_STEP + 2 * fresh;

@@ -67,7 +67,11 @@ impl Signal {
 }
 
 /// Commits until the journal is closed and nothing waits.
-pub(super) fn write_until_closed(database: &Database, signal: &Signal, mut participants: Vec<Box<dyn Participant>>) {
+pub(super) fn write_until_closed(
+    database: &Database,
+    signal: &Signal,
+    mut participants: Vec<Box<dyn Participant>>,
+) {
     let commands = metrics::counter!("lonja_journal_commands_total");
     let commits = metrics::histogram!("lonja_journal_commit_duration_seconds");
     loop {

@@ -49,7 +49,11 @@ pub fn routes(health: &Health, descriptors: &'static [u8]) -> Result<RoutesBuild
 ///
 /// # Errors
 /// When the transport gives up.
-pub async fn serve(listener: TcpListener, routes: Routes, shutdown: CancellationToken) -> Result<(), ServeError> {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
     let server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))

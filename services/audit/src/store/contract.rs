@@ -128,7 +128,8 @@ pub(crate) async fn nothing_is_lost_or_doubled_when_many_write(store: impl Store
     assert_eq!(users.len(), 800);
     for writer in 0..16 {
         let prefix = format!("w{writer}-");
-        let own: Vec<u32> = users.iter().filter_map(|user| user.strip_prefix(&prefix)?.parse().ok()).collect();
+        let own: Vec<u32> =
+            users.iter().filter_map(|user| user.strip_prefix(&prefix)?.parse().ok()).collect();
         assert_eq!(own, (1..=50).collect::<Vec<_>>());
     }
 }

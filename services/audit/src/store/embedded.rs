@@ -151,7 +151,8 @@ impl State for Audit {
             Some(last) => *last,
             None => self.writers.get(&batch.writer_id).map_or(0, |mark| mark.last_sequence),
         };
-        let known = (stored + 1).saturating_sub(batch.first_sequence).min(batch.records.len() as u64) as usize;
+        let known =
+            (stored + 1).saturating_sub(batch.first_sequence).min(batch.records.len() as u64) as usize;
         if known == batch.records.len() {
             return known;
         }
@@ -181,7 +182,8 @@ impl State for Audit {
             Some(Kind::Writer(writer)) => {
                 let current = self.writers.get(&writer.id);
                 is_remembered(writer.at)
-                    && current.is_some_and(|mark| mark.row == row && mark.last_sequence == writer.last_sequence)
+                    && current
+                        .is_some_and(|mark| mark.row == row && mark.last_sequence == writer.last_sequence)
             }
             // The oldest records make room for the newest.
             Some(Kind::Record(_)) | None => false,

@@ -52,11 +52,11 @@ impl Store for EmbeddedStore {
         let Some(list) = state.sessions.get(&session) else { return Ok(Vec::new()) };
         let mut files: Vec<_> = list.files.iter().collect();
         files.sort_unstable_by_key(|(_, entry)| entry.order);
-        let file = |(filename, entry): (&Box<str>, &Entry)| File {
+        let files = files.into_iter().map(|(filename, entry)| File {
             filename: filename.to_string(),
             description: entry.description.to_string(),
-        };
-        Ok(files.into_iter().map(file).collect())
+        });
+        Ok(files.collect())
     }
 
     async fn end_session(&self, session: SessionId) -> Result<(), Failure> {

@@ -69,8 +69,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Listing, Failure>> + Send;
 
     /// Which of these sessions, each with its user, are over.
-    fn ended(&self, sessions: &[(String, SessionId)])
-    -> impl Future<Output = Result<Vec<SessionId>, Failure>> + Send;
+    fn ended(
+        &self,
+        sessions: &[(String, SessionId)],
+    ) -> impl Future<Output = Result<Vec<SessionId>, Failure>> + Send;
 
     /// How many users and sessions there are.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;
