@@ -85,7 +85,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         ("publish", Asked::Publish, 0),
         ("list-users-10", Asked::ListUsers, 10),
         ("list-users-1000", Asked::ListUsers, 1000),
-        ("list-users-9999", Asked::ListUsers, 9999),
+        ("list-users-10000", Asked::ListUsers, 10_000),
     ];
     for (name, operation, online) in rows {
         if !config.only.is_empty() && !config.only.iter().any(|only| only == name) {
@@ -105,12 +105,7 @@ fn bare_reply(load: &Load) -> usize {
 
 fn row(config: &Config, name: &str, shape: &Load) -> anyhow::Result<()> {
     let data = TempDir::new_in(&config.data)?;
-    let lonja = Server::start(
-        Command::new(&config.lonja)
-            .args(["up", "--gateway-listen", "0.0.0.0:0", "--datetime-listen", "127.0.0.1:0"])
-            .args(["--console-listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data.path()),
-    )?;
+    let lonja = Server::lonja(&config.lonja, data.path(), &[])?;
     let answer = bare_reply(shape);
     let bare = Server::start(Command::new(std::env::current_exe()?).args([
         "bare",

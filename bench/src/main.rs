@@ -3,6 +3,8 @@
 
 mod bare;
 mod compare;
+mod disk;
+mod held;
 mod load;
 mod process;
 
@@ -23,6 +25,10 @@ enum Command {
     Load(load::Config),
     /// Start both, load them in turn, and print the ratios
     Compare(compare::Config),
+    /// Hold slow connections, and measure what others notice
+    Held(held::Config),
+    /// Register a million users, and measure what each costs
+    Disk(disk::Config),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -31,5 +37,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bare(config) => bare::run(&config),
         Command::Load(config) => load::run(&config),
         Command::Compare(config) => compare::run(&config),
+        Command::Held(config) => held::run(&config),
+        Command::Disk(config) => disk::run(&config),
     }
 }

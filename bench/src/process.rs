@@ -3,12 +3,14 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) struct Server {
     child: Child,
@@ -37,6 +39,32 @@ impl Server {
             Some(port) => Ok(Self { child, port }),
             None => bail!("{:?} did not say where it listens: {line}", command.get_program()),
         }
+    }
+
+    /// Starts `lonja up` on a directory, on ports that the system chooses.
+    pub(crate) fn lonja(program: &Path, data: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start(
+            Command::new(program)
+                .args(["up", "--gateway-listen", "0.0.0.0:0", "--datetime-listen", "127.0.0.1:0"])
+                .args(["--console-listen", "127.0.0.1:0", "--data-dir"])
+                .arg(data)
+                .args(arguments),
+        )
+    }
+
+    /// Ends it as an operator does, and waits for it.
+    pub(crate) fn terminate(mut self) -> anyhow::Result<()> {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Kibibytes of memory in use.
+    pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// CPU time of all its threads so far.
