@@ -59,7 +59,7 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     if let Command::Health(config) = cli.command {
         return health::run(config).await;
     }
-    telemetry::init(&cli.log)?;
+    let _written_at_the_end = telemetry::init(&cli.log)?;
     // A descriptor for each connection; what the system does not grant, accepting waits for.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let shutdown = CancellationToken::new();

@@ -147,3 +147,16 @@ fn a_rule_says_under_which_address_a_peer_is_listed() {
     let users = wire::list_users(index.peers, "alice", Dialect::Padded).unwrap();
     assert_eq!(users[0].address.to_string(), "192.0.2.7");
 }
+
+#[test]
+fn a_flood_of_bad_requests_does_not_flood_the_log() {
+    let index = Index::start();
+    let started = Instant::now();
+    for _ in 0..2000 {
+        assert_eq!(wire::exchange(index.peers, b"HELLO\0"), b"");
+    }
+    assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"unknown_operation\"}"), 2000.0);
+    let lines = index.process.stderr().len();
+    let seconds = started.elapsed().as_secs() as usize + 1;
+    assert!(lines <= 100 * (seconds + 1), "{lines} lines in {seconds} s");
+}

@@ -3,11 +3,16 @@
 use std::{io, sync::OnceLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// Bounds of the buckets of every duration, in seconds.
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// Log lines that may wait for the reader of standard error. A slow one holds up nobody:
+/// what does not fit is dropped.
+const LOG_LINES: usize = 8192;
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -23,15 +28,17 @@ pub enum TelemetryError {
 }
 
 /// Sets up logging at this filter (`info`, `lonja_gateway=debug` ...) and metrics, once
-/// for the process.
+/// for the process. The guard writes out the last lines when it is dropped.
 ///
 /// # Errors
 /// When the filter is not valid, or when called twice.
-pub fn init(filter: &str) -> Result<(), TelemetryError> {
+pub fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
     let filter = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
+    let (stderr, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).lossy(true).finish(io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .try_init()
         .map_err(|error| TelemetryError::Twice(error.to_string()))?;
@@ -39,7 +46,8 @@ pub fn init(filter: &str) -> Result<(), TelemetryError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|error| TelemetryError::Twice(error.to_string()))?;
-    METRICS.set(handle).map_err(|_| TelemetryError::Twice("metrics".to_owned()))
+    METRICS.set(handle).map_err(|_| TelemetryError::Twice("metrics".to_owned()))?;
+    Ok(guard)
 }
 
 /// The current metrics in Prometheus' text format; empty before [`init`].

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lonja_chassis::rpc::Channel;
+use lonja_chassis::{rpc::Channel, throttle::Throttle};
 use lonja_proto::{
     Reason,
     audit::audit_service_client::AuditServiceClient,
@@ -49,6 +49,9 @@ impl Backend {
     }
 }
 
+/// While a service is down every request fails; not every one has to say so.
+static FAILURES: Throttle = Throttle::new();
+
 /// Why an operation is not done: a refusal, or a failure that has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotDone(pub(crate) Outcome);
@@ -58,7 +61,9 @@ impl From<Status> for NotDone {
         match Reason::try_from(&status) {
             Ok(reason) => Self(outcome(reason)),
             Err(_) => {
-                tracing::warn!(code = ?status.code(), error = status.message(), "a service failed");
+                if let Some(suppressed) = FAILURES.admit() {
+                    tracing::warn!(code = ?status.code(), error = status.message(), suppressed, "a service failed");
+                }
                 Self(Outcome::Failed)
             }
         }

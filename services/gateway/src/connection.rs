@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use lonja_chassis::{operation_log::OperationLog, text::Printable};
+use lonja_chassis::{operation_log::OperationLog, text::Printable, throttle::Throttle};
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_wire::{
     BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, Request, Username, decode,
@@ -37,6 +37,11 @@ const WRITE: Duration = Duration::from_secs(30);
 /// thrown away meanwhile: closing on unread input would reset the connection, and the
 /// reply could be lost with it.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
+
+/// What peers can cause to be logged, each within a bound.
+static BAD_REQUESTS: Throttle = Throttle::new();
+static LISTS_CUT: Throttle = Throttle::new();
+static NO_ANSWERS: Throttle = Throttle::new();
 
 /// What all connections share.
 #[derive(Debug)]
@@ -141,7 +146,10 @@ impl Shared {
     async fn carry_out(&self, request: &Request, peer: SocketAddr) -> Result<Done, NotDone> {
         let work = self.operations.carry_out(request, peer);
         time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
-            tracing::warn!(operation = request.command.operation().name(), "a service does not answer");
+            if let Some(suppressed) = NO_ANSWERS.admit() {
+                let operation = request.command.operation().name();
+                tracing::warn!(operation, suppressed, "a service does not answer");
+            }
             Err(NotDone(Outcome::Failed))
         })
     }
@@ -149,8 +157,10 @@ impl Shared {
     fn answer_bad(&self, bad: &BadRequest, peer: SocketAddr) -> Option<Answer> {
         self.metrics.bad(bad);
         // A connection that never said anything is no event: load balancers do that.
-        if *bad != BadRequest::NoOperation {
-            tracing::warn!(%peer, %bad, "bad request");
+        if *bad != BadRequest::NoOperation
+            && let Some(suppressed) = BAD_REQUESTS.admit()
+        {
+            tracing::warn!(%peer, %bad, suppressed, "bad request");
         }
         bad.answer().map(|(operation, status)| Answer { operation, status, list: None })
     }
@@ -165,7 +175,9 @@ impl Shared {
         let (head, sent) = list_header(list.count, dialect);
         if sent < list.count {
             self.metrics.lists_cut.increment(1);
-            tracing::warn!(%peer, entries = list.count, sent, "a list was cut for a peer that counts in four digits");
+            if let Some(suppressed) = LISTS_CUT.admit() {
+                tracing::warn!(%peer, entries = list.count, sent, suppressed, "a list was cut for four digits");
+            }
         }
         let entry = list.entries.len() / (list.count as usize).max(1);
         Reply { head: Bytes::copy_from_slice(&head), body: list.entries.slice(..sent as usize * entry) }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use lonja_chassis::throttle::Throttle;
 use lonja_proto::{
     catalog::{DeleteFileRequest, EndSessionRequest, File, PublishFileRequest},
     registry::{
@@ -25,6 +26,10 @@ use crate::{
 /// What the catalog may take to forget a session that is over. It is over whether the
 /// catalog has heard of it or not, and the sweeper tells it again.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What peers can cause to be logged.
+static DOUBTFUL: Throttle = Throttle::new();
+static FAREWELLS: Throttle = Throttle::new();
 
 /// An operation that succeeded: with a list, or without.
 pub(crate) type Done = Option<Arc<Rendered>>;
@@ -72,13 +77,18 @@ impl Operations {
 
     async fn connect(&self, username: &Username, peer: SocketAddr, port: Port) -> Result<Done, NotDone> {
         let IpAddr::V4(seen) = peer.ip().to_canonical() else {
-            tracing::warn!(%peer, "a peer without an IPv4 address cannot be listed");
+            if let Some(suppressed) = DOUBTFUL.admit() {
+                tracing::warn!(%peer, suppressed, "a peer without an IPv4 address cannot be listed");
+            }
             return Err(NotDone(Outcome::Failed));
         };
         let advertised = self.advertise.address(seen);
-        if advertised.doubtful {
+        if advertised.doubtful
+            && let Some(suppressed) = DOUBTFUL.admit()
+        {
             tracing::warn!(
                 %seen,
+                suppressed,
                 "a peer is listed at the default gateway's address, where others may not reach it: \
                  say which address to list with --advertise gateway=IPV4"
             );
@@ -140,12 +150,13 @@ impl Operations {
     async fn forget(&self, session_id: String) {
         let mut catalog = self.backend.catalog.clone();
         let farewell = catalog.end_session(EndSessionRequest { session_id });
-        match time::timeout(FAREWELL, farewell).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(status)) => {
-                tracing::warn!(error = status.message(), "the catalog still holds an ended session")
-            }
-            Err(_) => tracing::warn!("the catalog still holds an ended session: it does not answer"),
+        let error = match time::timeout(FAREWELL, farewell).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        if let Some(suppressed) = FAREWELLS.admit() {
+            tracing::warn!(error, suppressed, "the catalog still holds an ended session");
         }
     }
 }

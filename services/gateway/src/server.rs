@@ -124,8 +124,6 @@ impl Gateway {
 }
 
 async fn converse(stream: TcpStream, peer: SocketAddr, place: Place, shared: Arc<Shared>) {
-    // Small answers leave at once; nothing follows that could be put together with them.
-    let _ = stream.set_nodelay(true);
     shared.metrics.open.increment(1);
     connection::serve(stream, peer, &shared).await;
     shared.metrics.open.decrement(1);
