@@ -9,7 +9,7 @@ CARGO_FUZZ := 0.13.2
 
 .PHONY: test lint advisories bench soak fuzz clean
 
-test: lint advisories $(VENV)
+test: lint advisories $(VENV)/made
 	cargo test --workspace
 
 lint:
@@ -23,10 +23,10 @@ advisories:
 	@if cargo deny fetch db; then cargo deny --all-features check advisories; \
 	else echo "ADVISORIES NOT CHECKED: their database cannot be fetched from here" >&2; fi
 
-$(VENV): Makefile
+$(VENV)/made: Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(ZEEP)
-	touch $(VENV)
+	touch $@
 
 # Beside a bare server, on an otherwise idle machine. BENCH_ARGS="--only register" for less.
 bench:

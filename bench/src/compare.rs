@@ -15,7 +15,7 @@ pub(crate) struct Config {
     #[arg(long, default_value = "target/release/lonja")]
     lonja: PathBuf,
     /// Where its data goes; on the disk that a real installation would use
-    #[arg(long, default_value = ".")]
+    #[arg(long, default_value = "target")]
     data: PathBuf,
     /// Pairs of runs for each row; the median counts
     #[arg(long, default_value_t = 7)]

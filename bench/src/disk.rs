@@ -20,7 +20,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let data = TempDir::new_in(".")?;
+    let data = TempDir::new_in("target")?;
     // Audit records are another matter, with a bound of their own.
     let arguments = ["--max-audit-records", "1000", "--no-operation-log"];
     let lonja = Server::lonja(&config.lonja, data.path(), &arguments)?;

@@ -27,7 +27,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let data = TempDir::new_in(".")?;
+    let data = TempDir::new_in("target")?;
     let lonja = Server::lonja(&config.lonja, data.path(), &["--max-connections-per-address", "16384"])?;
     let honest = Load {
         operation: Asked::Register,

@@ -101,11 +101,27 @@ fn one_address_cannot_take_every_place() {
     let mut refused = wire::connect(index.peers);
     assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "closed at once");
     assert_eq!(index.metric("lonja_gateway_connections_refused_total"), 1.0);
-    // From another loopback address there is still a place.
+    let mut other = connect_from([127, 0, 0, 2], index.peers);
+    other.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
+    let mut status = [0];
+    other.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"0", "another address still has a place");
     drop(held);
-    eventually("places come back", || {
-        (wire::try_ask(index.peers, "alice", Command::ListUsers) == Some(1)).then_some(())
+    let served = || (wire::try_ask(index.peers, "alice", Command::ListUsers) == Some(2)).then_some(());
+    eventually("places come back", served);
+}
+
+/// A connection from a loopback address of its own.
+fn connect_from(address: [u8; 4], peers: std::net::SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        socket.connect(peers).await.unwrap().into_std().unwrap()
     });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
 }
 
 #[test]
@@ -113,29 +129,52 @@ fn further_connections_wait_for_a_place() {
     let index = Index::start_with(&["--max-connections", "2"]);
     let held: Vec<_> = (0..2).map(|_| wire::connect(index.peers)).collect();
     eventually("they are held", || (index.metric("lonja_gateway_connections_open") == 2.0).then_some(()));
-    let peers = index.peers;
-    let waiting = thread::spawn(move || wire::register(peers, "alice"));
+    let mut waiting = wire::connect(index.peers);
+    waiting.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut status = [0];
+    assert!(waiting.read_exact(&mut status).is_err(), "answered although there is no place");
+    waiting.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     drop(held);
-    assert_eq!(waiting.join().unwrap(), 0);
+    waiting.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"0");
 }
 
 #[test]
-fn a_peer_that_does_not_read_holds_up_nobody() {
+fn peers_that_do_not_read_hold_up_nobody_and_are_cut() {
+    const FILES: usize = 9000;
     let index = Index::start();
-    for number in 0..50 {
-        let name = format!("peer{number}");
-        assert_eq!(wire::register(index.peers, &name), 0);
-        assert_eq!(wire::connect_as(index.peers, &name, 50_085), 0);
+    for name in ["alice", "bob"] {
+        assert_eq!(wire::register(index.peers, name), 0);
+        assert_eq!(wire::connect_as(index.peers, name, 50_085), 0);
     }
-    let request = bytes("peer0", Command::ListUsers, Dialect::Terminated);
-    let deaf: Vec<TcpStream> = (0..100)
+    let peers = index.peers;
+    let publishers: Vec<_> = (0..16)
+        .map(|part| {
+            thread::spawn(move || {
+                for file in (part..FILES).step_by(16) {
+                    assert_eq!(wire::publish(peers, "alice", &format!("file{file}")), 0);
+                }
+            })
+        })
+        .collect();
+    publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+    assert_eq!(wire::publish(peers, "bob", "one.txt"), 0);
+
+    // 4.6 MB for each of these: far more than the system holds for a socket.
+    let everything = Command::ListContent(Some("alice".parse().unwrap()));
+    let request = bytes("bob", everything, Dialect::Terminated);
+    let deaf: Vec<TcpStream> = (0..20)
         .map(|_| {
-            let mut stream = wire::connect(index.peers);
+            let mut stream = wire::connect(peers);
             stream.write_all(&request).unwrap();
             stream
         })
         .collect();
-    assert_eq!(wire::register(index.peers, "alice"), 0);
+    eventually("they are held", || (index.metric("lonja_gateway_connections_open") >= 20.0).then_some(()));
+    assert_eq!(wire::list_content(peers, "alice", "bob", Dialect::Terminated).unwrap().len(), 1);
+    assert_eq!(wire::list_content(peers, "bob", "alice", Dialect::Terminated).unwrap().len(), FILES);
+    eventually("they are cut", || (index.metric("lonja_gateway_connections_open") == 0.0).then_some(()));
     drop(deaf);
 }
 

@@ -14,7 +14,7 @@ use crate::{eventually, repository};
 /// Python with zeep, which `make test` installs.
 pub(crate) fn python() -> Command {
     let python = repository(".venv/bin/python");
-    assert!(python.exists(), "this test needs Python with zeep in .venv: run `make .venv`");
+    assert!(python.exists(), "this test needs Python with zeep in .venv: run `make .venv/made`");
     Command::new(python)
 }
 

@@ -19,10 +19,10 @@ use crate::shutdown;
 
 /// Connections at one time; further ones wait for their turn.
 const CONNECTIONS: usize = 1024;
-/// How long a caller may take to send the head of a request, or stay silent after one.
+/// How long a caller may take to send the head of a request,
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection may last in all.
-const CONNECTION: Duration = Duration::from_secs(300);
+const CONNECTION: Duration = Duration::from_secs(30);
 /// How long to wait before the next attempt when accepting fails, for want of
 /// descriptors most likely.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -59,6 +59,8 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
 async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // A connection that is kept open takes another caller's place.
+        .keep_alive(false)
         .header_read_timeout(HEAD)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);

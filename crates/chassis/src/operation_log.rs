@@ -12,6 +12,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// Bytes that may wait for the reader of standard output.
 const CAPACITY: usize = 1 << 20;
+/// How long the last lines may take to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long lines are collected before they are written together.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -31,13 +33,13 @@ struct Shared {
 struct Buffer {
     lines: String,
     closed: bool,
+    finished: bool,
 }
 
 /// Writes the lines; [`OperationLogWriter::finish`] sees the last of them out.
 #[derive(Debug)]
 pub struct OperationLogWriter {
     shared: Option<Arc<Shared>>,
-    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl OperationLog {
@@ -53,11 +55,11 @@ impl OperationLog {
     /// When the thread cannot be started.
     pub fn to_stdout() -> io::Result<(Self, OperationLogWriter)> {
         let shared = Arc::new(Shared::default());
-        let thread = thread::Builder::new().name("operation-log".to_owned()).spawn({
+        thread::Builder::new().name("operation-log".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || write_lines(&shared)
         })?;
-        let writer = OperationLogWriter { shared: Some(Arc::clone(&shared)), thread: Some(thread) };
+        let writer = OperationLogWriter { shared: Some(Arc::clone(&shared)) };
         Ok((Self { shared: Some(shared) }, writer))
     }
 
@@ -81,7 +83,7 @@ impl OperationLog {
         buffer.lines.push('\n');
         drop(buffer);
         if was_empty {
-            shared.filled.notify_one();
+            shared.filled.notify_all();
         }
     }
 }
@@ -90,19 +92,18 @@ impl OperationLogWriter {
     /// A writer beside [`OperationLog::off`].
     #[must_use]
     pub fn off() -> Self {
-        Self { shared: None, thread: None }
+        Self { shared: None }
     }
 
-    /// Writes what is left and ends the thread.
+    /// Writes what is left and ends the thread. A reader that does not read is waited
+    /// for a second at most; the end of the process then ends the thread.
     pub fn finish(mut self) {
-        if let Some(shared) = self.shared.take() {
-            shared.buffer.lock().closed = true;
-            shared.filled.notify_one();
-        }
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has already said so on standard error.
-            let _ = thread.join();
-        }
+        let Some(shared) = self.shared.take() else { return };
+        let mut buffer = shared.buffer.lock();
+        buffer.closed = true;
+        shared.filled.notify_all();
+        let finished = |buffer: &mut Buffer| !buffer.finished;
+        shared.filled.wait_while_for(&mut buffer, finished, FAREWELL);
     }
 }
 
@@ -126,6 +127,8 @@ fn write_lines(shared: &Shared) {
         let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
         lines.clear();
         if closed {
+            shared.buffer.lock().finished = true;
+            shared.filled.notify_all();
             return;
         }
     }

@@ -19,8 +19,8 @@ use store::{EmbeddedStore, Store as _};
 /// Settings of the catalog itself, wherever it runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CatalogConfig {
-    /// Files that one session may publish
-    #[arg(long, env = "LONJA_MAX_FILES_PER_SESSION", value_name = "N", default_value_t = 100_000)]
+    /// Files that one session may publish; existing peers can count 9,999
+    #[arg(long, env = "LONJA_MAX_FILES_PER_SESSION", value_name = "N", default_value_t = 10_000)]
     pub max_files_per_session: usize,
 }
 

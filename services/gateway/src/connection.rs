@@ -31,8 +31,8 @@ use crate::{
 
 /// How long to wait for the padding that would make another request of a doubtful one.
 const GRACE: Duration = Duration::from_millis(200);
-/// How long a peer may take to read its reply.
-const WRITE: Duration = Duration::from_secs(30);
+/// How long a peer may take to read anything more of its reply.
+const STALL: Duration = Duration::from_secs(5);
 /// How long a peer may take to close after its reply, and the bytes that are read and
 /// thrown away meanwhile: closing on unread input would reset the connection, and the
 /// reply could be lost with it.
@@ -113,7 +113,7 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: &Shar
     shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
     let reply = shared.reply(&answer, dialect, peer);
     // A peer that is gone needs no reply.
-    if let Ok(Ok(())) = time::timeout(WRITE, send(&mut stream, reply)).await {
+    if let Ok(()) = send(&mut stream, reply).await {
         let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
     }
 }
@@ -192,7 +192,10 @@ struct Reply {
 
 /// Sends a reply in as few writes as the system takes it in, and closes that direction.
 async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
-    stream.write_all_buf(&mut reply.head.chain(reply.body)).await?;
+    let mut reply = reply.head.chain(reply.body);
+    while reply.has_remaining() {
+        time::timeout(STALL, stream.write_buf(&mut reply)).await??;
+    }
     stream.shutdown().await
 }
 

@@ -101,7 +101,9 @@ impl Recorder {
         let _ = finished.run_until_cancelled(delivery.run()).await;
         let left = async {
             while delivery.has_some() {
-                delivery.run_once().await;
+                if !delivery.run_once().await {
+                    time::sleep(PAUSE.0).await;
+                }
             }
         };
         if time::timeout(FAREWELL, left).await.is_err() {

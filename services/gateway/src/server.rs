@@ -90,6 +90,8 @@ impl Gateway {
         shutdown: CancellationToken,
         finished: CancellationToken,
     ) {
+        // However this ends, the rest of the process is not to go on without it.
+        let _ends = (shutdown.clone().drop_guard(), finished.drop_guard());
         let connections = TaskTracker::new();
         shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
         drop(listener);
@@ -97,7 +99,6 @@ impl Gateway {
         if shutdown::within_drain(&shutdown, connections.wait()).await.is_none() {
             tracing::warn!(connections = connections.len(), "connections did not end in time");
         }
-        finished.cancel();
     }
 
     async fn accept(&self, listener: &TcpListener, connections: &TaskTracker) {

@@ -67,8 +67,8 @@ impl<S: State> Log<S> {
     /// Has a command decided, its changes made durable and applied.
     ///
     /// # Errors
-    /// When the file cannot be written, or too many commands wait. Nothing is changed
-    /// then.
+    /// When the file cannot be written (what of it is on disk is not known then), or too
+    /// many commands wait (nothing is changed then).
     pub async fn submit(&self, command: S::Command) -> Result<S::Outcome, JournalError> {
         let (answer, outcome) = oneshot::channel();
         {
@@ -91,10 +91,13 @@ impl<S: State> Log<S> {
         self.shared.state.read()
     }
 
-    /// Whether the last attempt to write succeeded.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        self.shared.signal.is_writable()
+    /// Whether the last attempt to write succeeded. After a failure the file has to be
+    /// opened anew, that is the process started again: what of it is on disk is not known.
+    ///
+    /// # Errors
+    /// When it did not, or the journal is closed.
+    pub fn check_writable(&self) -> Result<(), JournalError> {
+        self.shared.signal.check_writable()
     }
 
     /// Says the number of the newest row whenever there is one.

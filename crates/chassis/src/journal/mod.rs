@@ -64,7 +64,7 @@ pub trait State: Send + Sync + 'static {
 /// An operation that could not be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum JournalError {
-    /// The file could not be written; nothing was changed.
+    /// The file could not be written; a restart finds the change or not.
     Write(String),
     /// The file could not be read.
     Read(String),
@@ -79,7 +79,9 @@ impl std::error::Error for JournalError {}
 impl fmt::Display for JournalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Write(error) => write!(f, "the data file cannot be written: {error}"),
+            Self::Write(error) => {
+                write!(f, "the data file cannot be written: {error}: make room, then restart")
+            }
             Self::Read(error) => write!(f, "the data file cannot be read: {error}"),
             Self::Overloaded => f.write_str("too many operations wait for the data file"),
             Self::Closed => f.write_str("the data file is closed"),

@@ -53,8 +53,14 @@ impl Signal {
         self.closed.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_writable(&self) -> bool {
-        !self.unwritable.load(Ordering::Acquire) && !self.is_closed()
+    pub(super) fn check_writable(&self) -> Result<(), JournalError> {
+        if self.is_closed() {
+            return Err(JournalError::Closed);
+        }
+        if self.unwritable.load(Ordering::Acquire) {
+            return Err(JournalError::Write("an earlier attempt failed".to_owned()));
+        }
+        Ok(())
     }
 
     fn wait(&self) {
@@ -66,12 +72,27 @@ impl Signal {
     }
 }
 
+/// Refuses what waits and what still comes when the writer ends, by a panic too.
+struct Closing<'a> {
+    signal: &'a Signal,
+    participants: Vec<Box<dyn Participant>>,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.signal.closed.store(true, Ordering::Release);
+        self.participants.iter_mut().for_each(|participant| participant.close());
+    }
+}
+
 /// Commits until the journal is closed and nothing waits.
 pub(super) fn write_until_closed(
     database: &Database,
     signal: &Signal,
-    mut participants: Vec<Box<dyn Participant>>,
+    participants: Vec<Box<dyn Participant>>,
 ) {
+    let mut closing = Closing { signal, participants };
+    let participants = &mut closing.participants;
     let commands = metrics::counter!("lonja_journal_commands_total");
     let commits = metrics::histogram!("lonja_journal_commit_duration_seconds");
     loop {
@@ -81,11 +102,11 @@ pub(super) fn write_until_closed(
         let taken: usize = participants.iter_mut().map(|participant| participant.take()).sum();
         commands.increment(taken as u64);
         let mut dirty = false;
-        for participant in &mut participants {
+        for participant in participants.iter_mut() {
             dirty |= participant.decide();
         }
         let started = Instant::now();
-        match if dirty { commit(database, &mut participants) } else { Ok(()) } {
+        match if dirty { commit(database, participants) } else { Ok(()) } {
             Ok(()) => {
                 if dirty {
                     commits.record(started.elapsed());
@@ -101,7 +122,6 @@ pub(super) fn write_until_closed(
             }
         }
         if closed {
-            participants.iter_mut().for_each(|participant| participant.close());
             return;
         }
     }

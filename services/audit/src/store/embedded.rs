@@ -64,7 +64,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn is_ready(&self) -> bool {
-        self.log.is_writable()
+        self.log.check_writable().is_ok()
     }
 }
 

@@ -69,12 +69,13 @@ impl Store for EmbeddedStore {
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
+        self.log.check_writable().map_err(|error| Failure::Unavailable(error.to_string()))?;
         let state = self.log.state();
         Ok(Statistics { sessions: state.sessions.len() as u64, files: state.files })
     }
 
     async fn is_ready(&self) -> bool {
-        self.log.is_writable()
+        self.log.check_writable().is_ok()
     }
 }
 

@@ -53,7 +53,7 @@ pub trait Store: Send + Sync + 'static {
     /// The sessions that have something published, each with its user.
     fn sessions(&self) -> impl Future<Output = Result<Vec<(SessionId, String)>, Failure>> + Send;
 
-    /// How many sessions and files there are.
+    /// How many sessions and files there are. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;
 
     /// Whether the store can be read and written.

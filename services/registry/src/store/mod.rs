@@ -74,7 +74,7 @@ pub trait Store: Send + Sync + 'static {
         sessions: &[(String, SessionId)],
     ) -> impl Future<Output = Result<Vec<SessionId>, Failure>> + Send;
 
-    /// How many users and sessions there are.
+    /// How many users and sessions there are. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;
 
     /// Whether the store can be read and written.
