@@ -7,7 +7,7 @@ ZEEP := zeep==4.3.3
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 
-.PHONY: test lint advisories bench soak fuzz clean
+.PHONY: test lint advisories proto-lint bench soak fuzz clean
 
 test: lint advisories $(VENV)/made
 	cargo test --workspace
@@ -22,6 +22,10 @@ lint:
 advisories:
 	@if cargo deny fetch db; then cargo deny --all-features check advisories; \
 	else echo "ADVISORIES NOT CHECKED: their database cannot be fetched from here" >&2; fi
+
+# Needs Node, which nothing else here does.
+proto-lint:
+	npx --yes @bufbuild/buf@1.75.0 lint proto
 
 $(VENV)/made: Makefile
 	$(PYTHON) -m venv $(VENV)

@@ -15,6 +15,13 @@ pub enum Failure {
     Unavailable(String),
 }
 
+impl Failure {
+    /// The store is unavailable because of this error.
+    pub fn unavailable(error: impl fmt::Display) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {

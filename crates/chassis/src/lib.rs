@@ -2,6 +2,8 @@
 //! network, health, admin endpoints, logs, shutdown, and the embedded store's journal.
 
 pub mod admin;
+pub mod clock;
+mod contract;
 pub mod health;
 pub mod http;
 pub mod journal;

@@ -10,7 +10,7 @@ use super::{Batch, Position, Store};
 /// whatever keeps it alive.
 macro_rules! suite {
     ($open:expr) => {
-        $crate::store::contract::suite!(@ $open;
+        lonja_chassis::contract_suite!($open;
             records_are_read_in_order_of_storing,
             a_batch_is_stored_once,
             what_is_new_of_a_batch_is_stored,
@@ -18,15 +18,6 @@ macro_rules! suite {
             waiting_ends_with_the_next_record,
             nothing_is_lost_or_doubled_when_many_write,
         );
-    };
-    (@ $open:expr; $($rule:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule() {
-                let (store, _keep) = ($open)();
-                $crate::store::contract::$rule(store).await;
-            }
-        )*
     };
 }
 pub(crate) use suite;

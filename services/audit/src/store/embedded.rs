@@ -1,11 +1,11 @@
 //! The store of `lonja up`: the journal itself is the list of records.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, time::Duration};
 
-use lonja_chassis::journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
+use lonja_chassis::{
+    clock::unix_ms,
+    journal::{JournalBuilder, JournalError, Log, OpenError, Row, State},
+};
 use lonja_proto::{Failure, audit::OperationRecord};
 
 use super::{Batch, Position, Store};
@@ -38,19 +38,15 @@ impl EmbeddedStore {
     }
 }
 
-fn unavailable(error: impl std::fmt::Display) -> Failure {
-    Failure::Unavailable(error.to_string())
-}
-
 impl Store for EmbeddedStore {
     async fn record(&self, batch: Batch) -> Result<usize, Failure> {
-        self.log.submit(batch).await.map_err(unavailable)
+        self.log.submit(batch).await.map_err(Failure::unavailable)
     }
 
     async fn read(&self, from: Position) -> Result<Vec<(Position, OperationRecord)>, Failure> {
         let log = self.log.clone();
         let read = move || read_records(&log, from);
-        tokio::task::spawn_blocking(read).await.map_err(unavailable)?.map_err(unavailable)
+        tokio::task::spawn_blocking(read).await.map_err(Failure::unavailable)?.map_err(Failure::unavailable)
     }
 
     async fn end(&self) -> Result<Position, Failure> {
@@ -129,13 +125,8 @@ struct Writer {
     at: i64,
 }
 
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
 fn is_remembered(at: i64) -> bool {
-    now() - at < WRITER_MEMORY
+    unix_ms() / 1000 - at < WRITER_MEMORY
 }
 
 impl State for Audit {
@@ -158,7 +149,7 @@ impl State for Audit {
         }
         let fresh = batch.records.into_iter().skip(known);
         changes.extend(fresh.map(|record| Change { kind: Some(Kind::Record(record)) }));
-        let writer = Writer { id: batch.writer_id.clone(), last_sequence: last, at: now() };
+        let writer = Writer { id: batch.writer_id.clone(), last_sequence: last, at: unix_ms() / 1000 };
         changes.push(Change { kind: Some(Kind::Writer(writer)) });
         staged.insert(batch.writer_id, last);
         known

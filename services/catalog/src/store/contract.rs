@@ -12,7 +12,7 @@ pub(crate) const MAX_FILES: usize = 1000;
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
 macro_rules! suite {
     ($open:expr) => {
-        $crate::store::contract::suite!(@ $open;
+        lonja_chassis::contract_suite!($open;
             a_file_is_published_once,
             files_are_listed_in_order_of_publishing,
             sessions_do_not_see_each_other,
@@ -23,15 +23,6 @@ macro_rules! suite {
             one_of_many_racing_publishers_wins,
             nothing_is_lost_when_many_write,
         );
-    };
-    (@ $open:expr; $($rule:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule() {
-                let (store, _keep) = ($open)();
-                $crate::store::contract::$rule(store).await;
-            }
-        )*
     };
 }
 pub(crate) use suite;

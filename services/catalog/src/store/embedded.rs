@@ -2,10 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use lonja_chassis::journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
+use lonja_chassis::{
+    clock::unix_ms,
+    journal::{JournalBuilder, Log, OpenError, Row, State},
+};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{File, Statistics, Store};
@@ -34,7 +37,7 @@ impl EmbeddedStore {
 
     async fn submit(&self, session: SessionId, action: Action) -> Result<(), Failure> {
         let outcome = self.log.submit(Command { session, action }).await;
-        Ok(outcome.map_err(|error: JournalError| Failure::Unavailable(error.to_string()))??)
+        Ok(outcome.map_err(Failure::unavailable)??)
     }
 }
 
@@ -60,7 +63,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn end_session(&self, session: SessionId) -> Result<(), Failure> {
-        self.submit(session, Action::End(now_ms())).await
+        self.submit(session, Action::End(unix_ms())).await
     }
 
     async fn sessions(&self) -> Result<Vec<(SessionId, String)>, Failure> {
@@ -69,7 +72,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
-        self.log.check_writable().map_err(|error| Failure::Unavailable(error.to_string()))?;
+        self.log.check_writable().map_err(Failure::unavailable)?;
         let state = self.log.state();
         Ok(Statistics { sessions: state.sessions.len() as u64, files: state.files })
     }
@@ -77,11 +80,6 @@ impl Store for EmbeddedStore {
     async fn is_ready(&self) -> bool {
         self.log.check_writable().is_ok()
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[derive(Debug)]
@@ -214,7 +212,7 @@ impl Catalog {
 }
 
 fn is_fresh(ended_at_ms: i64) -> bool {
-    u128::try_from(now_ms() - ended_at_ms).is_ok_and(|age| age < TOMBSTONE.as_millis())
+    u128::try_from(unix_ms() - ended_at_ms).is_ok_and(|age| age < TOMBSTONE.as_millis())
 }
 
 impl State for Catalog {

@@ -10,7 +10,7 @@ use crate::model::Endpoint;
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
 macro_rules! suite {
     ($open:expr) => {
-        $crate::store::contract::suite!(@ $open;
+        lonja_chassis::contract_suite!($open;
             registration_is_exclusive,
             unregistering_ends_the_session,
             a_user_has_one_session_at_a_time,
@@ -22,15 +22,6 @@ macro_rules! suite {
             one_of_many_racing_registrations_wins,
             nothing_is_lost_when_many_write,
         );
-    };
-    (@ $open:expr; $($rule:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule() {
-                let (store, _keep) = ($open)();
-                $crate::store::contract::$rule(store).await;
-            }
-        )*
     };
 }
 pub(crate) use suite;

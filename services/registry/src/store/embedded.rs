@@ -4,10 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
-use lonja_chassis::journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
+use lonja_chassis::{
+    clock::unix_ms,
+    journal::{JournalBuilder, Log, OpenError, Row, State},
+};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{Listing, Statistics, Store};
@@ -34,7 +36,7 @@ impl EmbeddedStore {
     async fn submit(&self, username: &str, action: Action) -> Result<Option<SessionId>, Failure> {
         let command = Command { username: username.into(), action };
         let outcome = self.log.submit(command).await;
-        Ok(outcome.map_err(|error: JournalError| Failure::Unavailable(error.to_string()))??)
+        Ok(outcome.map_err(Failure::unavailable)??)
     }
 }
 
@@ -49,7 +51,7 @@ impl Store for EmbeddedStore {
 
     async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
         let id = SessionId::fresh();
-        self.submit(username, Action::Open(id, endpoint, now_ms())).await.map(|_| id)
+        self.submit(username, Action::Open(id, endpoint, unix_ms())).await.map(|_| id)
     }
 
     async fn close_session(&self, username: &str) -> Result<SessionId, Failure> {
@@ -87,7 +89,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
-        self.log.check_writable().map_err(|error| Failure::Unavailable(error.to_string()))?;
+        self.log.check_writable().map_err(Failure::unavailable)?;
         let state = self.log.state();
         Ok(Statistics { users: state.users.len() as u64, sessions: state.online.len() as u64 })
     }
@@ -95,11 +97,6 @@ impl Store for EmbeddedStore {
     async fn is_ready(&self) -> bool {
         self.log.check_writable().is_ok()
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A registered user, as small as it can be: there may be a million.

@@ -1,0 +1,18 @@
+//! One suite of tests for every store of a service.
+
+/// Makes a test of each rule of a contract. A rule is an async function that takes a
+/// store, in `store::contract` of the service's crate; `$open` gives a fresh store and
+/// whatever keeps it alive. The crate needs tokio with `macros` and `rt-multi-thread`.
+#[allow(clippy::crate_in_macro_def, reason = "the contract is that of the crate which calls this")]
+#[macro_export]
+macro_rules! contract_suite {
+    ($open:expr; $($rule:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                let (store, _keep) = ($open)();
+                crate::store::contract::$rule(store).await;
+            }
+        )*
+    };
+}
