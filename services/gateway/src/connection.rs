@@ -134,18 +134,25 @@ impl Shared {
             // Writing to a string cannot fail.
             let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
         });
-        let (outcome, list) = match self.carry_out(request, peer).await {
+        let deadline = Instant::now() + DEADLINE;
+        let (outcome, list) = match self.carry_out(request, peer, deadline).await {
             Ok(list) => (Outcome::Ok, list),
             Err(NotDone(outcome)) => (outcome, None),
         };
         let status = operation.status(outcome);
-        self.recorder.record(record(request, peer, status)).await;
+        // The record is queued whatever is left of the time; only the waiting ends with it.
+        let _ = time::timeout_at(deadline, self.recorder.record(record(request, peer, status))).await;
         Answer { operation, status, list }
     }
 
-    async fn carry_out(&self, request: &Request, peer: SocketAddr) -> Result<Done, NotDone> {
+    async fn carry_out(
+        &self,
+        request: &Request,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> Result<Done, NotDone> {
         let work = self.operations.carry_out(request, peer);
-        time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+        time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
             if let Some(suppressed) = NO_ANSWERS.admit() {
                 let operation = request.command.operation().name();
                 tracing::warn!(operation, suppressed, "a service does not answer");

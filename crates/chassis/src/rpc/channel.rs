@@ -65,9 +65,18 @@ impl Channel {
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
             .connect_lazy()
-            .map_err(|error| Status::unavailable(error.to_string()));
+            .map_err(|error| Status::unavailable(innermost(&error)));
         Ok(Self { inner: BoxCloneSyncService::new(channel) })
     }
+}
+
+/// What went wrong at the bottom: the transport's own text is just "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 impl Service<Request<Body>> for Channel {
