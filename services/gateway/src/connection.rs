@@ -12,8 +12,7 @@ use lonja_chassis::{operation_log::OperationLog, text::Printable, throttle::Thro
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_wire::{
     BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, Request, Username, decode,
-    decode_final, dialect,
-    reply::{self, list_header},
+    decode_final, dialect, reply,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -179,15 +178,15 @@ impl Shared {
                 body: Bytes::new(),
             };
         };
-        let (head, sent) = list_header(list.count, dialect);
-        if sent < list.count {
+        let (head, body, sent) = list.reply(dialect);
+        if sent < list.count() {
             self.metrics.lists_cut.increment(1);
             if let Some(suppressed) = LISTS_CUT.admit() {
-                tracing::warn!(%peer, entries = list.count, sent, suppressed, "a list was cut for four digits");
+                let entries = list.count();
+                tracing::warn!(%peer, entries, sent, suppressed, "a list was cut for four digits");
             }
         }
-        let entry = list.entries.len() / (list.count as usize).max(1);
-        Reply { head: Bytes::copy_from_slice(&head), body: list.entries.slice(..sent as usize * entry) }
+        Reply { head, body }
     }
 }
 
