@@ -61,7 +61,8 @@ fn a_damaged_file_is_said_in_one_line_and_left_as_it_is() {
     for number in 0..200 {
         assert_eq!(wire::register(index.peers, &format!("user{number}")), 0);
     }
-    index.process.kill();
+    index.process.signal("TERM");
+    assert!(index.process.end().success());
     let path = index.data().join("lonja.redb");
     let sound = fs::read(&path).unwrap();
     let garbage = vec![0x5a; sound.len()];

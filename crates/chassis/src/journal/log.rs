@@ -1,16 +1,27 @@
 //! One log of a journal: submitting commands, reading the state, and the writer's part.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message as _;
-use redb::{Database, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+use redb::ReadableTable;
 use tokio::sync::{oneshot, watch};
 
 use super::{
     JournalError, Row, State,
+    recovery::LogRow,
+    table_file::{Span, TableFile, Tail, table},
     writer::{Participant, Signal},
 };
+use crate::throttle::Throttle;
 
 /// Commands that may wait for the writer, for each log.
 const QUEUE: usize = 16_384;
@@ -22,11 +33,7 @@ const CHECKSUM: usize = 4;
 /// A row and the changes in it.
 type ReadRow<S> = (Row, Vec<<S as State>::Change>);
 
-type Table = TableDefinition<'static, Row, &'static [u8]>;
-
-pub(super) fn table<S: State>() -> Table {
-    TableDefinition::new(S::LOG)
-}
+static UNREADABLE: Throttle = Throttle::new();
 
 /// A service's way to its log. Clones share one log.
 pub struct Log<S: State> {
@@ -50,7 +57,10 @@ struct Shared<S: State> {
     state: RwLock<S>,
     newest: watch::Sender<Row>,
     signal: Arc<Signal>,
-    database: Arc<Database>,
+    file: Arc<TableFile>,
+    tail: Arc<Tail>,
+    /// The oldest row that matters. Those before it are still in the files for a while.
+    first: AtomicU64,
 }
 
 struct Queue<S: State> {
@@ -91,8 +101,7 @@ impl<S: State> Log<S> {
         self.shared.state.read()
     }
 
-    /// Whether the last attempt to write succeeded. After a failure the file has to be
-    /// opened anew, that is the process started again: what of it is on disk is not known.
+    /// Whether the last attempt to write succeeded.
     ///
     /// # Errors
     /// When it did not, or the journal is closed.
@@ -116,17 +125,27 @@ impl<S: State> Log<S> {
     }
 
     fn read_rows(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, redb::Error> {
-        let transaction = self.shared.database.begin_read()?;
-        let table = match transaction.open_table(table::<S>()) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
+        let from = from.max(self.shared.first.load(Ordering::Acquire));
+        // Before the file is read: a row leaves the tail once it is in the file.
+        let tail = self.shared.tail.range(from, Row::MAX);
         let mut found = Vec::new();
-        for entry in table.range(from..)?.take(rows) {
-            let (row, bytes) = entry?;
-            let changes = decode_row::<S>(bytes.value()).map_err(redb::Error::Corrupted)?;
-            found.push((row.value(), changes));
+        self.shared.file.read(|transaction| {
+            let table = match transaction.open_table(table(S::LOG)) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            for entry in table.range(from..)?.take(rows) {
+                let (row, bytes) = entry?;
+                let changes = decode_row::<S>(bytes.value()).map_err(redb::Error::Corrupted)?;
+                found.push((row.value(), changes));
+            }
+            Ok(())
+        })?;
+        let behind = found.last().map_or(from, |(row, _)| row + 1);
+        let room = rows - found.len();
+        for (row, bytes) in tail.into_iter().filter(|(row, _)| *row >= behind).take(room) {
+            found.push((row, decode_row::<S>(&bytes).map_err(redb::Error::Corrupted)?));
         }
         Ok(found)
     }
@@ -136,7 +155,7 @@ fn weight<S: State>(changes: &[S::Change]) -> u64 {
     changes.iter().map(S::weight).sum()
 }
 
-fn encode_row<S: State>(changes: &[S::Change]) -> Vec<u8> {
+fn encode_row<S: State>(changes: &[S::Change]) -> Bytes {
     let mut bytes = vec![0; CHECKSUM];
     for change in changes {
         // Encoding fails only where a buffer has no room left; a vector grows.
@@ -144,7 +163,7 @@ fn encode_row<S: State>(changes: &[S::Change]) -> Vec<u8> {
     }
     let checksum = crc32fast::hash(&bytes[CHECKSUM..]);
     bytes[..CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
-    bytes
+    bytes.into()
 }
 
 fn decode_row<S: State>(row: &[u8]) -> Result<Vec<S::Change>, String> {
@@ -162,13 +181,14 @@ fn decode_row<S: State>(row: &[u8]) -> Result<Vec<S::Change>, String> {
 /// A state brought up to date with its log.
 pub(super) struct Replay<S> {
     state: S,
+    first: Row,
     next: Row,
     weight: u64,
 }
 
 impl<S: State> Replay<S> {
     pub(super) fn new(state: S) -> Self {
-        Self { state, next: 1, weight: 0 }
+        Self { state, first: 1, next: 1, weight: 0 }
     }
 
     pub(super) fn read(&mut self, table: &impl ReadableTable<Row, &'static [u8]>) -> Result<(), String> {
@@ -176,7 +196,9 @@ impl<S: State> Replay<S> {
         for entry in table.iter().map_err(|error| error.to_string())? {
             let (row, bytes) = entry.map_err(|error| error.to_string())?;
             let row = row.value();
-            if !std::mem::take(&mut first) && row != self.next {
+            if std::mem::take(&mut first) {
+                self.first = row;
+            } else if row != self.next {
                 return Err(format!("row {} is missing", self.next));
             }
             for change in decode_row::<S>(bytes.value())? {
@@ -190,7 +212,7 @@ impl<S: State> Replay<S> {
 }
 
 pub(super) fn attach<S: State>(
-    database: Arc<Database>,
+    file: Arc<TableFile>,
     signal: Arc<Signal>,
     replay: Replay<S>,
 ) -> (Log<S>, Box<dyn Participant>) {
@@ -199,7 +221,9 @@ pub(super) fn attach<S: State>(
         state: RwLock::new(replay.state),
         newest: watch::Sender::new(replay.next - 1),
         signal,
-        database,
+        file,
+        tail: Arc::new(Tail::new(S::LOG)),
+        first: AtomicU64::new(replay.first),
     });
     let writer = LogWriter {
         shared: Arc::clone(&shared),
@@ -207,8 +231,9 @@ pub(super) fn attach<S: State>(
         total: replay.weight,
         taken: VecDeque::new(),
         changes: Vec::new(),
+        bytes: Bytes::new(),
         outcomes: Vec::new(),
-        cleaned: 0,
+        cleaned: Cleaned::default(),
     };
     (Log { shared }, Box::new(writer))
 }
@@ -220,34 +245,68 @@ struct LogWriter<S: State> {
     shared: Arc<Shared<S>>,
     /// The row that the next commit writes.
     next: Row,
-    /// Weight of the changes in the log, dead ones included.
+    /// Weight of the changes from the first row on, dead ones included.
     total: u64,
     taken: VecDeque<Pending<S>>,
+    /// The changes of this commit, and as the row that holds them.
     changes: Vec<S::Change>,
+    bytes: Bytes,
     outcomes: Vec<Answer<S>>,
-    /// Weight that left the oldest rows in this transaction.
-    cleaned: u64,
+    cleaned: Cleaned,
+}
+
+/// What this commit leaves behind.
+#[derive(Default)]
+struct Cleaned {
+    rows: u64,
+    weight: u64,
 }
 
 impl<S: State> LogWriter<S> {
-    /// Empties the oldest rows, within this commit's share, and gives what of them still
-    /// matters.
-    fn clean(
-        &self,
-        table: &mut redb::Table<'_, Row, &'static [u8]>,
-    ) -> Result<(Vec<S::Change>, u64), StorageError> {
-        let state = self.shared.state.read();
+    fn first(&self) -> Row {
+        self.shared.first.load(Ordering::Acquire)
+    }
+
+    /// Reads the oldest rows, within this commit's share, and gives what of them still
+    /// matters. The row that is written takes it along, so they need not be read again.
+    fn clean(&self) -> Result<(Vec<S::Change>, Cleaned), redb::Error> {
         let fresh = weight::<S>(&self.changes);
         let share = CLEANING_STEP + 2 * fresh;
         let mut live = Vec::new();
-        let mut cleaned = 0;
-        while cleaned < share && self.total + fresh - cleaned > state.capacity() {
-            let Some((row, bytes)) = table.pop_first()? else { break };
-            let changes = decode_row::<S>(bytes.value()).map_err(StorageError::Corrupted)?;
-            cleaned += weight::<S>(&changes);
-            let row = row.value();
-            live.extend(changes.into_iter().filter(|change| state.is_live(change, row)));
+        let mut cleaned = Cleaned::default();
+        let state = self.shared.state.read();
+        let is_due = |cleaned: &Cleaned| {
+            cleaned.weight < share && self.total + fresh - cleaned.weight > state.capacity()
+        };
+        if !is_due(&cleaned) {
+            return Ok((live, cleaned));
         }
+        self.shared.file.read(|transaction| {
+            let folded = match transaction.open_table(table(S::LOG)) {
+                Ok(table) => Some(table),
+                Err(redb::TableError::TableDoesNotExist(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+            for row in self.first()..self.next {
+                if !is_due(&cleaned) {
+                    break;
+                }
+                let changes = match (self.shared.tail.get(row), &folded) {
+                    (Some(bytes), _) => decode_row::<S>(&bytes),
+                    (None, Some(table)) => match table.get(row)? {
+                        Some(bytes) => decode_row::<S>(bytes.value()),
+                        // It was folded just now: the next commit sees it.
+                        None => break,
+                    },
+                    (None, None) => break,
+                };
+                let changes = changes.map_err(redb::Error::Corrupted)?;
+                cleaned.rows += 1;
+                cleaned.weight += weight::<S>(&changes);
+                live.extend(changes.into_iter().filter(|change| state.is_live(change, row)));
+            }
+            Ok(())
+        })?;
         Ok((live, cleaned))
     }
 }
@@ -258,33 +317,40 @@ impl<S: State> Participant for LogWriter<S> {
         self.taken.len()
     }
 
-    fn decide(&mut self) -> bool {
+    fn decide(&mut self) -> Option<LogRow> {
         let state = self.shared.state.read();
         let mut staged = S::Staged::default();
         for Pending { command, answer } in self.taken.drain(..) {
             let outcome = state.decide(&mut staged, command, &mut self.changes);
             self.outcomes.push((answer, outcome));
         }
-        !self.changes.is_empty()
-    }
-
-    fn write(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
+        drop(state);
         if self.changes.is_empty() {
-            return Ok(());
+            return None;
         }
-        let mut table = transaction.open_table(table::<S>())?;
-        let (mut changes, cleaned) = self.clean(&mut table)?;
-        // What moves comes first: a change of this transaction may end it.
-        changes.append(&mut self.changes);
-        self.changes = changes;
-        self.cleaned = cleaned;
-        table.insert(self.next, encode_row::<S>(&self.changes).as_slice())?;
-        Ok(())
+        match self.clean() {
+            Ok((mut changes, cleaned)) => {
+                // What moves comes first: a change of this commit may end it.
+                changes.append(&mut self.changes);
+                self.changes = changes;
+                self.cleaned = cleaned;
+            }
+            // The log grows until it can be read again.
+            Err(error) => {
+                if let Some(suppressed) = UNREADABLE.admit() {
+                    tracing::error!(suppressed, "the {} log cannot be cleaned: {error}", S::LOG);
+                }
+            }
+        }
+        self.bytes = encode_row::<S>(&self.changes);
+        Some(LogRow { log: S::LOG.to_owned(), row: self.next, bytes: self.bytes.clone() })
     }
 
     fn publish(&mut self) {
         if !self.changes.is_empty() {
-            self.total = self.total + weight::<S>(&self.changes) - self.cleaned;
+            self.total = self.total + weight::<S>(&self.changes) - self.cleaned.weight;
+            self.shared.first.fetch_add(self.cleaned.rows, Ordering::Release);
+            self.shared.tail.push(self.next, std::mem::take(&mut self.bytes));
             let mut state = self.shared.state.write();
             for change in self.changes.drain(..) {
                 state.apply(change, self.next);
@@ -293,7 +359,7 @@ impl<S: State> Participant for LogWriter<S> {
             self.shared.newest.send_replace(self.next);
             self.next += 1;
         }
-        self.cleaned = 0;
+        self.cleaned = Cleaned::default();
         for (answer, outcome) in self.outcomes.drain(..) {
             // Whoever asked may have given up waiting.
             let _ = answer.send(Ok(outcome));
@@ -302,10 +368,14 @@ impl<S: State> Participant for LogWriter<S> {
 
     fn fail(&mut self, error: &JournalError) {
         self.changes.clear();
-        self.cleaned = 0;
+        self.cleaned = Cleaned::default();
         for (answer, _) in self.outcomes.drain(..) {
             let _ = answer.send(Err(error.clone()));
         }
+    }
+
+    fn span(&self) -> Span {
+        Span { tail: Arc::clone(&self.shared.tail), first: self.first(), last: self.next - 1 }
     }
 
     fn close(&mut self) {

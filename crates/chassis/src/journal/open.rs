@@ -1,98 +1,111 @@
-//! Opening a journal's file, and closing it.
+//! Opening a journal's files, and closing them.
 
 use std::{
-    fs, io,
-    panic::{self, AssertUnwindSafe},
+    fmt, fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableError};
+use redb::{ReadTransaction, TableError};
 
 use super::{
     State,
+    checkpoint::fold_until_closed,
     log::{self, Log, Replay},
-    writer::{Participant, Signal, write_until_closed},
+    recovery::recover,
+    segment::Segment,
+    table_file::{TableFile, table},
+    without_panic,
+    writer::{Participant, Signal, WriteAhead, write_until_closed},
 };
-
-/// Bytes of the file that redb may keep in memory. The state is in memory already.
-const CACHE: usize = 32 << 20;
 
 /// A data directory that cannot be used: one line that says why and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("the data directory {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
+    #[error("the data file {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
     InUse(PathBuf),
     /// It cannot be created or written.
-    #[error("the data directory {} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
+    #[error("{} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
     Unusable(PathBuf, io::Error),
     /// Its content is damaged.
-    #[error("the data file {} is damaged ({}): restore it from a backup, or move it away to start empty", .0.display(), .1)]
+    #[error("the data file {} is damaged ({}): restore its directory from a backup, or move it away to start empty", .0.display(), .1)]
     Damaged(PathBuf, String),
-    /// The writer thread cannot be started.
-    #[error("the writer thread cannot be started: {0}")]
+    /// A thread cannot be started.
+    #[error("the journal's threads cannot be started: {0}")]
     Thread(io::Error),
 }
 
-/// A file that is open but has no writer yet: each service adds its log.
+/// Files that are open but have no writer yet: each service adds its log.
 pub struct JournalBuilder {
-    path: PathBuf,
-    database: Arc<Database>,
+    file: Arc<TableFile>,
+    segments: [(PathBuf, Segment); 2],
+    generation: u64,
     signal: Arc<Signal>,
     participants: Vec<Box<dyn Participant>>,
 }
 
-impl std::fmt::Debug for JournalBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JournalBuilder").field("path", &self.path).finish_non_exhaustive()
+impl fmt::Debug for JournalBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalBuilder").field("path", &self.file.path()).finish_non_exhaustive()
     }
 }
 
-/// The writer of an open file.
+/// The threads of an open journal.
 #[derive(Debug)]
 pub struct Journal {
     signal: Arc<Signal>,
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Journal {
-    /// Opens `NAME.redb` in a directory, both made if they are not there.
+    /// Opens `NAME.redb`, `NAME.wal0` and `NAME.wal1` in a directory, all made if they are
+    /// not there.
     ///
     /// # Errors
-    /// Says in one line why it cannot be used.
+    /// Says in one line why they cannot be used.
     pub fn open(directory: &Path, name: &str) -> Result<JournalBuilder, OpenError> {
-        let unusable = |error| OpenError::Unusable(directory.to_owned(), error);
-        fs::create_dir_all(directory).map_err(unusable)?;
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Unusable(path, error)
+        };
+        fs::create_dir_all(directory).map_err(unusable(directory))?;
         let path = directory.join(format!("{name}.redb"));
-        let open = || Database::builder().set_cache_size(CACHE).create(&path);
-        let database = without_panic(open).map_err(|panic| OpenError::Damaged(path.clone(), panic))?;
-        let database = database.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(directory.to_owned()),
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                OpenError::Damaged(path.clone(), error.to_string())
-            }
-            DatabaseError::Storage(StorageError::Io(error)) => unusable(error),
-            other => OpenError::Damaged(path.clone(), other.to_string()),
-        })?;
+        // Comes first: whoever has this file open owns the segments too.
+        let file = TableFile::open(&path)?;
+        let open = |number| {
+            let path = directory.join(format!("{name}.wal{number}"));
+            let (segment, found) = Segment::open(&path).map_err(unusable(&path))?;
+            Ok(((path, segment), found))
+        };
+        let ((first, in_first), (second, in_second)) = (open(0)?, open(1)?);
+        let generation = in_first.generation.max(in_second.generation) + 1;
+        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable(directory))?;
+        without_panic(|| recover(&file, vec![in_first, in_second]))
+            .map_err(|what| OpenError::Damaged(path.clone(), what))?
+            .map_err(|error| match error {
+                redb::Error::Io(error) => OpenError::Unusable(path.clone(), error),
+                error => OpenError::Damaged(path.clone(), error.to_string()),
+            })?;
         Ok(JournalBuilder {
-            path,
-            database: Arc::new(database),
+            file: Arc::new(file),
+            segments: [first, second],
+            generation,
             signal: Arc::default(),
             participants: Vec::new(),
         })
     }
 
-    /// Commits what waits, refuses what comes later, and ends the writer. Blocks for as
-    /// long as a commit takes.
+    /// Commits what waits, refuses what comes later, and ends the threads. Blocks for as
+    /// long as a commit and a fold take.
     pub fn close(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
         self.signal.close();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A thread that panicked has already said so on standard error.
             let _ = thread.join();
         }
@@ -111,46 +124,52 @@ impl JournalBuilder {
     /// # Errors
     /// When the log is damaged.
     pub fn add<S: State>(&mut self, state: S) -> Result<Log<S>, OpenError> {
-        let damaged = |what: String| OpenError::Damaged(self.path.clone(), what);
-        let replayed = without_panic(|| replay(&self.database, state)).map_err(damaged)?.map_err(damaged)?;
-        let (log, participant) = log::attach(Arc::clone(&self.database), Arc::clone(&self.signal), replayed);
+        let damaged = |what: String| OpenError::Damaged(self.file.path().to_owned(), what);
+        let replayed = without_panic(|| self.file.read(|transaction| Ok(replay(transaction, state))))
+            .map_err(damaged)?
+            .map_err(|error| damaged(error.to_string()))?
+            .map_err(damaged)?;
+        let (log, participant) = log::attach(Arc::clone(&self.file), Arc::clone(&self.signal), replayed);
         self.participants.push(participant);
         Ok(log)
     }
 
-    /// Starts the writer.
+    /// Starts the writer and the thread that folds what it has written.
     ///
     /// # Errors
-    /// When its thread cannot be started.
+    /// When a thread cannot be started.
     pub fn start(self) -> Result<Journal, OpenError> {
-        let Self { database, signal, participants, .. } = self;
-        let thread = thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn({
-                let signal = Arc::clone(&signal);
-                move || write_until_closed(&database, &signal, participants)
-            })
-            .map_err(OpenError::Thread)?;
-        Ok(Journal { signal, thread: Some(thread) })
+        let Self { file, segments, generation, signal, participants } = self;
+        let [(first_path, first), (second_path, second)] = segments;
+        let (full, filled) = mpsc::sync_channel(2);
+        let (spare, spares) = mpsc::channel();
+        // The receiver is here.
+        let _ = spare.send(second);
+        let mut journal = Journal { signal: Arc::clone(&signal), threads: Vec::new() };
+        journal.spawn("checkpoint", {
+            let signal = Arc::clone(&signal);
+            move || fold_until_closed(&file, &[first_path, second_path], &signal, &filled, &spare)
+        })?;
+        let log = WriteAhead::new(first, generation, spares, full);
+        journal.spawn("journal", move || write_until_closed(log, signal, participants))?;
+        Ok(journal)
     }
 }
 
-fn replay<S: State>(database: &Database, state: S) -> Result<Replay<S>, String> {
+impl Journal {
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        self.threads.push(thread.map_err(OpenError::Thread)?);
+        Ok(())
+    }
+}
+
+fn replay<S: State>(transaction: &ReadTransaction, state: S) -> Result<Replay<S>, String> {
     let mut replay = Replay::new(state);
-    let transaction = database.begin_read().map_err(|error| error.to_string())?;
-    match transaction.open_table(log::table::<S>()) {
+    match transaction.open_table(table(S::LOG)) {
         Ok(table) => replay.read(&table)?,
         Err(TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.to_string()),
     }
     Ok(replay)
-}
-
-/// redb may panic on a damaged file; a person is to get one line all the same.
-fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, String> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let result = panic::catch_unwind(AssertUnwindSafe(open));
-    panic::set_hook(hook);
-    result.map_err(|_| "its structure cannot be read".to_owned())
 }

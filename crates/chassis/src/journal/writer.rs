@@ -1,27 +1,43 @@
-//! The thread that commits: one transaction for all that waits.
+//! The thread that commits: one frame of the write-ahead log for all that waits.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender},
+    },
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
-use redb::{Database, WriteTransaction};
+use prost::Message as _;
 
-use super::JournalError;
+use super::{
+    JournalError,
+    checkpoint::Full,
+    recovery::{Commit, LogRow},
+    segment::{SEGMENT, Segment},
+    table_file::Span,
+};
 
-/// A log's part in a transaction, in this order.
+/// Bytes beyond which a segment takes nothing more, when the other is still being folded.
+const LIMIT: u64 = 16 * SEGMENT;
+/// How long a commit waits for the other segment then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A log's part in a commit, in this order.
 pub(super) trait Participant: Send {
     /// Takes the commands that wait; says how many.
     fn take(&mut self) -> usize;
-    /// Decides them; says whether anything is to be written.
-    fn decide(&mut self) -> bool;
-    /// Writes the changes.
-    fn write(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error>;
-    /// The transaction is durable: applies the changes and answers.
+    /// Decides them; gives the row to write, if there is one.
+    fn decide(&mut self) -> Option<LogRow>;
+    /// The row is durable: applies its changes and answers.
     fn publish(&mut self);
-    /// There is no transaction: forgets the changes and answers.
+    /// Nothing is durable: forgets the changes and answers.
     fn fail(&mut self, error: &JournalError);
+    /// What the table file is to hold once the current segment is folded.
+    fn span(&self) -> Span;
     /// Nothing will be committed any more: refuses what waits and what still comes.
     fn close(&mut self);
 }
@@ -58,7 +74,7 @@ impl Signal {
             return Err(JournalError::Closed);
         }
         if self.unwritable.load(Ordering::Acquire) {
-            return Err(JournalError::Write("an earlier attempt failed".to_owned()));
+            return Err(JournalError::Write("the last attempt failed".to_owned()));
         }
         Ok(())
     }
@@ -72,69 +88,116 @@ impl Signal {
     }
 }
 
-/// Refuses what waits and what still comes when the writer ends, by a panic too.
-struct Closing<'a> {
-    signal: &'a Signal,
+/// The write-ahead log: a segment that is written while the other is folded.
+#[derive(Debug)]
+pub(super) struct WriteAhead {
+    current: Segment,
+    generation: u64,
+    spare: Receiver<Segment>,
+    full: SyncSender<Full>,
+}
+
+impl WriteAhead {
+    pub(super) fn new(
+        mut current: Segment,
+        generation: u64,
+        spare: Receiver<Segment>,
+        full: SyncSender<Full>,
+    ) -> Self {
+        current.restart(generation);
+        Self { current, generation, spare, full }
+    }
+
+    fn append(&mut self, participants: &[Box<dyn Participant>], commit: &Commit) -> io::Result<()> {
+        if self.current.len() >= SEGMENT {
+            // At best without waiting: a segment may grow while the other is folded.
+            let patience = if self.current.len() >= LIMIT { PATIENCE } else { Duration::ZERO };
+            match self.spare.recv_timeout(patience) {
+                Ok(spare) => {
+                    self.generation += 1;
+                    let full = std::mem::replace(&mut self.current, spare);
+                    self.current.restart(self.generation);
+                    hand_over(&self.full, full, participants, false);
+                }
+                Err(_) if self.current.len() < LIMIT => {}
+                Err(_) => return Err(io::Error::other("the table file does not keep up")),
+            }
+        }
+        self.current.append(&commit.encode_to_vec())
+    }
+
+    /// Has the rest folded.
+    fn finish(self, participants: &[Box<dyn Participant>]) {
+        hand_over(&self.full, self.current, participants, true);
+    }
+}
+
+fn hand_over(full: &SyncSender<Full>, segment: Segment, participants: &[Box<dyn Participant>], last: bool) {
+    let spans = participants.iter().map(|participant| participant.span()).collect();
+    // There is room for both segments. Without a thread to fold them, they are read at
+    // the next start.
+    let _ = full.try_send(Full { segment, spans, last });
+}
+
+/// Ends what depends on the writer when it ends, by a panic too.
+struct Closing {
+    signal: Arc<Signal>,
     participants: Vec<Box<dyn Participant>>,
 }
 
-impl Drop for Closing<'_> {
+impl Drop for Closing {
     fn drop(&mut self) {
         self.signal.closed.store(true, Ordering::Release);
         self.participants.iter_mut().for_each(|participant| participant.close());
     }
 }
 
-/// Commits until the journal is closed and nothing waits.
+/// Commits until the journal is closed and nothing waits, then has the rest folded.
 pub(super) fn write_until_closed(
-    database: &Database,
-    signal: &Signal,
+    mut log: WriteAhead,
+    signal: Arc<Signal>,
     participants: Vec<Box<dyn Participant>>,
 ) {
     let mut closing = Closing { signal, participants };
-    let participants = &mut closing.participants;
     let commands = metrics::counter!("lonja_journal_commands_total");
     let commits = metrics::histogram!("lonja_journal_commit_duration_seconds");
     loop {
-        signal.wait();
+        closing.signal.wait();
         // Read before the queues: what was submitted before closing is still taken.
-        let closed = signal.is_closed();
+        let closed = closing.signal.is_closed();
+        let participants = &mut closing.participants;
         let taken: usize = participants.iter_mut().map(|participant| participant.take()).sum();
         commands.increment(taken as u64);
-        let mut dirty = false;
-        for participant in participants.iter_mut() {
-            dirty |= participant.decide();
-        }
         let started = Instant::now();
-        match if dirty { commit(database, participants) } else { Ok(()) } {
-            Ok(()) => {
-                if dirty {
+        match commit(&mut log, participants) {
+            Ok(written) => {
+                if written {
                     commits.record(started.elapsed());
-                    signal.unwritable.store(false, Ordering::Release);
+                    closing.signal.unwritable.store(false, Ordering::Release);
                 }
                 participants.iter_mut().for_each(|participant| participant.publish());
             }
             Err(error) => {
-                signal.unwritable.store(true, Ordering::Release);
-                let error = JournalError::Write(error.to_string());
+                closing.signal.unwritable.store(true, Ordering::Release);
                 tracing::error!("{error}");
                 participants.iter_mut().for_each(|participant| participant.fail(&error));
             }
         }
         if closed {
-            return;
+            break;
         }
     }
+    log.finish(&closing.participants);
 }
 
-fn commit(database: &Database, participants: &mut [Box<dyn Participant>]) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    // Peers choose much of what is written, so a checksum alone must not decide which
-    // of two half-written commits counts.
-    transaction.set_two_phase_commit(true);
-    for participant in participants {
-        participant.write(&transaction)?;
+fn commit(log: &mut WriteAhead, participants: &mut [Box<dyn Participant>]) -> Result<bool, JournalError> {
+    let mut rows = Vec::new();
+    for participant in &mut *participants {
+        rows.extend(participant.decide());
     }
-    transaction.commit()?;
-    Ok(())
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    log.append(participants, &Commit { rows }).map_err(|error| JournalError::Write(error.to_string()))?;
+    Ok(true)
 }

@@ -1,0 +1,96 @@
+//! What a commit writes ahead, and how the table file catches up with it at a start.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use bytes::Bytes;
+use prost::Message as _;
+use redb::{ReadableTable as _, WriteTransaction};
+
+use super::{
+    Row,
+    segment::Found,
+    table_file::{TableFile, table},
+};
+
+/// One durable commit: a row for each log that changed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Commit {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) rows: Vec<LogRow>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct LogRow {
+    #[prost(string, tag = "1")]
+    pub(super) log: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) row: Row,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(super) bytes: Bytes,
+}
+
+/// Moves what the segments hold and the table file does not yet into the file.
+///
+/// # Errors
+/// Says what is damaged: a row is missing between what the file and the segments hold.
+pub(super) fn recover(file: &TableFile, mut segments: Vec<Found>) -> Result<(), redb::Error> {
+    segments.sort_by_key(|found| found.generation);
+    if segments.iter().all(|found| found.payloads.is_empty() && found.beyond.is_empty()) {
+        return Ok(());
+    }
+    file.write(|transaction| {
+        let mut known = Newest { transaction, rows: HashMap::new() };
+        for payload in segments.iter().flat_map(|found| &found.payloads) {
+            for row in decode(payload)?.rows {
+                known.insert(row)?;
+            }
+        }
+        for payload in segments.iter().flat_map(|found| &found.beyond) {
+            for LogRow { log, row, .. } in decode(payload)?.rows {
+                if row > known.newest(&log)? {
+                    return Err(missing(&log, row));
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn decode(payload: &[u8]) -> Result<Commit, redb::Error> {
+    Commit::decode(payload).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+fn missing(log: &str, row: Row) -> redb::Error {
+    redb::Error::Corrupted(format!("what comes before row {row} of the {log} log is missing"))
+}
+
+/// The newest row of each log in the file.
+struct Newest<'a> {
+    transaction: &'a WriteTransaction,
+    rows: HashMap<String, Row>,
+}
+
+impl Newest<'_> {
+    fn newest(&mut self, log: &str) -> Result<Row, redb::Error> {
+        Ok(match self.rows.entry(log.to_owned()) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => {
+                let table = self.transaction.open_table(table(log))?;
+                *unknown.insert(table.last()?.map_or(0, |(row, _)| row.value()))
+            }
+        })
+    }
+
+    /// Inserts a row unless it is there already.
+    fn insert(&mut self, LogRow { log, row, bytes }: LogRow) -> Result<(), redb::Error> {
+        let newest = self.newest(&log)?;
+        if row > newest + 1 {
+            return Err(missing(&log, row));
+        }
+        if row == newest + 1 {
+            self.transaction.open_table(table(&log))?.insert(row, bytes.as_ref())?;
+            self.rows.insert(log, row);
+        }
+        Ok(())
+    }
+}

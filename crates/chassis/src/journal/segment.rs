@@ -1,0 +1,223 @@
+//! A segment of the write-ahead log: a file of frames, written from its beginning again
+//! once what it holds is in the table file.
+//!
+//! A frame starts at a multiple of eight bytes:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | [`MAGIC`] |
+//! | 8 | number of this use of the segment, higher than that of any use before |
+//! | 8 | random number of this use, so that nobody can write a frame in advance |
+//! | 4 | length of the payload |
+//! | 4 | CRC32 of the 28 bytes before and the payload |
+
+use std::{
+    collections::hash_map::RandomState,
+    fs::{File, OpenOptions},
+    hash::{BuildHasher as _, Hasher as _},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+/// Bytes that a segment takes before the next one is used. They are written once when
+/// the file is made, so that an append changes no metadata.
+pub(super) const SEGMENT: u64 = 4 << 20;
+const MAGIC: [u8; 8] = *b"lonjawal";
+const HEADER: usize = 32;
+const ALIGNMENT: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Segment {
+    file: File,
+    position: u64,
+    generation: u64,
+    nonce: u64,
+    buffer: Vec<u8>,
+}
+
+/// What a segment was found to hold.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Number of the use that wrote the payloads.
+    pub(super) generation: u64,
+    pub(super) payloads: Vec<Vec<u8>>,
+    /// Payloads behind a place that cannot be read: of an older use, or beyond damage.
+    pub(super) beyond: Vec<Vec<u8>>,
+}
+
+impl Segment {
+    /// Opens a segment, made if it is not there, and reads it.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Found)> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let length = file.metadata()?.len();
+        let found = {
+            let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+            file.read_exact_at(&mut bytes, 0)?;
+            scan(&bytes)
+        };
+        if length < SEGMENT {
+            file.write_all_at(&vec![0; (SEGMENT - length) as usize], length)?;
+            file.sync_all()?;
+        }
+        Ok((Self { file, position: 0, generation: 0, nonce: 0, buffer: Vec::new() }, found))
+    }
+
+    /// Begins a use. What the segment holds is overwritten from the next append on.
+    pub(super) fn restart(&mut self, generation: u64) {
+        self.position = 0;
+        self.generation = generation;
+        // Seeded by the system, for every state anew.
+        self.nonce = RandomState::new().build_hasher().finish();
+    }
+
+    /// Appends a frame and makes it durable. After an error the next frame takes its place.
+    pub(super) fn append(&mut self, payload: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&MAGIC);
+        self.buffer.extend_from_slice(&self.generation.to_le_bytes());
+        self.buffer.extend_from_slice(&self.nonce.to_le_bytes());
+        self.buffer.extend_from_slice(&length.to_le_bytes());
+        self.buffer.extend_from_slice(&checksum(&self.buffer, payload).to_le_bytes());
+        self.buffer.extend_from_slice(payload);
+        self.buffer.resize(self.buffer.len().next_multiple_of(ALIGNMENT), 0);
+        self.file.write_all_at(&self.buffer, self.position)?;
+        self.file.sync_data()?;
+        self.position += self.buffer.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes written in this use.
+    pub(super) fn len(&self) -> u64 {
+        self.position
+    }
+}
+
+fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+struct Frame<'a> {
+    generation: u64,
+    nonce: u64,
+    payload: &'a [u8],
+}
+
+fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
+    let (header, rest) = bytes.split_at_checked(HEADER)?;
+    let number = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes);
+    let short = |at: usize| header[at..at + 4].try_into().map(u32::from_le_bytes);
+    if header[..8] != MAGIC {
+        return None;
+    }
+    let payload = rest.get(..short(24).ok()? as usize)?;
+    (checksum(&header[..28], payload) == short(28).ok()?).then_some(Frame {
+        generation: number(8).ok()?,
+        nonce: number(16).ok()?,
+        payload,
+    })
+}
+
+fn scan(bytes: &[u8]) -> Found {
+    let mut found = Found::default();
+    let mut at = 0;
+    let mut nonce = None;
+    while let Some(frame) = bytes.get(at..).and_then(frame) {
+        if *nonce.get_or_insert(frame.nonce) != frame.nonce {
+            break;
+        }
+        found.generation = frame.generation;
+        found.payloads.push(frame.payload.to_vec());
+        at += (HEADER + frame.payload.len()).next_multiple_of(ALIGNMENT);
+    }
+    let places = (at..bytes.len()).step_by(ALIGNMENT);
+    found.beyond = places.filter_map(|at| Some(frame(&bytes[at..])?.payload.to_vec())).collect();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn payloads(path: &Path) -> Vec<Vec<u8>> {
+        Segment::open(path).unwrap().1.payloads
+    }
+
+    #[test]
+    fn what_was_appended_is_found() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("wal");
+        let (mut segment, found) = Segment::open(&path).unwrap();
+        assert!(found.payloads.is_empty());
+        segment.restart(7);
+        for payload in [&b"one"[..], b"", b"three three three"] {
+            segment.append(payload).unwrap();
+        }
+        let found = Segment::open(&path).unwrap().1;
+        assert_eq!(found.payloads, [&b"one"[..], b"", b"three three three"]);
+        assert_eq!(found.generation, 7);
+        assert!(found.beyond.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_was_cut_anywhere_was_never_written() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("wal");
+        let (mut segment, _) = Segment::open(&path).unwrap();
+        segment.restart(1);
+        segment.append(b"whole").unwrap();
+        let start = segment.len() as usize;
+        segment.append(b"in two pieces").unwrap();
+        let end = segment.len() as usize;
+        let bytes = fs::read(&path).unwrap();
+        // The last byte of the payload comes before the padding.
+        for cut in start..end - 3 {
+            let mut cut_off = bytes.clone();
+            cut_off[cut..end].fill(0);
+            let found = scan(&cut_off);
+            assert_eq!(found.payloads, [b"whole"], "cut at {cut}");
+            assert!(found.beyond.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_new_use_hides_the_frames_of_the_one_before() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("wal");
+        let (mut segment, _) = Segment::open(&path).unwrap();
+        segment.restart(1);
+        for _ in 0..3 {
+            segment.append(b"old").unwrap();
+        }
+        segment.restart(2);
+        segment.append(b"new").unwrap();
+        let found = Segment::open(&path).unwrap().1;
+        assert_eq!(found.payloads, [b"new"]);
+        assert_eq!((found.generation, found.beyond.len()), (2, 2));
+    }
+
+    #[test]
+    fn frames_beyond_damage_are_told_apart() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("wal");
+        let (mut segment, _) = Segment::open(&path).unwrap();
+        segment.restart(1);
+        for payload in [b"first", b"other", b"third"] {
+            segment.append(payload).unwrap();
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let second = bytes.windows(5).position(|bytes| bytes == b"other").unwrap();
+        bytes[second] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(payloads(&path), [b"first"]);
+        assert_eq!(Segment::open(&path).unwrap().1.beyond, [b"third"]);
+    }
+}

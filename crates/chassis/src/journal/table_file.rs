@@ -1,0 +1,148 @@
+//! The redb file that holds the logs, one table each. Rows come to it from the
+//! write-ahead log, many transactions' at once.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageError,
+    TableDefinition, WriteTransaction,
+};
+
+use super::{Row, open::OpenError, without_panic};
+
+/// Bytes of the file that redb may keep in memory. The state is in memory already.
+const CACHE: usize = 32 << 20;
+
+pub(super) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
+    TableDefinition::new(log)
+}
+
+/// The rows of a log that are durable but not in the table file yet, one after the other.
+#[derive(Debug)]
+pub(super) struct Tail {
+    log: &'static str,
+    rows: Mutex<VecDeque<(Row, Bytes)>>,
+}
+
+impl Tail {
+    pub(super) fn new(log: &'static str) -> Self {
+        Self { log, rows: Mutex::default() }
+    }
+
+    pub(super) fn push(&self, row: Row, bytes: Bytes) {
+        self.rows.lock().push_back((row, bytes));
+    }
+
+    pub(super) fn get(&self, row: Row) -> Option<Bytes> {
+        let rows = self.rows.lock();
+        let (front, _) = rows.front()?;
+        let index = row.checked_sub(*front)?;
+        rows.get(usize::try_from(index).ok()?).map(|(_, bytes)| bytes.clone())
+    }
+
+    pub(super) fn range(&self, from: Row, through: Row) -> Vec<(Row, Bytes)> {
+        let rows = self.rows.lock();
+        rows.iter().filter(|(row, _)| (from..=through).contains(row)).cloned().collect()
+    }
+
+    fn forget(&self, through: Row) {
+        self.rows.lock().retain(|(row, _)| *row > through);
+    }
+}
+
+/// What the table file is to hold of a log: every row from `first` through `last`.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) tail: Arc<Tail>,
+    pub(super) first: Row,
+    pub(super) last: Row,
+}
+
+/// An open file. After an error redb refuses everything until it is opened again.
+pub(super) struct TableFile {
+    path: PathBuf,
+    database: RwLock<Option<Database>>,
+}
+
+impl TableFile {
+    /// Opens the file, made if it is not there.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self { path: path.to_owned(), database: RwLock::new(Some(open(path)?)) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn reopen(&self) -> Result<(), OpenError> {
+        let mut database = self.database.write();
+        // One process may have it open once.
+        *database = None;
+        *database = Some(open(&self.path)?);
+        Ok(())
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let database = self.database.read();
+        let database = database.as_ref().ok_or(redb::Error::PreviousIo)?;
+        read(&database.begin_read()?)
+    }
+
+    pub(super) fn write(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let database = self.database.read();
+        let database = database.as_ref().ok_or(redb::Error::PreviousIo)?;
+        let mut transaction = database.begin_write()?;
+        // Peers choose much of what is written, so a checksum alone must not decide which
+        // of two half-written commits counts.
+        transaction.set_two_phase_commit(true);
+        write(&transaction)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Moves rows from the tails into the file and drops those before each span.
+    pub(super) fn fold(&self, spans: &[Span]) -> Result<(), OpenError> {
+        let folded = self.write(|transaction| {
+            for Span { tail, first, last } in spans {
+                let mut table = transaction.open_table(table(tail.log))?;
+                let from = table.last()?.map_or(0, |(row, _)| row.value() + 1);
+                for (row, bytes) in tail.range(from.max(*first), *last) {
+                    table.insert(row, bytes.as_ref())?;
+                }
+                table.retain_in::<Row, _>(..first, |_, _| false)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = folded {
+            self.reopen()?;
+            return Err(OpenError::Unusable(self.path.clone(), io::Error::other(error)));
+        }
+        spans.iter().for_each(|span| span.tail.forget(span.last));
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<Database, OpenError> {
+    let open = || Database::builder().set_cache_size(CACHE).create(path);
+    let database = without_panic(open).map_err(|panic| OpenError::Damaged(path.to_owned(), panic))?;
+    database.map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            OpenError::Unusable(path.to_owned(), error)
+        }
+        other => OpenError::Damaged(path.to_owned(), other.to_string()),
+    })
+}
