@@ -1,6 +1,10 @@
 //! `lonja up` and the bare server, loaded in turn.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use tempfile::TempDir;
 
@@ -29,6 +33,9 @@ pub(crate) struct Config {
     /// Rows to measure, of those that are printed; all if not given
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Beside an announce to this opentracker (Debian has it) instead of the bare server
+    #[arg(long, value_name = "PROGRAM")]
+    opentracker: Option<PathBuf>,
 }
 
 /// The figures of one run.
@@ -103,20 +110,28 @@ fn bare_reply(load: &Load) -> usize {
     if load.reply() > 10_000 { load.reply() } else { 1 }
 }
 
+/// What Lonja is compared with: a server, what it is asked, and the bytes of its reply.
+fn beside(config: &Config, shape: &Load, data: &Path) -> anyhow::Result<(Server, Load, usize)> {
+    if let Some(program) = &config.opentracker {
+        let announce = Load { operation: Asked::Announce, ..*shape };
+        return Ok((Server::opentracker(program, data)?, announce, announce.reply()));
+    }
+    let answer = bare_reply(shape);
+    let program = std::env::current_exe()?;
+    let bare = Server::start(Command::new(program).args(["bare", "--answer", &answer.to_string()]))?;
+    Ok((bare, *shape, answer))
+}
+
 fn row(config: &Config, name: &str, shape: &Load) -> anyhow::Result<()> {
     let data = TempDir::new_in(&config.data)?;
     let lonja = Server::lonja(&config.lonja, data.path(), &[])?;
-    let answer = bare_reply(shape);
-    let bare = Server::start(Command::new(std::env::current_exe()?).args([
-        "bare",
-        "--answer",
-        &answer.to_string(),
-    ]))?;
+    let others_data = TempDir::new()?;
+    let (bare, asked, answer) = beside(config, shape, others_data.path())?;
     prepare(lonja.port, shape)?;
     let mut pairs = Vec::new();
     // The first pair warms up and does not count.
     for _ in 0..=config.pairs {
-        pairs.push((measure(&lonja, shape, shape.reply())?, measure(&bare, shape, answer)?));
+        pairs.push((measure(&lonja, shape, shape.reply())?, measure(&bare, &asked, answer)?));
     }
     pairs.remove(0);
     let of = |figure: fn(&(Run, Run)) -> f64| median(pairs.iter().map(figure).collect());

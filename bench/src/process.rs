@@ -3,6 +3,8 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -11,6 +13,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::load::TORRENT;
 
 pub(crate) struct Server {
     child: Child,
@@ -50,6 +54,32 @@ impl Server {
                 .arg(data)
                 .args(arguments),
         )
+    }
+
+    /// Starts opentracker, a tracker in C that answers one request a connection from
+    /// memory. Debian's build tracks only what a list names.
+    pub(crate) fn opentracker(program: &Path, directory: &Path) -> anyhow::Result<Self> {
+        let torrent: String = TORRENT.bytes().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(directory.join("torrents"), torrent + "\n")?;
+        // It becomes another user before it reads the list.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let number = port.to_string();
+        let child = Command::new(program)
+            .args(["-i", "0.0.0.0", "-p", &number, "-P", &number, "-w", "/torrents", "-d"])
+            .arg(directory.canonicalize()?)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let server = Self { child, port };
+        for _ in 0..100 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Ok(server);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("{} does not listen", program.display())
     }
 
     /// Ends it as an operator does, and waits for it.
