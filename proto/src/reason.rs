@@ -64,6 +64,12 @@ impl Reason {
         self.row().1
     }
 
+    /// The reason of this name, if it is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+
     fn row(self) -> &'static (Self, &'static str, Code, &'static str) {
         &TABLE[self as usize]
     }
@@ -82,11 +88,7 @@ impl TryFrom<&Status> for Reason {
 
     fn try_from(status: &Status) -> Result<Self, UnknownReason> {
         let info = status.get_details_error_info().ok_or(UnknownReason)?;
-        TABLE
-            .iter()
-            .find(|row| info.domain == DOMAIN && row.1 == info.reason)
-            .map(|row| row.0)
-            .ok_or(UnknownReason)
+        Self::from_name(&info.reason).filter(|_| info.domain == DOMAIN).ok_or(UnknownReason)
     }
 }
 

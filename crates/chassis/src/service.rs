@@ -4,7 +4,6 @@ use std::{
     future::Future,
     io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
 };
 
 use tokio::{net::TcpListener, task::JoinError};
@@ -16,11 +15,13 @@ use crate::{
     health::Health,
     journal::OpenError,
     net::{ListenError, listen},
+    redis::{Redis, RedisError},
     rpc::{self, ServeError},
+    store_url::StoreUrl,
     telemetry,
 };
 
-/// Settings of a service that keeps its state in a directory.
+/// Settings of a service that keeps state.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServiceConfig {
     /// Address for gRPC; port 0 lets the system choose
@@ -29,9 +30,29 @@ pub struct ServiceConfig {
     /// Address for /livez, /readyz and /metrics; none if not given
     #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
-    /// Directory that keeps the state
-    #[arg(long, env = "LONJA_DATA_DIR", value_name = "DIR", default_value = "./lonja-data")]
-    pub data_dir: PathBuf,
+    /// Where the state is kept: embedded:DIR, redis://[USER:PASSWORD@]HOST[:PORT] or
+    /// redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]
+    #[arg(
+        long,
+        env = "LONJA_STORE",
+        value_name = "URL",
+        default_value = "embedded:./lonja-data",
+        hide_env_values = true
+    )]
+    pub store: StoreUrl,
+    /// What every key in Redis begins with; give each index that shares a Redis its own
+    #[arg(long, env = "LONJA_REDIS_PREFIX", value_name = "PREFIX", default_value = "lonja")]
+    pub redis_prefix: String,
+}
+
+impl ServiceConfig {
+    /// A service's keys in the Redis that is the store.
+    ///
+    /// # Errors
+    /// When the store is no Redis.
+    pub fn redis(&self, service: &'static str) -> Result<Redis, RedisError> {
+        Redis::new(&self.store, &self.redis_prefix, service)
+    }
 }
 
 /// Why a service ended other than by shutdown: one line for a person.
@@ -40,6 +61,9 @@ pub enum RunError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The Redis cannot be used.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),

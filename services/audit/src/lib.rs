@@ -10,13 +10,14 @@ use lonja_chassis::{
     operation_log::{OperationLog, OperationLogWriter},
     rpc,
     service::{RunError, ServiceConfig, serve},
+    store_url::StoreUrl,
 };
 use lonja_proto::{DESCRIPTORS, audit::SERVICE_NAME};
 use tokio_util::sync::CancellationToken;
 
 pub use lonja_proto::audit::audit_service_server::AuditServiceServer;
 pub use service::AuditGrpc;
-use store::{EmbeddedStore, Store as _};
+use store::{EmbeddedStore, RedisStore, Store};
 
 /// Settings of the audit itself, wherever it runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -45,23 +46,34 @@ pub struct Config {
 /// # Errors
 /// When the data directory or an address cannot be used, or a server breaks down.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let mut journal = Journal::open(&config.service.data_dir, "audit")?;
-    let store = EmbeddedStore::open(&mut journal, &config.audit)?;
-    let journal = journal.start()?;
     let (lines, writer) = if config.no_operation_log {
         (OperationLog::off(), OperationLogWriter::off())
     } else {
         OperationLog::to_stdout()?
     };
+    let result = if let StoreUrl::Embedded(directory) = &config.service.store {
+        let mut journal = Journal::open(directory, "audit")?;
+        let store = EmbeddedStore::open(&mut journal, &config.audit)?;
+        let journal = journal.start()?;
+        let result = serve_store(&config, store, lines, shutdown).await;
+        tokio::task::spawn_blocking(move || journal.close()).await?;
+        result
+    } else {
+        let store = RedisStore::new(config.service.redis("audit")?, &config.audit);
+        serve_store(&config, store, lines, shutdown).await
+    };
+    tokio::task::spawn_blocking(move || writer.finish()).await?;
+    result
+}
+
+async fn serve_store(
+    config: &Config,
+    store: impl Store + Clone,
+    lines: OperationLog,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS)?;
     routes.add_service(AuditServiceServer::new(AuditGrpc::new(store.clone(), lines, shutdown.clone())));
-    let probe = || store.is_ready();
-    let result = serve(&config.service, SERVICE_NAME, (health, routes), probe, shutdown).await;
-    tokio::task::spawn_blocking(move || {
-        journal.close();
-        writer.finish();
-    })
-    .await?;
-    result
+    serve(&config.service, SERVICE_NAME, (health, routes), || store.is_ready(), shutdown).await
 }

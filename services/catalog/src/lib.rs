@@ -8,13 +8,14 @@ use lonja_chassis::{
     journal::Journal,
     rpc,
     service::{RunError, ServiceConfig, serve},
+    store_url::StoreUrl,
 };
 use lonja_proto::{DESCRIPTORS, catalog::SERVICE_NAME};
 use tokio_util::sync::CancellationToken;
 
 pub use lonja_proto::catalog::catalog_service_server::CatalogServiceServer;
 pub use service::CatalogGrpc;
-use store::{EmbeddedStore, Store as _};
+use store::{EmbeddedStore, RedisStore, Store};
 
 /// Settings of the catalog itself, wherever it runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,14 +41,26 @@ pub struct Config {
 /// # Errors
 /// When the data directory or an address cannot be used, or a server breaks down.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let mut journal = Journal::open(&config.service.data_dir, "catalog")?;
-    let store = EmbeddedStore::open(&mut journal, &config.catalog)?;
-    let journal = journal.start()?;
+    if let StoreUrl::Embedded(directory) = &config.service.store {
+        let mut journal = Journal::open(directory, "catalog")?;
+        let store = EmbeddedStore::open(&mut journal, &config.catalog)?;
+        let journal = journal.start()?;
+        let result = serve_store(&config, store, shutdown).await;
+        tokio::task::spawn_blocking(move || journal.close()).await?;
+        result
+    } else {
+        let (store, driver) = RedisStore::new(config.service.redis("catalog")?, &config.catalog);
+        Box::pin(driver.run_while(serve_store(&config, store, shutdown))).await
+    }
+}
+
+async fn serve_store(
+    config: &Config,
+    store: impl Store + Clone,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS)?;
     routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone())));
-    let probe = || store.is_ready();
-    let result = serve(&config.service, SERVICE_NAME, (health, routes), probe, shutdown).await;
-    tokio::task::spawn_blocking(move || journal.close()).await?;
-    result
+    serve(&config.service, SERVICE_NAME, (health, routes), || store.is_ready(), shutdown).await
 }

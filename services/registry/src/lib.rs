@@ -9,6 +9,7 @@ use lonja_chassis::{
     journal::Journal,
     rpc,
     service::{RunError, ServiceConfig, serve},
+    store_url::StoreUrl,
 };
 use lonja_proto::{DESCRIPTORS, registry::SERVICE_NAME};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub use lonja_proto::registry::registry_service_server::RegistryServiceServer;
 pub use model::{Endpoint, Session};
 pub use service::RegistryGrpc;
-use store::{EmbeddedStore, Store as _};
+use store::{EmbeddedStore, RedisStore, Store};
 
 /// Settings of a registry that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,14 +32,26 @@ pub struct Config {
 /// # Errors
 /// When the data directory or an address cannot be used, or a server breaks down.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let mut journal = Journal::open(&config.service.data_dir, "registry")?;
-    let store = EmbeddedStore::open(&mut journal)?;
-    let journal = journal.start()?;
+    if let StoreUrl::Embedded(directory) = &config.service.store {
+        let mut journal = Journal::open(directory, "registry")?;
+        let store = EmbeddedStore::open(&mut journal)?;
+        let journal = journal.start()?;
+        let result = serve_store(&config, store, shutdown).await;
+        tokio::task::spawn_blocking(move || journal.close()).await?;
+        result
+    } else {
+        let (store, driver) = RedisStore::new(config.service.redis("registry")?);
+        Box::pin(driver.run_while(serve_store(&config, store, shutdown))).await
+    }
+}
+
+async fn serve_store(
+    config: &Config,
+    store: impl Store + Clone,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS)?;
     routes.add_service(RegistryServiceServer::new(RegistryGrpc::new(store.clone())));
-    let probe = || store.is_ready();
-    let result = serve(&config.service, SERVICE_NAME, (health, routes), probe, shutdown).await;
-    tokio::task::spawn_blocking(move || journal.close()).await?;
-    result
+    serve(&config.service, SERVICE_NAME, (health, routes), || store.is_ready(), shutdown).await
 }

@@ -3,12 +3,14 @@
 #[cfg(test)]
 mod contract;
 mod embedded;
+mod redis;
 
 use std::{fmt, future::Future, str::FromStr};
 
 use lonja_proto::{Failure, audit::OperationRecord};
 
 pub use embedded::EmbeddedStore;
+pub use redis::RedisStore;
 
 /// A place between two records; the least of all is before the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

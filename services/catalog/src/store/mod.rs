@@ -3,12 +3,14 @@
 #[cfg(test)]
 mod contract;
 mod embedded;
+mod redis;
 
 use std::future::Future;
 
 use lonja_proto::{Failure, SessionId};
 
 pub use embedded::EmbeddedStore;
+pub use redis::RedisStore;
 
 /// A published file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod contract;
 mod embedded;
+mod redis;
 
 use std::{future::Future, sync::Arc};
 
@@ -11,6 +12,7 @@ use lonja_proto::{Failure, SessionId};
 use crate::model::{Endpoint, Session};
 
 pub use embedded::EmbeddedStore;
+pub use redis::RedisStore;
 
 /// All sessions as they were at one moment, in the order in which they were opened.
 #[derive(Debug, Clone)]

@@ -1,0 +1,204 @@
+//! Changes that wait at the same moment travel in one script call.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use metrics::{counter, histogram};
+use redis::Script;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+use super::{
+    Redis, RedisError,
+    connection::{DEADLINE, Request},
+};
+
+/// Changes that may wait.
+const QUEUE: usize = 16_384;
+/// Changes in one call. Redis does nothing else meanwhile.
+const BATCH: usize = 256;
+/// Calls under way at one time.
+const IN_FLIGHT: usize = 4;
+
+/// What every script ends with. `apply(k, a)` decides and applies the change whose keys
+/// begin at `KEYS[k]` and whose arguments begin at `ARGV[a]`, sets `changed` if it changed
+/// anything, and gives `+` and a result or `-` and the name of a reason.
+const HARNESS: &str = r"
+local known = redis.call('GET', KEYS[1])
+if known then return cmsgpack.unpack(known) end
+local replies = {}
+for i = 0, tonumber(ARGV[1]) - 1 do
+  replies[i + 1] = apply(2 + i * KEYS_EACH, 2 + i * ARGS_EACH)
+end
+if changed then redis.call('SET', KEYS[1], cmsgpack.pack(replies), 'PX', 10000) end
+return replies
+";
+
+/// A change that a script decides.
+#[derive(Debug)]
+pub struct Change {
+    /// The shard of its keys.
+    pub shard: u16,
+    /// Its keys, as many as the script expects of each change.
+    pub keys: Vec<String>,
+    /// Its arguments, as many as the script expects of each change.
+    pub arguments: Vec<Vec<u8>>,
+}
+
+/// What a script answers to a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// It was carried out, with this result.
+    Done(String),
+    /// It was refused for the reason of this name.
+    Refused(String),
+}
+
+#[derive(Debug)]
+struct Pending {
+    change: Change,
+    since: Instant,
+    answer: oneshot::Sender<Result<Reply, RedisError>>,
+}
+
+/// Where changes are left. Clones share one queue.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    queue: mpsc::Sender<Pending>,
+}
+
+/// Sends the changes.
+#[derive(Debug)]
+pub struct ChangesDriver {
+    redis: Redis,
+    script: Script,
+    waiting: mpsc::Receiver<Pending>,
+}
+
+impl Changes {
+    /// A queue for changes that this script decides: Lua that defines `KEYS_EACH`,
+    /// `ARGS_EACH` and `apply`.
+    #[must_use]
+    pub fn new(redis: &Redis, script: &str) -> (Self, ChangesDriver) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        // The first line makes Redis refuse the whole of it where there is no memory,
+        // rather than stop in its midst.
+        let script = Script::new(&format!("#!lua\nlocal changed = false\n{script}{HARNESS}"));
+        (Self { queue }, ChangesDriver { redis: redis.clone(), script, waiting })
+    }
+
+    /// Has a change decided and applied, once.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached in time (what of it was applied is not known then), or
+    /// too many changes wait (nothing is changed then).
+    pub async fn submit(&self, change: Change) -> Result<Reply, RedisError> {
+        let (answer, reply) = oneshot::channel();
+        let pending = Pending { change, since: Instant::now(), answer };
+        self.queue.try_send(pending).map_err(|_| RedisError::new("too many changes wait"))?;
+        reply.await.unwrap_or_else(|_| Err(RedisError::closed()))
+    }
+}
+
+impl ChangesDriver {
+    /// Sends changes for as long as the work takes, and then what is still waiting.
+    pub async fn run_while<T>(self, work: impl Future<Output = T>) -> T {
+        let finished = CancellationToken::new();
+        let work = async {
+            let result = work.await;
+            finished.cancel();
+            result
+        };
+        tokio::join!(work, self.run(finished.clone())).0
+    }
+
+    /// Sends what waits until `finished`, and then what is still waiting.
+    pub async fn run(self, finished: CancellationToken) {
+        let Self { redis, script, mut waiting } = self;
+        let script = Arc::new(script);
+        let mut calls = FuturesUnordered::new();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = calls.next() => {}
+                taken = waiting.recv_many(&mut batch, BATCH), if calls.len() < IN_FLIGHT => {
+                    if taken == 0 {
+                        break;
+                    }
+                    for group in groups(std::mem::take(&mut batch), redis.is_cluster()) {
+                        calls.push(call(redis.clone(), Arc::clone(&script), group));
+                    }
+                }
+                () = finished.cancelled(), if !waiting.is_closed() => waiting.close(),
+            }
+        }
+        while calls.next().await.is_some() {}
+    }
+}
+
+/// Those that may travel together: in a cluster those of one shard.
+fn groups(batch: Vec<Pending>, by_shard: bool) -> Vec<Vec<Pending>> {
+    if !by_shard {
+        return vec![batch];
+    }
+    let mut groups: HashMap<u16, Vec<Pending>> = HashMap::new();
+    for pending in batch {
+        groups.entry(pending.change.shard).or_default().push(pending);
+    }
+    groups.into_values().collect()
+}
+
+async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
+    // Whoever asked too long ago has been told that it failed.
+    group.retain(|pending| pending.since.elapsed() < DEADLINE);
+    let Some(first) = group.first() else { return };
+    let started = Instant::now();
+    let mut invocation = script.prepare_invoke();
+    invocation.key(redis.key(first.change.shard, &format!("batch:{}", Ulid::generate())));
+    invocation.arg(group.len());
+    for Pending { change, .. } in &group {
+        for key in &change.keys {
+            invocation.key(key);
+        }
+        for argument in &change.arguments {
+            invocation.arg(argument);
+        }
+    }
+    let answer = redis.attempt(Request::Script(&invocation));
+    let replies = time::timeout_at(first.since + DEADLINE, answer).await;
+    let replies = replies.unwrap_or_else(|_| Err(RedisError::new("no answer in time"))).and_then(|value| {
+        let replies: Vec<String> = redis::from_redis_value(value).map_err(RedisError::new)?;
+        match replies.len() == group.len() {
+            true => Ok(replies),
+            false => Err(RedisError::new("a script answered for another number of changes")),
+        }
+    });
+    counter!("lonja_redis_changes_total").increment(group.len() as u64);
+    histogram!("lonja_redis_call_duration_seconds").record(started.elapsed());
+    match replies {
+        Ok(replies) => {
+            for (pending, reply) in group.into_iter().zip(replies) {
+                // Whoever asked may have given up waiting.
+                let _ = pending.answer.send(read(&reply));
+            }
+        }
+        Err(error) => {
+            for pending in group {
+                let _ = pending.answer.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+fn read(reply: &str) -> Result<Reply, RedisError> {
+    match reply.split_at_checked(1) {
+        Some(("+", result)) => Ok(Reply::Done(result.to_owned())),
+        Some(("-", reason)) => Ok(Reply::Refused(reason.to_owned())),
+        _ => Err(RedisError::new("a script gave no reply")),
+    }
+}

@@ -1,0 +1,268 @@
+//! A connection that is made when it is needed, and made anew when it fails.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, Pipeline,
+    RedisResult, RetryMethod, ScriptInvocation, ServerErrorKind,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+};
+use tokio::{
+    sync::Mutex,
+    time::{self, Instant},
+};
+
+use crate::store_url::StoreUrl;
+
+/// What a command may take in all, attempts and pauses included. The peer waits 2 s.
+pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
+/// What one attempt may take.
+const ATTEMPT: Duration = Duration::from_millis(500);
+/// Pauses between attempts, shortest and longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// Redis did not do what was asked within its deadline.
+#[derive(Debug, Clone)]
+pub struct RedisError(String);
+
+impl RedisError {
+    pub(super) fn new(why: impl fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+
+    /// A key holds what no version of Lonja wrote.
+    #[must_use]
+    pub fn malformed(record: &str) -> Self {
+        Self(format!("a record cannot be read: {record:?}"))
+    }
+
+    /// Whoever would have answered has gone.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self("closed".to_owned())
+    }
+}
+
+impl std::error::Error for RedisError {}
+
+impl fmt::Display for RedisError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis: {}", self.0)
+    }
+}
+
+enum Target {
+    Single(Client),
+    Cluster(Box<ClusterClient>),
+}
+
+#[derive(Clone)]
+enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+struct Slot {
+    /// Which connection this is.
+    number: u64,
+    connection: Option<Connection>,
+}
+
+struct Shared {
+    target: Target,
+    prefix: String,
+    service: &'static str,
+    slot: Mutex<Slot>,
+}
+
+/// A service's way to its keys. Clones share one connection.
+#[derive(Clone)]
+pub struct Redis {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(&self.shared.prefix).field(&self.shared.service).finish()
+    }
+}
+
+impl Redis {
+    /// A way to the keys `PREFIX:SERVICE:...` of a Redis. Nothing is sent yet: Redis may
+    /// start later.
+    ///
+    /// # Errors
+    /// When this is no Redis.
+    pub fn new(url: &StoreUrl, prefix: &str, service: &'static str) -> Result<Self, RedisError> {
+        let target = match url {
+            StoreUrl::Embedded(_) => return Err(RedisError::new("this store is embedded")),
+            StoreUrl::Redis(node) => Target::Single(Client::open(node.clone()).map_err(RedisError::new)?),
+            StoreUrl::RedisCluster(nodes) => {
+                let nodes: RedisResult<Vec<_>> =
+                    nodes.iter().map(|node| node.clone().into_connection_info()).collect();
+                let client = ClusterClient::builder(nodes.map_err(RedisError::new)?)
+                    .connection_timeout(ATTEMPT)
+                    .response_timeout(ATTEMPT)
+                    // Attempts are counted here.
+                    .retries(1)
+                    .build();
+                Target::Cluster(Box::new(client.map_err(RedisError::new)?))
+            }
+        };
+        let slot = Mutex::new(Slot { number: 0, connection: None });
+        Ok(Self { shared: Arc::new(Shared { target, prefix: prefix.to_owned(), service, slot }) })
+    }
+
+    /// A key of a shard.
+    #[must_use]
+    pub fn key(&self, shard: u16, name: &str) -> String {
+        let Shared { prefix, service, .. } = &*self.shared;
+        format!("{prefix}:{service}:{{{shard}}}:{name}")
+    }
+
+    /// Whether keys of different shards may be named in one command.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.shared.target, Target::Cluster(_))
+    }
+
+    /// Sends a command that reads, again and again until its deadline.
+    ///
+    /// # Errors
+    /// What the last attempt met.
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let value = self.attempt(Request::Command(command)).await?;
+        redis::from_redis_value(value).map_err(RedisError::new)
+    }
+
+    /// Sends commands on keys of one shard, as one transaction if it is atomic, again and
+    /// again until its deadline.
+    ///
+    /// # Errors
+    /// What the last attempt met.
+    pub async fn query_pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisError> {
+        let value = self.attempt(Request::Pipeline(pipeline)).await?;
+        redis::from_redis_value(value).map_err(RedisError::new)
+    }
+
+    /// Calls a script that may be called twice to the same effect, again and again until
+    /// its deadline.
+    ///
+    /// # Errors
+    /// What the last attempt met.
+    pub async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        let value = self.attempt(Request::Script(call)).await?;
+        redis::from_redis_value(value).map_err(RedisError::new)
+    }
+
+    /// Whether Redis can be written.
+    pub async fn is_ready(&self) -> bool {
+        let mut set = redis::cmd("SET");
+        set.arg(self.key(0, "probe")).arg(1).arg("EX").arg(60);
+        match time::timeout(ATTEMPT, self.query::<()>(&set)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "not ready");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) async fn attempt(&self, request: Request<'_>) -> Result<redis::Value, RedisError> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut pause = PAUSE.0;
+        loop {
+            let error = match self.attempt_once(&request).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if !is_worth_another(&error) || Instant::now() + pause >= deadline {
+                return Err(RedisError::new(error));
+            }
+            time::sleep(pause).await;
+            pause = (2 * pause).min(PAUSE.1);
+        }
+    }
+
+    async fn attempt_once(&self, request: &Request<'_>) -> RedisResult<redis::Value> {
+        let (number, connection) = time::timeout(2 * ATTEMPT, self.connection())
+            .await
+            .unwrap_or_else(|_| Err(redis::RedisError::from((ErrorKind::Io, "no connection in time"))))?;
+        let answer = match connection {
+            Connection::Single(connection) => request.send(connection).await,
+            Connection::Cluster(connection) => request.send(connection).await,
+        };
+        if let Err(error) = &answer
+            && is_of_the_connection(error)
+        {
+            let mut slot = self.shared.slot.lock().await;
+            if slot.number == number {
+                slot.connection = None;
+            }
+        }
+        answer
+    }
+
+    async fn connection(&self) -> RedisResult<(u64, Connection)> {
+        let mut slot = self.shared.slot.lock().await;
+        if let Some(connection) = &slot.connection {
+            return Ok((slot.number, connection.clone()));
+        }
+        let connection = match &self.shared.target {
+            Target::Single(client) => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(ATTEMPT))
+                    .set_response_timeout(Some(ATTEMPT));
+                Connection::Single(client.get_multiplexed_async_connection_with_config(&config).await?)
+            }
+            Target::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+        };
+        slot.number += 1;
+        slot.connection = Some(connection.clone());
+        Ok((slot.number, connection))
+    }
+}
+
+pub(super) enum Request<'a> {
+    Command(&'a Cmd),
+    Pipeline(&'a Pipeline),
+    Script(&'a ScriptInvocation<'a>),
+}
+
+impl Request<'_> {
+    async fn send(&self, mut connection: impl ConnectionLike + Send) -> RedisResult<redis::Value> {
+        match self {
+            Self::Command(command) => command.query_async(&mut connection).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(&mut connection).await,
+            // Loads the script where a restarted Redis has lost it.
+            Self::Script(script) => script.invoke_async(&mut connection).await,
+        }
+    }
+}
+
+fn is_of_the_connection(error: &redis::RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
+}
+
+/// Whether a later attempt may succeed: not when Redis has understood and refused.
+fn is_worth_another(error: &redis::RedisError) -> bool {
+    is_of_the_connection(error)
+        || matches!(
+            error.kind(),
+            ErrorKind::ClusterConnectionNotFound
+                | ErrorKind::Server(
+                    ServerErrorKind::BusyLoading
+                        | ServerErrorKind::NoScript
+                        | ServerErrorKind::ReadOnly
+                        | ServerErrorKind::MasterDown
+                        | ServerErrorKind::ClusterDown
+                        | ServerErrorKind::TryAgain
+                        | ServerErrorKind::Moved
+                        | ServerErrorKind::Ask
+                )
+        )
+        || !matches!(error.retry_method(), RetryMethod::NoRetry)
+}

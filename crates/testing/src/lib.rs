@@ -1,0 +1,7 @@
+//! What Lonja's tests share: Redis servers that a test starts itself on free ports and
+//! that end with it. Failures panic: this is for tests only.
+#![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod redis;
+
+pub use redis::{RedisCluster, RedisServer};

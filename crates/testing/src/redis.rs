@@ -1,0 +1,227 @@
+//! Redis as a process of the test's own.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A Redis server with its files in a directory of its own. Ends with this value.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server that makes every command durable before it answers.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with further options.
+    #[must_use]
+    pub fn start_with(options: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut arguments: Vec<String> =
+            ["--appendonly", "yes", "--appendfsync", "always", "--save", ""].map(str::to_owned).to_vec();
+        arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        // Another process may take the port between the look and the start.
+        for _ in 0..10 {
+            let port = free_port();
+            let mut child = spawn(directory.path(), port, &arguments);
+            if answers(&mut child, port) {
+                return Self { child, port, directory, arguments };
+            }
+        }
+        panic!("redis-server does not start: install it with `apt-get install redis-server`");
+    }
+
+    /// One that tests share while any of them runs: give each its own prefix.
+    #[must_use]
+    pub fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
+        share(&SHARED, Self::start)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its address as a store.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A prefix for keys that nothing else in this process uses.
+    #[must_use]
+    pub fn fresh_prefix() -> String {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port and files, once it was killed.
+    pub fn restart(&mut self) {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            self.child = spawn(self.directory.path(), self.port, &self.arguments);
+            if answers(&mut self.child, self.port) {
+                return;
+            }
+        }
+        panic!("redis-server does not start again on port {}", self.port);
+    }
+
+    /// Sends a command and gives what is answered, as it comes.
+    #[must_use]
+    pub fn command(&self, command: &str) -> String {
+        send(self.port, command).expect("redis answers")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Redis Cluster of three nodes on loopback. Ends with this value.
+#[derive(Debug)]
+pub struct RedisCluster {
+    /// The nodes, each with a third of the slots.
+    pub nodes: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts three nodes and joins them.
+    #[must_use]
+    pub fn start() -> Self {
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        let bus = |server: &RedisServer| server.port + 10_000;
+        let nodes: Vec<_> = (0..3).map(|_| RedisServer::start_with(&options)).collect();
+        let slots = ["0 5460", "5461 10922", "10923 16383"];
+        for (node, slots) in nodes.iter().zip(slots) {
+            assert!(node.command(&format!("CLUSTER ADDSLOTSRANGE {slots}")).starts_with("+OK"));
+        }
+        for (epoch, node) in nodes.iter().enumerate() {
+            let _ = node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", epoch + 1));
+            let first = &nodes[0];
+            let _ = node.command(&format!("CLUSTER MEET 127.0.0.1 {} {}", first.port, bus(first)));
+        }
+        let started = Instant::now();
+        let is_joined = |node: &RedisServer| {
+            let info = node.command("CLUSTER INFO");
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        while !nodes.iter().all(is_joined) {
+            assert!(started.elapsed() < PATIENCE, "the cluster does not come together");
+            thread::sleep(Duration::from_millis(50));
+        }
+        Self { nodes }
+    }
+
+    /// One that tests share while any of them runs: give each its own prefix.
+    #[must_use]
+    pub fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
+        share(&SHARED, Self::start)
+    }
+
+    /// Its address as a store.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let nodes: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+cluster://{}", nodes.join(","))
+    }
+}
+
+/// A test that panicked while it held the lock started nothing: the next one may.
+fn share<T>(shared: &Mutex<Weak<T>>, start: impl FnOnce() -> T) -> Arc<T> {
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let fresh = Arc::new(start());
+        *shared = Arc::downgrade(&fresh);
+        fresh
+    })
+}
+
+/// Low enough that the port of the cluster's bus, which is 10,000 higher, exists.
+fn free_port() -> u16 {
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // The system's own ports begin at 32,768; those below are free of its choices.
+        let port = 10_000 + port % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn spawn(directory: &Path, port: u16, arguments: &[String]) -> Child {
+    let log = fs::File::create(directory.join("log")).unwrap();
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"])
+        .arg(directory)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: install it with `apt-get install redis-server`")
+}
+
+/// Waits until it answers; `false` when it ends instead.
+fn answers(child: &mut Child, port: u16) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if send(port, "PING").is_some_and(|answer| answer.starts_with("+PONG")) {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+fn send(port: u16, command: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+    let mut bytes = vec![0; 65_536];
+    let read = stream.read(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..read]).into_owned())
+}

@@ -1,0 +1,47 @@
+-- Users and sessions of a shard.
+--   users     hash: username -> id of the session, or empty
+--   online    hash: username -> "ORDER ID IPV4 PORT" of those that have a session
+--   revision  the ORDER of the newest change of a session: microseconds of the Unix epoch,
+--             and always more than before
+local KEYS_EACH, ARGS_EACH = 3, 4
+
+local function advance(revision)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local next = math.max(now, tonumber(redis.call('GET', revision) or 0) + 1)
+  next = string.format('%.0f', next)
+  redis.call('SET', revision, next)
+  return next
+end
+
+local function apply(k, a)
+  local users, online, revision = KEYS[k], KEYS[k + 1], KEYS[k + 2]
+  local operation, username, id, endpoint = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local session = redis.call('HGET', users, username)
+  if operation == 'register' then
+    if session then return '-USER_EXISTS' end
+    changed = true
+    redis.call('HSET', users, username, '')
+    return '+'
+  end
+  if not session then return '-USER_NOT_FOUND' end
+  if operation == 'open' then
+    if session ~= '' then return '-SESSION_EXISTS' end
+    changed = true
+    redis.call('HSET', users, username, id)
+    redis.call('HSET', online, username, advance(revision) .. ' ' .. id .. ' ' .. endpoint)
+    return '+'
+  end
+  if operation == 'close' and session == '' then return '-SESSION_NOT_FOUND' end
+  changed = true
+  if session ~= '' then
+    redis.call('HDEL', online, username)
+    advance(revision)
+  end
+  if operation == 'close' then
+    redis.call('HSET', users, username, '')
+  else
+    redis.call('HDEL', users, username)
+  end
+  return '+' .. session
+end

@@ -1,0 +1,296 @@
+//! The store of a registry that is one of several processes: everything is in Redis. The
+//! rules are in redis.lua, beside the layout of the keys.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use futures_util::future::try_join_all;
+use lonja_chassis::redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
+use lonja_proto::{Failure, Reason, SessionId};
+use parking_lot::Mutex;
+use redis::cmd;
+use tokio::sync::Semaphore;
+
+use super::{Listing, Statistics, Store};
+use crate::model::{Endpoint, Session};
+
+const SCRIPT: &str = include_str!("redis.lua");
+
+/// Users and sessions in Redis. Clones share them.
+#[derive(Debug, Clone)]
+pub struct RedisStore {
+    redis: Redis,
+    changes: Changes,
+    list: Arc<List>,
+}
+
+impl RedisStore {
+    /// The registry's keys in this Redis, and what has to run for changes to be sent.
+    #[must_use]
+    pub fn new(redis: Redis) -> (Self, ChangesDriver) {
+        let (changes, driver) = Changes::new(&redis, SCRIPT);
+        (Self { redis, changes, list: Arc::default() }, driver)
+    }
+
+    async fn change(
+        &self,
+        operation: &str,
+        username: &str,
+        id: &str,
+        endpoint: &str,
+    ) -> Result<Option<SessionId>, Failure> {
+        let shard = shard(username.as_bytes());
+        let keys = ["users", "online", "revision"].map(|name| self.redis.key(shard, name)).to_vec();
+        let arguments = [operation, username, id, endpoint].map(|argument| argument.into()).to_vec();
+        let reply = self.changes.submit(Change { shard, keys, arguments }).await;
+        match reply.map_err(Failure::unavailable)? {
+            Reply::Done(session) => parse_id(&session),
+            Reply::Refused(name) => Err(match Reason::from_name(&name) {
+                Some(reason) => Failure::Refused(reason),
+                None => Failure::unavailable(format!("redis: unknown reason {name}")),
+            }),
+        }
+    }
+
+    /// The user's session; `None` for a user who has none. Refused: `UserNotFound`.
+    async fn find(&self, username: &str) -> Result<Option<SessionId>, Failure> {
+        let mut get = cmd("HGET");
+        get.arg(self.redis.key(shard(username.as_bytes()), "users")).arg(username);
+        let session: Option<String> = self.redis.query(&get).await.map_err(Failure::unavailable)?;
+        parse_id(&session.ok_or(Reason::UserNotFound)?)
+    }
+
+    async fn connected(&self, username: &str) -> Result<SessionId, Failure> {
+        self.find(username).await?.ok_or(Failure::Refused(Reason::SessionNotFound))
+    }
+
+    async fn count(&self, name: &str) -> Result<u64, RedisError> {
+        let count = |shard| async move {
+            let mut len = cmd("HLEN");
+            len.arg(self.redis.key(shard, name));
+            self.redis.query::<u64>(&len).await
+        };
+        Ok(try_join_all((0..SHARDS).map(count)).await?.into_iter().sum())
+    }
+}
+
+fn parse_id(text: &str) -> Result<Option<SessionId>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Failure::unavailable(format!("redis: not a session: {text}")))
+}
+
+impl Store for RedisStore {
+    async fn register(&self, username: &str) -> Result<(), Failure> {
+        self.change("register", username, "", "").await.map(|_| ())
+    }
+
+    async fn unregister(&self, username: &str) -> Result<Option<SessionId>, Failure> {
+        self.change("unregister", username, "", "").await
+    }
+
+    async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
+        let id = SessionId::fresh();
+        let endpoint = format!("{} {}", endpoint.address, endpoint.port);
+        self.change("open", username, &id.to_string(), &endpoint).await.map(|_| id)
+    }
+
+    async fn close_session(&self, username: &str) -> Result<SessionId, Failure> {
+        let ended = self.change("close", username, "", "").await?;
+        ended.ok_or(Failure::Refused(Reason::SessionNotFound))
+    }
+
+    async fn session(&self, username: &str) -> Result<SessionId, Failure> {
+        self.connected(username).await
+    }
+
+    async fn remote_session(&self, username: &str, remote: &str) -> Result<Option<SessionId>, Failure> {
+        self.connected(username).await?;
+        self.find(remote).await.map_err(|failure| match failure {
+            Failure::Refused(Reason::UserNotFound) => Failure::Refused(Reason::RemoteUserNotFound),
+            other => other,
+        })
+    }
+
+    async fn list(&self, username: Option<&str>, known_revision: &str) -> Result<Listing, Failure> {
+        if let Some(username) = username {
+            self.connected(username).await?;
+        }
+        let (revision, sessions) = self.list.current(&self.redis).await.map_err(Failure::unavailable)?;
+        let current = revision == known_revision;
+        Ok(Listing { revision, sessions: (!current).then(|| sessions.to_vec()) })
+    }
+
+    async fn ended(&self, sessions: &[(String, SessionId)]) -> Result<Vec<SessionId>, Failure> {
+        let is_live = async |(username, id): &(String, SessionId)| match self.find(username).await {
+            Ok(session) => Ok(session == Some(*id)),
+            Err(Failure::Refused(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let live = try_join_all(sessions.iter().map(is_live)).await?;
+        Ok(sessions.iter().zip(live).filter(|(_, live)| !live).map(|((_, id), _)| *id).collect())
+    }
+
+    async fn statistics(&self) -> Result<Statistics, Failure> {
+        let counts = try_join_all(["users", "online"].map(|name| self.count(name))).await;
+        let counts = counts.map_err(Failure::unavailable)?;
+        Ok(Statistics { users: counts[0], sessions: counts[1] })
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.redis.is_ready().await
+    }
+}
+
+/// The list of all sessions as it was last read. Of a shard whose revision is the same,
+/// nothing is read again.
+#[derive(Debug)]
+struct List {
+    known: Mutex<Arc<Known>>,
+    /// Who reads; the others wait, and then use what was read after they had come.
+    reading: Semaphore,
+    reads: Mutex<Reads>,
+}
+
+#[derive(Debug, Default)]
+struct Reads {
+    begun: u64,
+    ended: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    shards: Vec<KnownShard>,
+    revision: String,
+    sessions: Arc<[Arc<Session>]>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct KnownShard {
+    revision: Option<u64>,
+    /// By the order in which they were opened.
+    sessions: Vec<(u64, Arc<Session>)>,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        let known = Known { shards: vec![KnownShard::default(); SHARDS.into()], ..Known::default() };
+        Self { known: Mutex::new(Arc::new(known)), reading: Semaphore::new(1), reads: Mutex::default() }
+    }
+}
+
+impl List {
+    /// The list at a moment after this was called.
+    async fn current(&self, redis: &Redis) -> Result<(String, Arc<[Arc<Session>]>), RedisError> {
+        let needed = self.reads.lock().begun + 1;
+        // Never closed.
+        let _one = self.reading.acquire().await.map_err(|_| RedisError::closed())?;
+        if self.reads.lock().ended < needed {
+            let number = {
+                let mut reads = self.reads.lock();
+                reads.begun += 1;
+                reads.begun
+            };
+            self.read(redis).await?;
+            self.reads.lock().ended = number;
+        }
+        let known = self.known.lock();
+        Ok((known.revision.clone(), Arc::clone(&known.sessions)))
+    }
+
+    async fn read(&self, redis: &Redis) -> Result<(), RedisError> {
+        let mut get = cmd("MGET");
+        (0..SHARDS).for_each(|shard| {
+            get.arg(redis.key(shard, "revision"));
+        });
+        let revisions: Vec<Option<u64>> = redis.query(&get).await?;
+        let known = Arc::clone(&self.known.lock());
+        let stale = (0..SHARDS).zip(&known.shards).zip(revisions);
+        let stale = stale.filter(|((_, known), revision)| known.revision != *revision);
+        let stale: Vec<u16> = stale.map(|((shard, _), _)| shard).collect();
+        if stale.is_empty() && !known.revision.is_empty() {
+            return Ok(());
+        }
+        let read = stale.into_iter().map(|shard| async move { Ok((shard, read_shard(redis, shard).await?)) });
+        let mut shards = known.shards.clone();
+        for (shard, sessions) in try_join_all(read).await? {
+            shards[usize::from(shard)] = sessions;
+        }
+        *self.known.lock() = Arc::new(Known::new(shards));
+        Ok(())
+    }
+}
+
+impl Known {
+    fn new(shards: Vec<KnownShard>) -> Self {
+        let mut sessions: Vec<_> = shards.iter().flat_map(|shard| &shard.sessions).collect();
+        sessions.sort_by_key(|(order, session)| (*order, session.id));
+        let sessions = sessions.into_iter().map(|(_, session)| Arc::clone(session)).collect();
+        let revisions = shards.iter().map(|shard| format!("{:x}", shard.revision.unwrap_or_default()));
+        let revision = revisions.collect::<Vec<_>>().join(".");
+        Self { shards, revision, sessions }
+    }
+}
+
+async fn read_shard(redis: &Redis, shard: u16) -> Result<KnownShard, RedisError> {
+    let mut read = redis::pipe();
+    read.atomic();
+    read.cmd("GET").arg(redis.key(shard, "revision"));
+    read.cmd("HGETALL").arg(redis.key(shard, "online"));
+    let (revision, online): (Option<u64>, Vec<(String, String)>) = redis.query_pipeline(&read).await?;
+    let mut sessions: Vec<_> =
+        online.into_iter().map(|(username, record)| parse(username, &record)).collect::<Result<_, _>>()?;
+    sessions.sort_unstable_by_key(|(order, _)| *order);
+    Ok(KnownShard { revision, sessions })
+}
+
+/// A record is `ORDER ID IPV4 PORT`.
+fn parse(username: String, record: &str) -> Result<(u64, Arc<Session>), RedisError> {
+    let read = || {
+        let mut fields = record.split(' ');
+        let order: u64 = fields.next()?.parse().ok()?;
+        let id = fields.next()?.parse().ok()?;
+        let address: Ipv4Addr = fields.next()?.parse().ok()?;
+        let port = fields.next()?.parse().ok()?;
+        let opened_at_ms = i64::try_from(order / 1000).ok()?;
+        let endpoint = Endpoint { address, port };
+        Some((order, Arc::new(Session { id, username: username.into(), endpoint, opened_at_ms })))
+    };
+    read().ok_or_else(|| RedisError::malformed(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_chassis::store_url::StoreUrl;
+    use lonja_testing::{RedisCluster, RedisServer};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::store::contract;
+
+    fn open(url: &str) -> RedisStore {
+        let url: StoreUrl = url.parse().unwrap();
+        let redis = Redis::new(&url, &RedisServer::fresh_prefix(), "registry").unwrap();
+        let (store, driver) = RedisStore::new(redis);
+        tokio::spawn(driver.run(CancellationToken::new()));
+        store
+    }
+
+    mod single {
+        use super::*;
+
+        contract::suite!(|| {
+            let server = RedisServer::shared();
+            (open(&server.url()), server)
+        });
+    }
+
+    mod cluster {
+        use super::*;
+
+        contract::suite!(|| {
+            let cluster = RedisCluster::shared();
+            (open(&cluster.url()), cluster)
+        });
+    }
+}
