@@ -1,29 +1,32 @@
 //! Five processes on loopback that make the same system as `lonja up`.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{net::SocketAddr, process::Command};
 
 use lonja_chassis::rpc::Channel;
+use lonja_testing::RedisServer;
 use tempfile::TempDir;
 
 use crate::process::{Process, lonja};
 
-/// A service that can be killed and started again at the same address.
+/// A process that can be killed and started again at the same address.
 pub(crate) struct Service {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
     role: &'static str,
+    arguments: Vec<String>,
 }
 
 impl Service {
-    fn start(role: &'static str, data: &Path) -> Self {
-        let mut process = Process::spawn(&mut Self::command(role, "127.0.0.1:0", data));
+    fn start(role: &'static str, arguments: &[&str]) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut process = Process::spawn(&mut Self::command(role, "127.0.0.1:0", &arguments));
         let address = process.address(&format!("lonja.{role}"));
-        Self { process, address, role }
+        Self { process, address, role, arguments }
     }
 
-    fn command(role: &str, listen: &str, data: &Path) -> Command {
+    fn command(role: &str, listen: &str, arguments: &[String]) -> Command {
         let mut command = lonja();
-        command.args([role, "--listen", listen, "--data-dir"]).arg(data);
+        command.args([role, "--listen", listen]).args(arguments);
         command
     }
 
@@ -36,46 +39,78 @@ impl Service {
     }
 
     /// Starts it again after a kill.
-    pub(crate) fn restart(&mut self, data: &Path) {
-        self.process = Process::spawn(&mut Self::command(self.role, &self.address.to_string(), data));
+    pub(crate) fn restart(&mut self) {
+        self.process =
+            Process::spawn(&mut Self::command(self.role, &self.address.to_string(), &self.arguments));
         self.process.address(&format!("lonja.{}", self.role));
     }
 }
 
-/// All five, on one data directory.
+/// All five, on one store.
 pub(crate) struct Cluster {
     pub(crate) registry: Service,
     pub(crate) catalog: Service,
     pub(crate) audit: Service,
-    pub(crate) datetime: SocketAddr,
-    pub(crate) gateway: Process,
+    pub(crate) gateway: Service,
     pub(crate) peers: SocketAddr,
-    pub(crate) data: TempDir,
+    pub(crate) datetime: SocketAddr,
+    pub(crate) redis: Option<RedisServer>,
+    _data: TempDir,
     _datetime: Process,
 }
 
 impl Cluster {
+    /// Each service with files of its own.
     pub(crate) fn start() -> Self {
         let data = TempDir::new().unwrap();
-        let registry = Service::start("registry", data.path());
-        let catalog = Service::start("catalog", data.path());
-        let audit = Service::start("audit", data.path());
+        let store = format!("embedded:{}", data.path().display());
+        Self::on(&store, None, data)
+    }
+
+    /// All services on one Redis.
+    pub(crate) fn on_redis() -> Self {
+        let redis = RedisServer::start();
+        Self::on(&redis.url(), Some(redis), TempDir::new().unwrap())
+    }
+
+    fn on(store: &str, redis: Option<RedisServer>, data: TempDir) -> Self {
+        let store = ["--store", store];
+        let registry = Service::start("registry", &store);
+        let catalog = Service::start("catalog", &store);
+        let audit = Service::start("audit", &store);
         let mut datetime_process = Process::spawn(lonja().args(["datetime", "--listen", "127.0.0.1:0"]));
         let datetime = datetime_process.address("lonja.datetime");
-        let mut gateway = Process::spawn(lonja().args([
+        let (registry_url, catalog_url, audit_url) = (registry.url(), catalog.url(), audit.url());
+        let gateway = Service::start(
             "gateway",
-            "--listen",
-            "127.0.0.1:0",
-            "--registry",
-            &registry.url(),
-            "--catalog",
-            &catalog.url(),
-            "--audit",
-            &audit.url(),
-            "--sweep-interval",
-            "0.3",
-        ]));
-        let peers = gateway.address("lonja.gateway");
-        Self { registry, catalog, audit, datetime, gateway, peers, data, _datetime: datetime_process }
+            &[
+                "--registry",
+                &registry_url,
+                "--catalog",
+                &catalog_url,
+                "--audit",
+                &audit_url,
+                "--sweep-interval",
+                "0.3",
+            ],
+        );
+        let peers = gateway.address;
+        Self {
+            registry,
+            catalog,
+            audit,
+            gateway,
+            peers,
+            datetime,
+            redis,
+            _data: data,
+            _datetime: datetime_process,
+        }
     }
+}
+
+/// Runs a test on each kind of store.
+pub(crate) fn on_each_store(test: impl Fn(Cluster)) {
+    test(Cluster::start());
+    test(Cluster::on_redis());
 }

@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, on_each_store},
     eventually,
     peer::Peer,
     process::{Process, lonja},
@@ -50,44 +50,45 @@ fn audited(cluster: &Cluster, filter: OperationFilter) -> Vec<OperationRecord> {
 
 #[test]
 fn five_processes_make_the_same_system() {
-    let cluster = Cluster::start();
-    let directory = TempDir::new().unwrap();
-    std::fs::write(directory.path().join("hello.txt"), "hello").unwrap();
-    let mut peer = Peer::start(cluster.peers, cluster.datetime, directory.path());
-    for (command, reply) in [
-        ("REGISTER alice", "REGISTER OK"),
-        ("REGISTER alice", "USERNAME IN USE"),
-        ("CONNECT alice", "CONNECT OK"),
-        ("CONNECT alice", "CONNECT FAIL, USER ALREADY CONNECTED"),
-        ("PUBLISH hello.txt d", "PUBLISH OK"),
-        ("PUBLISH hello.txt d", "PUBLISH FAIL, CONTENT ALREADY PUBLISHED"),
-        ("LIST_CONTENT bob", "LIST_CONTENT FAIL, REMOTE USER DOES NOT EXIST"),
-    ] {
-        assert_eq!(peer.run(command), [reply], "{command}");
-    }
-    assert_eq!(peer.run("LIST_USERS").len(), 2);
-    assert_eq!(peer.run("GET_FILE alice hello.txt copy.txt"), ["GET_FILE OK"]);
-    assert_eq!(peer.run("LIST_CONTENT alice"), ["LIST_CONTENT OK", "hello.txt \"d\""]);
+    on_each_store(|cluster| {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("hello.txt"), "hello").unwrap();
+        let mut peer = Peer::start(cluster.peers, cluster.datetime, directory.path());
+        for (command, reply) in [
+            ("REGISTER alice", "REGISTER OK"),
+            ("REGISTER alice", "USERNAME IN USE"),
+            ("CONNECT alice", "CONNECT OK"),
+            ("CONNECT alice", "CONNECT FAIL, USER ALREADY CONNECTED"),
+            ("PUBLISH hello.txt d", "PUBLISH OK"),
+            ("PUBLISH hello.txt d", "PUBLISH FAIL, CONTENT ALREADY PUBLISHED"),
+            ("LIST_CONTENT bob", "LIST_CONTENT FAIL, REMOTE USER DOES NOT EXIST"),
+        ] {
+            assert_eq!(peer.run(command), [reply], "{command}");
+        }
+        assert_eq!(peer.run("LIST_USERS").len(), 2);
+        assert_eq!(peer.run("GET_FILE alice hello.txt copy.txt"), ["GET_FILE OK"]);
+        assert_eq!(peer.run("LIST_CONTENT alice"), ["LIST_CONTENT OK", "hello.txt \"d\""]);
 
-    let records = audited(&cluster, OperationFilter::default());
-    let operations: Vec<_> = records.iter().map(|record| (record.operation(), record.status)).collect();
-    assert_eq!(
-        operations,
-        [
-            (Operation::Register, 0),
-            (Operation::Register, 1),
-            (Operation::Connect, 0),
-            (Operation::Connect, 2),
-            (Operation::Publish, 0),
-            (Operation::Publish, 3),
-            (Operation::ListContent, 3),
-            (Operation::ListUsers, 0),
-            (Operation::ListContent, 0),
-        ]
-    );
-    assert!(records[4].peer_address.starts_with("127.0.0.1:") && records[4].subject == "hello.txt");
-    let filter = OperationFilter { operation: Operation::Publish.into(), ..Default::default() };
-    assert_eq!(audited(&cluster, filter).len(), 2);
+        let records = audited(&cluster, OperationFilter::default());
+        let operations: Vec<_> = records.iter().map(|record| (record.operation(), record.status)).collect();
+        assert_eq!(
+            operations,
+            [
+                (Operation::Register, 0),
+                (Operation::Register, 1),
+                (Operation::Connect, 0),
+                (Operation::Connect, 2),
+                (Operation::Publish, 0),
+                (Operation::Publish, 3),
+                (Operation::ListContent, 3),
+                (Operation::ListUsers, 0),
+                (Operation::ListContent, 0),
+            ]
+        );
+        assert!(records[4].peer_address.starts_with("127.0.0.1:") && records[4].subject == "hello.txt");
+        let filter = OperationFilter { operation: Operation::Publish.into(), ..Default::default() };
+        assert_eq!(audited(&cluster, filter).len(), 2);
+    });
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn a_registry_that_is_down_costs_a_status_and_comes_back_without_a_restart() {
     assert_eq!(wire::register(cluster.peers, "bob"), 2);
     assert_eq!(wire::ask(cluster.peers, "alice", Command::ListUsers), 3);
     assert!(started.elapsed() < 2 * DEADLINE);
-    cluster.registry.restart(cluster.data.path());
+    cluster.registry.restart();
     eventually("the registry is back", || (wire::register(cluster.peers, "alice") == 1).then_some(()));
 }
 
@@ -167,101 +168,115 @@ fn when_no_service_answers_the_status_still_comes_within_the_deadline() {
 
 #[test]
 fn without_the_audit_peers_are_served_and_its_records_arrive_later_once_and_in_order() {
-    let mut cluster = Cluster::start();
-    for stopped in ["kill", "pause"] {
-        let name = |number: usize| format!("{stopped}{number}");
-        for number in 0..20 {
-            assert_eq!(wire::register(cluster.peers, &name(number)), 0);
+    on_each_store(|mut cluster| {
+        for stopped in ["kill", "pause"] {
+            let name = |number: usize| format!("{stopped}{number}");
+            for number in 0..20 {
+                assert_eq!(wire::register(cluster.peers, &name(number)), 0);
+            }
+            match stopped {
+                "kill" => cluster.audit.process.kill(),
+                _ => cluster.audit.process.signal("STOP"),
+            }
+            let started = Instant::now();
+            for number in 20..60 {
+                assert_eq!(wire::register(cluster.peers, &name(number)), 0);
+            }
+            assert!(started.elapsed() < Duration::from_secs(8), "peers do not wait: {:?}", started.elapsed());
+            match stopped {
+                "kill" => cluster.audit.restart(),
+                _ => cluster.audit.process.signal("CONT"),
+            }
+            let expected: Vec<_> = (0..60).map(name).collect();
+            eventually("every record", || {
+                let records = audited(&cluster, OperationFilter::default());
+                let users: Vec<_> = records.into_iter().map(|record| record.username).collect();
+                let users: Vec<_> = users.into_iter().filter(|user| user.starts_with(stopped)).collect();
+                assert!(users.len() <= expected.len(), "none twice");
+                (users == expected).then_some(())
+            });
         }
-        match stopped {
-            "kill" => cluster.audit.process.kill(),
-            _ => cluster.audit.process.signal("STOP"),
-        }
-        let started = Instant::now();
-        for number in 20..60 {
-            assert_eq!(wire::register(cluster.peers, &name(number)), 0);
-        }
-        assert!(started.elapsed() < Duration::from_secs(8), "peers do not wait: {:?}", started.elapsed());
-        match stopped {
-            "kill" => cluster.audit.restart(cluster.data.path()),
-            _ => cluster.audit.process.signal("CONT"),
-        }
-        let expected: Vec<_> = (0..60).map(name).collect();
-        eventually("every record", || {
-            let records = audited(&cluster, OperationFilter::default());
-            let users: Vec<_> = records.into_iter().map(|record| record.username).collect();
-            let users: Vec<_> = users.into_iter().filter(|user| user.starts_with(stopped)).collect();
-            assert!(users.len() <= expected.len(), "none twice");
-            (users == expected).then_some(())
-        });
-    }
+    });
 }
 
 #[test]
 fn the_audit_can_be_followed() {
-    let cluster = Cluster::start();
-    let runtime = runtime();
-    let mut tail = runtime.block_on(async {
-        let mut client = AuditServiceClient::new(cluster.audit.channel());
-        client.tail_operations(TailOperationsRequest::default()).await.unwrap().into_inner()
+    on_each_store(|cluster| {
+        let runtime = runtime();
+        let mut tail = runtime.block_on(async {
+            let mut client = AuditServiceClient::new(cluster.audit.channel());
+            client.tail_operations(TailOperationsRequest::default()).await.unwrap().into_inner()
+        });
+        for number in 0..30 {
+            assert_eq!(wire::register(cluster.peers, &format!("user{number}")), 0);
+        }
+        let mut followed = Vec::new();
+        while followed.len() < 30 {
+            let page =
+                runtime.block_on(async { tokio::time::timeout(crate::PATIENCE, tail.message()).await });
+            followed.extend(page.unwrap().unwrap().unwrap().records);
+        }
+        assert!(
+            followed.iter().enumerate().all(|(number, record)| record.username == format!("user{number}"))
+        );
     });
-    for number in 0..30 {
-        assert_eq!(wire::register(cluster.peers, &format!("user{number}")), 0);
-    }
-    let mut followed = Vec::new();
-    while followed.len() < 30 {
-        let page = runtime.block_on(async { tokio::time::timeout(crate::PATIENCE, tail.message()).await });
-        followed.extend(page.unwrap().unwrap().unwrap().records);
-    }
-    assert!(followed.iter().enumerate().all(|(number, record)| record.username == format!("user{number}")));
 }
 
 #[test]
 fn what_a_crash_left_in_the_catalog_is_swept() {
-    let mut cluster = Cluster::start();
-    for name in ["alice", "bob"] {
-        assert_eq!(wire::register(cluster.peers, name), 0);
-        assert_eq!(wire::connect_as(cluster.peers, name, 50_085), 0);
-        assert_eq!(wire::publish(cluster.peers, name, "a.txt"), 0);
-    }
-    cluster.catalog.process.kill();
-    assert_eq!(wire::ask(cluster.peers, "alice", Command::Disconnect), 0, "the session is over all the same");
-    cluster.catalog.restart(cluster.data.path());
-    let runtime = runtime();
-    eventually("alice's files are gone", || {
-        let statistics = runtime.block_on(async {
-            let mut client = CatalogServiceClient::new(cluster.catalog.channel());
-            client.get_statistics(catalog::GetStatisticsRequest {}).await.unwrap().into_inner()
+    on_each_store(|mut cluster| {
+        for name in ["alice", "bob"] {
+            assert_eq!(wire::register(cluster.peers, name), 0);
+            assert_eq!(wire::connect_as(cluster.peers, name, 50_085), 0);
+            assert_eq!(wire::publish(cluster.peers, name, "a.txt"), 0);
+        }
+        cluster.catalog.process.kill();
+        assert_eq!(
+            wire::ask(cluster.peers, "alice", Command::Disconnect),
+            0,
+            "the session is over all the same"
+        );
+        cluster.catalog.restart();
+        let runtime = runtime();
+        eventually("alice's files are gone", || {
+            let statistics = runtime.block_on(async {
+                let mut client = CatalogServiceClient::new(cluster.catalog.channel());
+                client.get_statistics(catalog::GetStatisticsRequest {}).await.unwrap().into_inner()
+            });
+            ((statistics.sessions, statistics.files) == (1, 1)).then_some(())
         });
-        ((statistics.sessions, statistics.files) == (1, 1)).then_some(())
+        assert_eq!(wire::list_content(cluster.peers, "bob", "bob", Dialect::Terminated).unwrap().len(), 1);
+        assert_eq!(
+            wire::list_content(cluster.peers, "bob", "alice", Dialect::Terminated),
+            Err(0).or(Ok(vec![]))
+        );
     });
-    assert_eq!(wire::list_content(cluster.peers, "bob", "bob", Dialect::Terminated).unwrap().len(), 1);
-    assert_eq!(wire::list_content(cluster.peers, "bob", "alice", Dialect::Terminated), Err(0).or(Ok(vec![])));
 }
 
 #[test]
 fn lists_come_in_pages_of_one_moment() {
-    let cluster = Cluster::start();
-    for number in 0..25 {
-        let name = format!("peer{number}");
-        assert_eq!(wire::register(cluster.peers, &name), 0);
-        assert_eq!(wire::connect_as(cluster.peers, &name, 50_085), 0);
-    }
-    runtime().block_on(async {
-        let mut client = RegistryServiceClient::new(cluster.registry.channel());
-        let request = ListSessionsRequest { page_size: 10, ..Default::default() };
-        let mut pages = client.list_sessions(request).await.unwrap().into_inner();
-        let mut sizes = Vec::new();
-        let mut revision = String::new();
-        while let Some(page) = pages.message().await.unwrap() {
-            assert_eq!(page.total, 25);
-            sizes.push(page.sessions.len());
-            revision = page.revision;
+    on_each_store(|cluster| {
+        for number in 0..25 {
+            let name = format!("peer{number}");
+            assert_eq!(wire::register(cluster.peers, &name), 0);
+            assert_eq!(wire::connect_as(cluster.peers, &name, 50_085), 0);
         }
-        assert_eq!(sizes, [10, 10, 5]);
-        let request = ListSessionsRequest { known_revision: revision, ..Default::default() };
-        let mut pages = client.list_sessions(request).await.unwrap().into_inner();
-        assert!(pages.message().await.unwrap().unwrap().not_modified);
+        runtime().block_on(async {
+            let mut client = RegistryServiceClient::new(cluster.registry.channel());
+            let request = ListSessionsRequest { page_size: 10, ..Default::default() };
+            let mut pages = client.list_sessions(request).await.unwrap().into_inner();
+            let mut sizes = Vec::new();
+            let mut revision = String::new();
+            while let Some(page) = pages.message().await.unwrap() {
+                assert_eq!(page.total, 25);
+                sizes.push(page.sessions.len());
+                revision = page.revision;
+            }
+            assert_eq!(sizes, [10, 10, 5]);
+            let request = ListSessionsRequest { known_revision: revision, ..Default::default() };
+            let mut pages = client.list_sessions(request).await.unwrap().into_inner();
+            assert!(pages.message().await.unwrap().unwrap().not_modified);
+        });
     });
 }
 
@@ -271,7 +286,7 @@ fn every_process_ends_within_ten_seconds_of_sigterm() {
     assert_eq!(wire::register(cluster.peers, "alice"), 0);
     let Cluster { gateway, registry, catalog, audit, .. } = &mut cluster;
     let processes: [&mut Process; 4] =
-        [gateway, &mut registry.process, &mut catalog.process, &mut audit.process];
+        [&mut gateway.process, &mut registry.process, &mut catalog.process, &mut audit.process];
     for process in processes {
         let started = Instant::now();
         process.signal("TERM");

@@ -91,6 +91,12 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
+    /// Sends it a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Starts it again on the same port and files, once it was killed.
     pub fn restart(&mut self) {
         let started = Instant::now();
