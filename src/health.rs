@@ -1,9 +1,9 @@
-//! `lonja health`: asks a gRPC service how it is, where there is no shell and no curl.
+//! `lonja health`: asks a service how it is, where there is no shell and no curl.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lonja_chassis::rpc::Channel;
+use lonja_chassis::{http, rpc::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -14,16 +14,27 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Settings of the health check.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Config {
-    /// Where the service is, such as 127.0.0.1:50051
+    /// A gRPC service, such as 127.0.0.1:50051, or a page that says so, such as
+    /// http://127.0.0.1:9090/readyz
     address: String,
     /// The service to ask about, such as lonja.registry.v1.RegistryService; all if not given
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
 }
 
-/// Fails unless the service says SERVING.
+/// Fails unless the service says SERVING, or the page 200.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let Config { address, service } = config;
+    if let Some((_, path)) = address.strip_prefix("http://").and_then(|rest| rest.split_once('/'))
+        && !path.is_empty()
+    {
+        let answer = tokio::time::timeout(PATIENCE, http::get(&address)).await;
+        let (status, page) = answer.with_context(|| format!("{address} does not answer"))??;
+        if status != 200 {
+            bail!("{address} says {status}: {}", page.trim());
+        }
+        return Ok(());
+    }
     let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
     let mut client = HealthClient::new(Channel::remote(&url)?);
     let answer = tokio::time::timeout(PATIENCE, client.check(HealthCheckRequest { service })).await;

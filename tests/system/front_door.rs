@@ -199,3 +199,33 @@ fn a_flood_of_bad_requests_does_not_flood_the_log() {
     let seconds = started.elapsed().as_secs() as usize + 1;
     assert!(lines <= 100 * (seconds + 1), "{lines} lines in {seconds} s");
 }
+
+#[test]
+fn a_trusted_proxy_says_whom_it_speaks_for() {
+    let index = Index::start_with(&["--trusted-proxies", "127.0.0.0/8"]);
+    let through = |header: &[u8], command: Command| {
+        let request = wire::bytes("alice", command, Dialect::Terminated);
+        wire::exchange_in(index.peers, &[header, &request])
+    };
+    let port = std::num::NonZeroU16::new(50_085).unwrap().into();
+    let header = b"PROXY TCP4 203.0.113.9 127.0.0.1 51000 5050\r\n";
+    assert_eq!(through(header, Command::Register), b"0");
+    assert_eq!(through(header, Command::Connect(port)), b"0");
+    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    second.extend([203, 0, 113, 9, 127, 0, 0, 1, 0xc7, 0x38, 0x13, 0xba]);
+    let list = through(&second, Command::ListUsers);
+    assert!(list.starts_with(b"00001") && String::from_utf8_lossy(&list).contains("203.0.113.9"));
+    // Without a header nothing is carried out.
+    assert_eq!(through(b"", Command::Unregister), b"");
+    assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"proxy_header\"}"), 1.0);
+}
+
+#[test]
+fn from_anyone_else_a_proxy_header_is_a_bad_request() {
+    let index = Index::start_with(&["--trusted-proxies", "192.0.2.0/24"]);
+    let mut request = b"PROXY TCP4 203.0.113.9 127.0.0.1 51000 5050\r\n".to_vec();
+    request.extend(wire::bytes("alice", Command::Register, Dialect::Terminated));
+    assert_eq!(wire::exchange(index.peers, &request), b"");
+    assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"unknown_operation\"}"), 1.0);
+    assert_eq!(wire::register(index.peers, "alice"), 0);
+}

@@ -17,6 +17,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::shutdown;
 
+/// Bytes of a page that is fetched, at most.
+const PAGE: usize = 64 << 10;
 /// Connections at one time; further ones wait for their turn.
 const CONNECTIONS: usize = 1024;
 /// How long a caller may take to send the head of a request,
@@ -54,6 +56,44 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     drop(listener);
     connections.close();
     shutdown::within_drain(&shutdown, connections.wait()).await;
+}
+
+/// A page that cannot be fetched: one line that says why.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// The address is none.
+    #[error("{0:?} is no page: use http://HOST:PORT/PATH")]
+    Address(String),
+    /// Nobody listens there, or the connection broke.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// What is there speaks something else.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// Fetches a small page; gives its status and its text.
+///
+/// # Errors
+/// When there is no answer. It waits for as long as that takes.
+pub async fn get(url: &str) -> Result<(u16, String), GetError> {
+    let bad = || GetError::Address(url.to_owned());
+    let uri: http::Uri = url.parse().map_err(|_| bad())?;
+    let authority = uri.authority().ok_or_else(bad)?.clone();
+    let host = authority.host().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = http::Request::get(path).header("host", authority.as_str());
+    let request = request.body(String::new()).map_err(|_| bad())?;
+    let fetch = async move {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), PAGE).await;
+        Ok((status, String::from_utf8_lossy(&body.unwrap_or_default()).into_owned()))
+    };
+    let (page, _) = tokio::join!(fetch, connection);
+    page
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {

@@ -19,6 +19,19 @@ pub struct Rule {
     listed: Ipv4Addr,
 }
 
+/// Rules, separated by commas; there may be none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules(Vec<Rule>);
+
+impl FromStr for Rules {
+    type Err = BadRule;
+
+    fn from_str(text: &str) -> Result<Self, BadRule> {
+        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        Ok(Self(texts.map(str::parse).collect::<Result<_, _>>()?))
+    }
+}
+
 /// A text that is no rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not CIDR=IPV4, such as 172.17.0.1/32=192.168.1.10 or gateway=127.0.0.1")]
@@ -60,8 +73,8 @@ pub(crate) struct Advertised {
 impl Advertise {
     /// The rules on this machine. The first that matches counts.
     #[must_use]
-    pub fn new(rules: &[Rule]) -> Self {
-        Self::with_gateway(rules, default_gateway())
+    pub fn new(rules: &Rules) -> Self {
+        Self::with_gateway(&rules.0, default_gateway())
     }
 
     fn with_gateway(rules: &[Rule], default_gateway: Option<Ipv4Addr>) -> Self {

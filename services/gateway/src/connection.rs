@@ -53,14 +53,34 @@ pub(crate) struct Shared {
 }
 
 /// What has arrived of a request.
-struct Input {
+pub(crate) struct Input {
     bytes: [u8; MAX_REQUEST],
     len: usize,
 }
 
 impl Input {
-    fn arrived(&self) -> &[u8] {
+    pub(crate) fn new() -> Self {
+        Self { bytes: [0; MAX_REQUEST], len: 0 }
+    }
+
+    pub(crate) fn arrived(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+
+    /// Where more may be read to.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.len..]
+    }
+
+    /// So much of the room has been read to.
+    pub(crate) fn grow(&mut self, more: usize) {
+        self.len += more;
+    }
+
+    /// Forgets the first bytes: they were not the request's.
+    pub(crate) fn skip(&mut self, length: usize) {
+        self.bytes.copy_within(length..self.len, 0);
+        self.len -= length;
     }
 
     /// Collects bytes until they are a request or cannot become one.
@@ -91,10 +111,9 @@ impl Input {
     }
 }
 
-/// Serves a connection to its end.
-pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+/// Serves a connection to its end. Something may have arrived already.
+pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: Input, shared: &Shared) {
     let started = Instant::now();
-    let mut input = Input { bytes: [0; MAX_REQUEST], len: 0 };
     let read = time::timeout(shared.request_timeout, input.read(&mut stream)).await;
     let request = read.unwrap_or_else(|_| {
         shared.metrics.timed_out.increment(1);

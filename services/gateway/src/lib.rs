@@ -11,6 +11,7 @@ mod lists;
 mod metrics;
 mod operations;
 mod places;
+mod proxy;
 mod recorder;
 mod server;
 mod sweeper;
@@ -26,8 +27,9 @@ use lonja_chassis::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use advertise::{Advertise, BadRule, Rule};
+pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::Backend;
+pub use proxy::{BadNetwork, Networks};
 pub use server::Gateway;
 
 /// The name under which health is reported.
@@ -39,8 +41,12 @@ pub struct GatewayConfig {
     /// Rules CIDR=IPV4: peers seen from CIDR are listed at IPV4. CIDR may be the word
     /// gateway: the default gateway of this machine, as whom a container sees peers on
     /// its own host
-    #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4", value_delimiter = ',')]
-    pub advertise: Vec<Rule>,
+    #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4,...", default_value = "")]
+    pub advertise: Rules,
+    /// Networks of load balancers that speak the PROXY protocol, version 1 or 2; from
+    /// anyone else such a header is a bad request
+    #[arg(long, env = "LONJA_TRUSTED_PROXIES", value_name = "CIDR,...", default_value = "")]
+    pub trusted_proxies: Networks,
     /// Connections at one time; further ones wait for their turn
     #[arg(long, env = "LONJA_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384)]
     pub max_connections: usize,

@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     requests: Vec<Counter>,
     durations: Vec<Histogram>,
     bad: Vec<Counter>,
+    pub(crate) bad_proxy_headers: Counter,
     pub(crate) open: Gauge,
     pub(crate) refused: Counter,
     pub(crate) timed_out: Counter,
@@ -42,7 +43,8 @@ impl Metrics {
         Self {
             requests,
             durations: Operation::ALL.into_iter().map(duration).collect(),
-            bad: BadRequest::REASONS.into_iter().map(bad).collect(),
+            bad: BadRequest::REASONS.into_iter().map(&bad).collect(),
+            bad_proxy_headers: bad("proxy_header"),
             open: gauge!("lonja_gateway_connections_open"),
             refused: counter!("lonja_gateway_connections_refused_total"),
             timed_out: counter!("lonja_gateway_connections_timed_out_total"),

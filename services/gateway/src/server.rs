@@ -2,9 +2,10 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use lonja_chassis::{operation_log::OperationLog, shutdown};
+use lonja_chassis::{operation_log::OperationLog, shutdown, throttle::Throttle};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
     task::JoinError,
     time,
 };
@@ -14,11 +15,12 @@ use crate::{
     GatewayConfig,
     advertise::Advertise,
     backend::Backend,
-    connection::{self, Shared},
+    connection::{self, Input, Shared},
     lists::Lists,
     metrics::Metrics,
     operations::Operations,
     places::{Place, Places},
+    proxy::{self, Networks},
     recorder::Recorder,
     sweeper::sweep_until,
 };
@@ -27,11 +29,15 @@ use crate::{
 /// descriptors most likely.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What a proxy can cause to be logged, within a bound.
+static BAD_HEADERS: Throttle = Throttle::new();
+
 /// A gateway, ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
     places: Arc<Places>,
+    trusted_proxies: Networks,
     backend: Backend,
     sweep_interval: Duration,
 }
@@ -55,6 +61,7 @@ impl Gateway {
         Self {
             shared: Arc::new(shared),
             places: Places::new(config.max_connections, config.max_connections_per_address),
+            trusted_proxies: config.trusted_proxies,
             backend,
             sweep_interval: config.sweep_interval,
         }
@@ -105,15 +112,16 @@ impl Gateway {
         loop {
             let Some(one_of_all) = self.places.one_of_all().await else { return };
             match listener.accept().await {
-                Ok((stream, peer)) => match self.places.take(one_of_all, peer.ip()) {
-                    Some(place) => {
-                        connections.spawn(converse(stream, peer, place, Arc::clone(&self.shared)));
+                Ok((stream, proxy)) if self.trusted_proxies.trusts(proxy.ip()) => {
+                    let (shared, places) = (Arc::clone(&self.shared), Arc::clone(&self.places));
+                    connections.spawn(converse_through(stream, proxy, one_of_all, places, shared));
+                }
+                Ok((stream, peer)) => {
+                    if let Some(place) = place(&self.places, one_of_all, peer, &self.shared) {
+                        let shared = Arc::clone(&self.shared);
+                        connections.spawn(converse(stream, peer, Input::new(), place, shared));
                     }
-                    None => {
-                        self.shared.metrics.refused.increment(1);
-                        tracing::debug!(%peer, "too many connections from one address");
-                    }
-                },
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -124,11 +132,52 @@ impl Gateway {
     }
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, place: Place, shared: Arc<Shared>) {
+/// A place for a peer, unless its address has too many.
+fn place(
+    places: &Arc<Places>,
+    one_of_all: OwnedSemaphorePermit,
+    peer: SocketAddr,
+    shared: &Shared,
+) -> Option<Place> {
+    let place = places.take(one_of_all, peer.ip());
+    if place.is_none() {
+        shared.metrics.refused.increment(1);
+        tracing::debug!(%peer, "too many connections from one address");
+    }
+    place
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, input: Input, place: Place, shared: Arc<Shared>) {
     shared.metrics.open.increment(1);
-    connection::serve(stream, peer, &shared).await;
+    connection::serve(stream, peer, input, &shared).await;
     shared.metrics.open.decrement(1);
     drop(place);
+}
+
+/// A connection from a trusted proxy, which says first whom it speaks for.
+async fn converse_through(
+    mut stream: TcpStream,
+    proxy: SocketAddr,
+    one_of_all: OwnedSemaphorePermit,
+    places: Arc<Places>,
+    shared: Arc<Shared>,
+) {
+    let mut input = Input::new();
+    let header = proxy::peer(&mut stream, proxy, &mut input);
+    match time::timeout(shared.request_timeout, header).await {
+        Ok(Ok(peer)) => {
+            if let Some(place) = place(&places, one_of_all, peer, &shared) {
+                converse(stream, peer, input, place, shared).await;
+            }
+        }
+        Ok(Err(bad)) => {
+            shared.metrics.bad_proxy_headers.increment(1);
+            if let Some(suppressed) = BAD_HEADERS.admit() {
+                tracing::warn!(%proxy, %bad, suppressed, "bad request");
+            }
+        }
+        Err(_) => shared.metrics.timed_out.increment(1),
+    }
 }
 
 /// Errors of a connection that was gone before it was accepted.

@@ -1,0 +1,155 @@
+//! The PROXY protocol, versions 1 and 2: a load balancer says whom it speaks for.
+//!
+//! From the networks that are trusted every connection must begin with such a header; from
+//! anywhere else it is what it looks like there: a bad request.
+
+use std::{io, net::IpAddr, net::SocketAddr, str::FromStr};
+
+use ipnet::IpNet;
+use ppp::{HeaderResult, PartialResult as _, v1, v2};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+use crate::connection::Input;
+
+/// Networks of load balancers, separated by commas; there may be none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks(Vec<IpNet>);
+
+/// A text that is no list of networks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no network, such as 10.0.0.0/8 or 192.168.1.7")]
+pub struct BadNetwork(String);
+
+impl FromStr for Networks {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+        let network = |text: &str| {
+            let address = text.parse::<IpAddr>().map(IpNet::from).ok();
+            address.or_else(|| text.parse().ok()).ok_or_else(|| BadNetwork(text.to_owned()))
+        };
+        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        Ok(Self(texts.map(network).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Networks {
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address.to_canonical()))
+    }
+}
+
+/// What a trusted load balancer sent instead of a header.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadHeader {
+    #[error("no PROXY header, or a malformed one, from a trusted proxy")]
+    Malformed,
+    #[error("the connection ended within its PROXY header")]
+    Ended,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Reads the header and gives whom it names; what came behind it stays in the input.
+pub(crate) async fn peer(
+    stream: &mut TcpStream,
+    proxy: SocketAddr,
+    input: &mut Input,
+) -> Result<SocketAddr, BadHeader> {
+    loop {
+        if let Some((named, length)) = parse(input.arrived())? {
+            input.skip(length);
+            return Ok(named.unwrap_or(proxy));
+        }
+        let room = input.room();
+        if room.is_empty() {
+            return Err(BadHeader::Malformed);
+        }
+        match stream.read(room).await? {
+            0 => return Err(BadHeader::Ended),
+            more => input.grow(more),
+        }
+    }
+}
+
+/// Whom a header names, if anyone, and its length; `None` while it is not complete.
+fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadHeader> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let header = HeaderResult::parse(bytes);
+    if header.is_incomplete() {
+        return Ok(None);
+    }
+    match header {
+        HeaderResult::V1(Ok(header)) => Ok(Some((named_v1(&header), header.header.len()))),
+        HeaderResult::V2(Ok(header)) => Ok(Some((named_v2(&header), header.len()))),
+        _ => Err(BadHeader::Malformed),
+    }
+}
+
+fn named_v1(header: &v1::Header<'_>) -> Option<SocketAddr> {
+    match header.addresses {
+        v1::Addresses::Tcp4(named) => Some((named.source_address, named.source_port).into()),
+        v1::Addresses::Tcp6(named) => Some((named.source_address, named.source_port).into()),
+        v1::Addresses::Unknown => None,
+    }
+}
+
+fn named_v2(header: &v2::Header<'_>) -> Option<SocketAddr> {
+    if header.command == v2::Command::Local {
+        return None;
+    }
+    match header.addresses {
+        v2::Addresses::IPv4(named) => Some((named.source_address, named.source_port).into()),
+        v2::Addresses::IPv6(named) => Some((named.source_address, named.source_port).into()),
+        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(text: &str) -> Option<SocketAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn both_versions_name_a_peer_and_end_where_the_request_begins() {
+        let first = b"PROXY TCP4 203.0.113.9 10.0.0.1 51000 5050\r\n";
+        let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+        second.extend([203, 0, 113, 9, 10, 0, 0, 1, 0xc7, 0x38, 0x13, 0xba]);
+        for header in [&first[..], &second] {
+            let mut bytes = header.to_vec();
+            bytes.extend(b"REGISTER\0");
+            let (peer, length) = parse(&bytes).unwrap().unwrap();
+            assert_eq!((peer, length), (named("203.0.113.9:51000"), header.len()));
+            for cut in 0..header.len() {
+                assert!(parse(&header[..cut]).unwrap().is_none(), "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_proxys_own_connections_name_nobody() {
+        assert_eq!(parse(b"PROXY UNKNOWN\r\n").unwrap(), Some((None, 15)));
+        assert_eq!(parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").unwrap(), Some((None, 16)));
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for bytes in [&b"REGISTER\0d\0alice\0"[..], b"PROXY TCP4 nonsense\r\n", b"PROXY \xff\r\n"] {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn networks_are_read_and_trusted() {
+        let networks: Networks = "10.0.0.0/8, 192.168.1.7,".parse().unwrap();
+        assert!(networks.trusts([10, 1, 2, 3].into()) && networks.trusts([192, 168, 1, 7].into()));
+        assert!(!networks.trusts([192, 168, 1, 8].into()) && !networks.trusts([11, 0, 0, 1].into()));
+        assert_eq!("".parse(), Ok(Networks::default()));
+        assert!("nowhere".parse::<Networks>().is_err());
+    }
+}
