@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use lonja_chassis::{shutdown, telemetry};
+use lonja_chassis::{shutdown, telemetry, trace};
 use tokio_util::sync::CancellationToken;
 
 /// Many small messages are made and dropped on other threads: docs/adr/0004.
@@ -62,11 +62,31 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     let _written_at_the_end = telemetry::init(&cli.log)?;
     // A descriptor for each connection; what the system does not grant, accepting waits for.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let exporter = trace::init(cli.command.service())?;
     let shutdown = CancellationToken::new();
     let signals = shutdown::on_signal(shutdown.clone()).context("signal handlers")?;
-    tokio::select! {
-        result = run(cli.command, shutdown) => result,
+    let result = tokio::select! {
+        result = Box::pin(run(cli.command, shutdown)) => result,
         never = signals => match never {},
+    };
+    if let Some(exporter) = exporter {
+        tokio::task::spawn_blocking(|| exporter.finish()).await?;
+    }
+    result
+}
+
+impl Command {
+    /// The name of the service in traces.
+    fn service(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "lonja",
+            Self::Gateway(_) => "lonja-gateway",
+            Self::Registry(_) => "lonja-registry",
+            Self::Catalog(_) => "lonja-catalog",
+            Self::Audit(_) => "lonja-audit",
+            Self::Datetime(_) => "lonja-datetime",
+            Self::Health(_) => "lonja-health",
+        }
     }
 }
 
@@ -74,8 +94,8 @@ async fn run(command: Command, shutdown: CancellationToken) -> anyhow::Result<()
     match command {
         Command::Up(config) => Box::pin(up::run(config, shutdown)).await?,
         Command::Gateway(config) => lonja_gateway::run(config, shutdown).await?,
-        Command::Registry(config) => lonja_registry::run(config, shutdown).await?,
-        Command::Catalog(config) => lonja_catalog::run(config, shutdown).await?,
+        Command::Registry(config) => Box::pin(lonja_registry::run(config, shutdown)).await?,
+        Command::Catalog(config) => Box::pin(lonja_catalog::run(config, shutdown)).await?,
         Command::Audit(config) => lonja_audit::run(config, shutdown).await?,
         Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,
         Command::Health(config) => health::run(config).await?,

@@ -81,7 +81,7 @@ fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &Acknowledged
 /// Breaks one part for a moment, and waits until peers are served again.
 fn fault(cluster: &mut Cluster, number: usize) {
     let pause = Duration::from_millis(100 + 53 * (number as u64 % 11));
-    let kill = number / 5 % 2 == 0;
+    let kill = (number / 5).is_multiple_of(2);
     let services = [&mut cluster.registry, &mut cluster.catalog, &mut cluster.audit, &mut cluster.gateway];
     match (services.into_iter().nth(number % 5), kill) {
         (Some(service), true) => {

@@ -14,14 +14,18 @@ pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     role: &'static str,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Service {
-    fn start(role: &'static str, arguments: &[&str]) -> Self {
+    fn start(role: &'static str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut process = Process::spawn(&mut Self::command(role, "127.0.0.1:0", &arguments));
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut command = Self::command(role, "127.0.0.1:0", &arguments);
+        let mut process = Process::spawn(command.envs(environment.clone()));
         let address = process.address(&format!("lonja.{role}"));
-        Self { process, address, role, arguments }
+        Self { process, address, role, arguments, environment }
     }
 
     fn command(role: &str, listen: &str, arguments: &[String]) -> Command {
@@ -40,8 +44,8 @@ impl Service {
 
     /// Starts it again after a kill.
     pub(crate) fn restart(&mut self) {
-        self.process =
-            Process::spawn(&mut Self::command(self.role, &self.address.to_string(), &self.arguments));
+        let mut command = Self::command(self.role, &self.address.to_string(), &self.arguments);
+        self.process = Process::spawn(command.envs(self.environment.clone()));
         self.process.address(&format!("lonja.{}", self.role));
     }
 }
@@ -64,20 +68,25 @@ impl Cluster {
     pub(crate) fn start() -> Self {
         let data = TempDir::new().unwrap();
         let store = format!("embedded:{}", data.path().display());
-        Self::on(&store, None, data)
+        Self::on(&store, None, data, &[])
     }
 
     /// All services on one Redis.
     pub(crate) fn on_redis() -> Self {
         let redis = RedisServer::start();
-        Self::on(&redis.url(), Some(redis), TempDir::new().unwrap())
+        Self::on(&redis.url(), Some(redis), TempDir::new().unwrap(), &[])
     }
 
-    fn on(store: &str, redis: Option<RedisServer>, data: TempDir) -> Self {
+    pub(crate) fn on(
+        store: &str,
+        redis: Option<RedisServer>,
+        data: TempDir,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let store = ["--store", store];
-        let registry = Service::start("registry", &store);
-        let catalog = Service::start("catalog", &store);
-        let audit = Service::start("audit", &store);
+        let registry = Service::start("registry", &store, environment);
+        let catalog = Service::start("catalog", &store, environment);
+        let audit = Service::start("audit", &store, environment);
         let mut datetime_process = Process::spawn(lonja().args(["datetime", "--listen", "127.0.0.1:0"]));
         let datetime = datetime_process.address("lonja.datetime");
         let (registry_url, catalog_url, audit_url) = (registry.url(), catalog.url(), audit.url());
@@ -93,6 +102,7 @@ impl Cluster {
                 "--sweep-interval",
                 "0.3",
             ],
+            environment,
         );
         let peers = gateway.address;
         Self {

@@ -204,7 +204,7 @@ fn a_flood_of_bad_requests_does_not_flood_the_log() {
 fn a_trusted_proxy_says_whom_it_speaks_for() {
     let index = Index::start_with(&["--trusted-proxies", "127.0.0.0/8"]);
     let through = |header: &[u8], command: Command| {
-        let request = wire::bytes("alice", command, Dialect::Terminated);
+        let request = bytes("alice", command, Dialect::Terminated);
         wire::exchange_in(index.peers, &[header, &request])
     };
     let port = std::num::NonZeroU16::new(50_085).unwrap().into();
@@ -224,7 +224,7 @@ fn a_trusted_proxy_says_whom_it_speaks_for() {
 fn from_anyone_else_a_proxy_header_is_a_bad_request() {
     let index = Index::start_with(&["--trusted-proxies", "192.0.2.0/24"]);
     let mut request = b"PROXY TCP4 203.0.113.9 127.0.0.1 51000 5050\r\n".to_vec();
-    request.extend(wire::bytes("alice", Command::Register, Dialect::Terminated));
+    request.extend(bytes("alice", Command::Register, Dialect::Terminated));
     assert_eq!(wire::exchange(index.peers, &request), b"");
     assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"unknown_operation\"}"), 1.0);
     assert_eq!(wire::register(index.peers, "alice"), 0);

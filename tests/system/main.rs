@@ -15,6 +15,7 @@ mod process;
 mod protocol;
 mod report_table;
 mod services;
+mod traces;
 mod wire;
 
 use std::{

@@ -17,3 +17,4 @@ pub mod store_url;
 pub mod telemetry;
 pub mod text;
 pub mod throttle;
+pub mod trace;

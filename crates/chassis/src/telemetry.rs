@@ -1,10 +1,20 @@
 //! Logs on standard error, metrics for Prometheus.
 
-use std::{io, sync::OnceLock};
+use std::{fmt, io, sync::OnceLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Format, Writer},
+    },
+    registry::LookupSpan,
+};
+
+use crate::trace;
 
 /// Bounds of the buckets of every duration, in seconds.
 const DURATION_BUCKETS: [f64; 14] =
@@ -40,6 +50,7 @@ pub fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
         .with_env_filter(filter)
         .with_writer(stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .event_format(WithTrace(Format::default()))
         .try_init()
         .map_err(|error| TelemetryError::Twice(error.to_string()))?;
     let handle = PrometheusBuilder::new()
@@ -48,6 +59,28 @@ pub fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
         .map_err(|error| TelemetryError::Twice(error.to_string()))?;
     METRICS.set(handle).map_err(|_| TelemetryError::Twice("metrics".to_owned()))?;
     Ok(guard)
+}
+
+/// A log line, behind the ids of the trace and the span that it belongs to, if any.
+struct WithTrace<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithTrace<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if let Some((trace, span)) = trace::current_ids() {
+            write!(writer, "trace_id={trace} span_id={span} ")?;
+        }
+        self.0.format_event(context, writer, event)
+    }
 }
 
 /// The current metrics in Prometheus' text format; empty before [`init`].

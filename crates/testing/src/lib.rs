@@ -1,7 +1,9 @@
 //! What Lonja's tests share: Redis servers that a test starts itself on free ports and
-//! that end with it. Failures panic: this is for tests only.
+//! that end with it, and a receiver of traces. Failures panic: this is for tests only.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod redis;
+mod traces;
 
 pub use redis::{RedisCluster, RedisServer};
+pub use traces::TraceReceiver;

@@ -8,12 +8,18 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use lonja_chassis::{operation_log::OperationLog, text::Printable, throttle::Throttle};
+use lonja_chassis::{
+    operation_log::OperationLog,
+    text::Printable,
+    throttle::Throttle,
+    trace::{self, Span, names},
+};
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_wire::{
     BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, Request, Username, decode,
     decode_final, dialect, reply,
 };
+use opentelemetry::{KeyValue, context::FutureExt as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -113,15 +119,22 @@ impl Input {
 
 /// Serves a connection to its end. Something may have arrived already.
 pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: Input, shared: &Shared) {
-    let started = Instant::now();
+    let (started, accepted) = (Instant::now(), SystemTime::now());
     let read = time::timeout(shared.request_timeout, input.read(&mut stream)).await;
     let request = read.unwrap_or_else(|_| {
         shared.metrics.timed_out.increment(1);
         decode_final(input.arrived())
     });
+    let mut trace = None;
     let answer = match request {
-        // Boxed, so that a connection that has not said anything yet stays small.
-        Ok(request) => Box::pin(shared.answer(&request, peer)).await,
+        Ok(request) => {
+            trace = begin_trace(&request, &stream, peer, accepted);
+            // Boxed, so that a connection that has not said anything yet stays small.
+            match &trace {
+                Some(root) => Box::pin(shared.answer(&request, peer).with_context(root.context())).await,
+                None => Box::pin(shared.answer(&request, peer)).await,
+            }
+        }
         Err(bad) => match shared.answer_bad(&bad, peer) {
             Some(answer) => answer,
             None => return,
@@ -130,10 +143,40 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
     let dialect = input.dialect(&stream);
     shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
     let reply = shared.reply(&answer, dialect, peer);
+    if let Some(root) = &trace {
+        root.set(KeyValue::new(names::DIALECT, dialect.name()));
+        root.set(KeyValue::new(names::STATUS, i64::from(answer.status)));
+        if answer.status == answer.operation.status(Outcome::Failed) {
+            root.fail("failed".to_owned());
+        }
+    }
     // A peer that is gone needs no reply.
-    if let Ok(()) = send(&mut stream, reply).await {
+    let sent = send(&mut stream, reply).await;
+    drop(trace);
+    if let Ok(()) = sent {
         let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
     }
+}
+
+/// Begins the trace of a request, if it is to have one, at the moment of its accept.
+fn begin_trace(
+    request: &Request,
+    stream: &TcpStream,
+    peer: SocketAddr,
+    accepted: SystemTime,
+) -> Option<Span> {
+    if !trace::is_on() {
+        return None;
+    }
+    let operation = request.command.operation().name();
+    let connected = stream.peer_addr().map(|address| address.ip().to_string());
+    let attributes = vec![
+        KeyValue::new(names::OPERATION, operation),
+        KeyValue::new(names::CLIENT_ADDRESS, peer.ip().to_string()),
+        KeyValue::new(names::CLIENT_PORT, i64::from(peer.port())),
+        KeyValue::new(names::NETWORK_PEER_ADDRESS, connected.unwrap_or_default()),
+    ];
+    Span::root(operation, accepted, attributes)
 }
 
 /// What a peer is told.
@@ -250,7 +293,7 @@ fn record(request: &Request, peer: SocketAddr, status: u8) -> OperationRecord {
         handled_at: Some(SystemTime::now().into()),
         peer_address: peer.to_string(),
         status: status.into(),
-        trace_id: String::new(),
+        trace_id: trace::current_ids().map(|(trace, _)| trace).unwrap_or_default(),
     }
 }
 

@@ -7,20 +7,26 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use lonja_chassis::rpc::Channel;
+use lonja_chassis::{
+    rpc::Channel,
+    trace::{Parent, Part, names},
+};
 use lonja_proto::audit::{
-    OperationRecord, RecordOperationsRequest, audit_service_client::AuditServiceClient,
+    self, OperationRecord, RecordOperationsRequest, RecordOperationsResponse,
+    audit_service_client::AuditServiceClient,
 };
 use metrics::{Counter, Gauge, counter, gauge};
+use opentelemetry::{KeyValue, context::FutureExt as _};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
-    time,
+    time::{self, error::Elapsed},
 };
 use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status};
 use ulid::Ulid;
 
 /// Records that may wait for the audit.
@@ -53,6 +59,8 @@ struct Shared {
 #[derive(Debug)]
 struct Waiting {
     record: OperationRecord,
+    /// The trace that it belongs to.
+    parent: Option<Parent>,
     stored: Option<oneshot::Sender<()>>,
 }
 
@@ -85,7 +93,7 @@ impl Recorder {
                 self.shared.dropped.increment(1);
                 return;
             }
-            queue.push_back(Waiting { record, stored });
+            queue.push_back(Waiting { record, parent: Parent::current(), stored });
         }
         self.shared.filled.notify_one();
         if let Some(wait) = wait {
@@ -144,10 +152,11 @@ impl Delivery<'_> {
     /// Sends what waits at the head of the queue. A batch that fails is sent again, with
     /// the same numbers, so that the audit knows what of it it has stored.
     async fn run_once(&mut self) -> bool {
-        let records: Vec<_> = {
+        let (records, parents): (Vec<_>, Vec<_>) = {
             let queue = self.shared.queue.lock();
             self.shared.depth.set(queue.len() as f64);
-            queue.iter().take(BATCH).map(|waiting| waiting.record.clone()).collect()
+            let batch = queue.iter().take(BATCH);
+            batch.map(|waiting| (waiting.record.clone(), waiting.parent.clone())).unzip()
         };
         let count = records.len();
         let request = RecordOperationsRequest {
@@ -155,8 +164,7 @@ impl Delivery<'_> {
             first_sequence: self.stored + 1,
             records,
         };
-        let answer = time::timeout(DEADLINE, self.audit.record_operations(request)).await;
-        match answer {
+        match self.send(request, parents).await {
             Ok(Ok(_)) => {
                 self.stored += count as u64;
                 if !self.shared.reachable.swap(true, Ordering::Relaxed) {
@@ -171,6 +179,31 @@ impl Delivery<'_> {
             Ok(Err(status)) => self.out_of_reach(status.message()),
             Err(_) => self.out_of_reach("it does not answer"),
         }
+    }
+
+    /// Sends a batch as a part of the first trace in it; the others get a part of their
+    /// own that is linked to that.
+    async fn send(
+        &mut self,
+        request: RecordOperationsRequest,
+        parents: Vec<Option<Parent>>,
+    ) -> Result<Result<Response<RecordOperationsResponse>, Status>, Elapsed> {
+        let mut parents = parents.into_iter().flatten();
+        let Some(first) = parents.next() else {
+            return time::timeout(DEADLINE, self.audit.record_operations(request)).await;
+        };
+        let began = SystemTime::now();
+        let call = self.audit.record_operations(request).with_context(first.context());
+        let answer = time::timeout(DEADLINE, call).await;
+        let method = format!("{}/RecordOperations", audit::SERVICE_NAME);
+        let attributes = vec![
+            KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"),
+            KeyValue::new(names::RPC_METHOD, method.clone()),
+        ];
+        let error = (!matches!(answer, Ok(Ok(_)))).then(|| "UNAVAILABLE".to_owned());
+        let part = Part { name: method, began, attributes, error };
+        parents.for_each(|parent| parent.record(part.clone(), Some(&first)));
+        answer
     }
 
     /// Lets the peers that wait be served. Always `false`.

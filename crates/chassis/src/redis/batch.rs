@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use metrics::{counter, histogram};
+use metrics::histogram;
+use opentelemetry::KeyValue;
 use redis::Script;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -16,6 +17,7 @@ use super::{
     Redis, RedisError,
     connection::{DEADLINE, Request},
 };
+use crate::trace::{Parent, Part, names};
 
 /// Changes that may wait.
 const QUEUE: usize = 16_384;
@@ -62,6 +64,8 @@ pub enum Reply {
 struct Pending {
     change: Change,
     since: Instant,
+    /// The trace that it belongs to.
+    parent: Option<Parent>,
     answer: oneshot::Sender<Result<Reply, RedisError>>,
 }
 
@@ -98,7 +102,7 @@ impl Changes {
     /// too many changes wait (nothing is changed then).
     pub async fn submit(&self, change: Change) -> Result<Reply, RedisError> {
         let (answer, reply) = oneshot::channel();
-        let pending = Pending { change, since: Instant::now(), answer };
+        let pending = Pending { change, since: Instant::now(), parent: Parent::current(), answer };
         self.queue.try_send(pending).map_err(|_| RedisError::new("too many changes wait"))?;
         reply.await.unwrap_or_else(|_| Err(RedisError::closed()))
     }
@@ -157,7 +161,6 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
     // Whoever asked too long ago has been told that it failed.
     group.retain(|pending| pending.since.elapsed() < DEADLINE);
     let Some(first) = group.first() else { return };
-    let started = Instant::now();
     let mut invocation = script.prepare_invoke();
     invocation.key(redis.key(first.change.shard, &format!("batch:{}", Ulid::generate())));
     invocation.arg(group.len());
@@ -169,7 +172,9 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
             invocation.arg(argument);
         }
     }
-    let answer = redis.attempt(Request::Script(&invocation));
+    let request = Request::Script(&invocation);
+    let part = group.iter().any(|pending| pending.parent.is_some()).then(|| redis.part(&request));
+    let answer = redis.attempt_untraced(&request);
     let replies = time::timeout_at(first.since + DEADLINE, answer).await;
     let replies = replies.unwrap_or_else(|_| Err(RedisError::new("no answer in time"))).and_then(|value| {
         let replies: Vec<String> = redis::from_redis_value(value).map_err(RedisError::new)?;
@@ -178,8 +183,10 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
             false => Err(RedisError::new("a script answered for another number of changes")),
         }
     });
-    counter!("lonja_redis_changes_total").increment(group.len() as u64);
-    histogram!("lonja_redis_call_duration_seconds").record(started.elapsed());
+    histogram!("lonja_redis_batch_changes").record(group.len() as f64);
+    if let Some(part) = part {
+        record(part, &group, replies.as_ref().err());
+    }
     match replies {
         Ok(replies) => {
             for (pending, reply) in group.into_iter().zip(replies) {
@@ -192,6 +199,18 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
                 let _ = pending.answer.send(Err(error.clone()));
             }
         }
+    }
+}
+
+/// Each trace gets the call as its own part; all but the first are linked to that.
+fn record(mut part: Part, group: &[Pending], error: Option<&RedisError>) {
+    part.error = error.map(RedisError::to_string);
+    if group.len() > 1 {
+        part.attributes.push(KeyValue::new(names::DB_OPERATION_BATCH_SIZE, group.len() as i64));
+    }
+    let parents: Vec<_> = group.iter().filter_map(|pending| pending.parent.as_ref()).collect();
+    for (index, parent) in parents.iter().enumerate() {
+        parent.record(part.clone(), parents.first().copied().filter(|_| index > 0));
     }
 }
 

@@ -1,7 +1,12 @@
 //! A connection that is made when it is needed, and made anew when it fails.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use opentelemetry::KeyValue;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, Pipeline,
     RedisResult, RetryMethod, ScriptInvocation, ServerErrorKind,
@@ -14,7 +19,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::store_url::StoreUrl;
+use crate::{
+    store_url::StoreUrl,
+    trace::{Parent, Part, names},
+};
 
 /// What a command may take in all, attempts and pauses included. The peer waits 2 s.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
@@ -171,11 +179,45 @@ impl Redis {
         }
     }
 
-    pub(super) async fn attempt(&self, request: Request<'_>) -> Result<redis::Value, RedisError> {
+    /// What is known of a call, for the traces that it belongs to.
+    pub(super) fn part(&self, request: &Request<'_>) -> Part {
+        let operation = request.operation();
+        let mut attributes = vec![
+            KeyValue::new(names::DB_SYSTEM_NAME, "redis"),
+            KeyValue::new(names::DB_OPERATION_NAME, operation.clone()),
+        ];
+        let mut name = operation;
+        if let Request::Script(_) = request {
+            attributes.push(KeyValue::new(names::DB_STORED_PROCEDURE_NAME, self.shared.service));
+            name = format!("{name} {}", self.shared.service);
+        }
+        if let Request::Pipeline(pipeline) = request {
+            attributes.push(KeyValue::new(names::DB_OPERATION_BATCH_SIZE, pipeline.len() as i64));
+        }
+        Part { name, began: SystemTime::now(), attributes, error: None }
+    }
+
+    async fn attempt(&self, request: Request<'_>) -> Result<redis::Value, RedisError> {
+        let Some(parent) = Parent::current() else { return self.attempt_untraced(&request).await };
+        let mut part = self.part(&request);
+        let answer = self.attempt_untraced(&request).await;
+        part.error = answer.as_ref().err().map(RedisError::to_string);
+        parent.record(part, None);
+        answer
+    }
+
+    pub(super) async fn attempt_untraced(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {
+        let started = Instant::now();
+        let answer = self.attempt_until_deadline(request).await;
+        metrics::histogram!("lonja_store_duration_seconds", "store" => "redis").record(started.elapsed());
+        answer
+    }
+
+    async fn attempt_until_deadline(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {
         let deadline = Instant::now() + DEADLINE;
         let mut pause = PAUSE.0;
         loop {
-            let error = match self.attempt_once(&request).await {
+            let error = match self.attempt_once(request).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -233,6 +275,20 @@ pub(super) enum Request<'a> {
 }
 
 impl Request<'_> {
+    fn operation(&self) -> String {
+        match self {
+            Self::Command(command) => {
+                let name = command.args_iter().next();
+                match name {
+                    Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+                    _ => String::new(),
+                }
+            }
+            Self::Pipeline(_) => "MULTI".to_owned(),
+            Self::Script(_) => "EVALSHA".to_owned(),
+        }
+    }
+
     async fn send(&self, mut connection: impl ConnectionLike + Send) -> RedisResult<redis::Value> {
         match self {
             Self::Command(command) => command.query_async(&mut connection).await,

@@ -4,13 +4,16 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response, Uri};
 use tonic::{Status, body::Body, transport::Endpoint};
-use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
+
+use crate::trace::{Traced, begin_client, end_client};
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -24,6 +27,8 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
+    /// Host and port, across the network.
+    server: Option<Arc<(String, u16)>>,
 }
 
 /// An address that no channel can lead to.
@@ -42,8 +47,8 @@ impl Channel {
             + 'static,
         S::Future: Send + 'static,
     {
-        let service = service.map_err(|never| match never {});
-        Self { inner: BoxCloneSyncService::new(service) }
+        let service = Traced.layer(service).map_err(|never| match never {});
+        Self { inner: BoxCloneSyncService::new(service), server: None }
     }
 
     /// A channel to a service at `http://HOST:PORT`. It connects when first used, and
@@ -57,6 +62,7 @@ impl Channel {
         if uri.scheme_str() != Some("http") || uri.port().is_none() {
             return Err(bad());
         }
+        let server = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or_default());
         let channel = Endpoint::from(uri)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
@@ -66,7 +72,7 @@ impl Channel {
             .keep_alive_while_idle(true)
             .connect_lazy()
             .map_err(|error| Status::unavailable(innermost(&error)));
-        Ok(Self { inner: BoxCloneSyncService::new(channel) })
+        Ok(Self { inner: BoxCloneSyncService::new(channel), server: Some(Arc::new(server)) })
     }
 }
 
@@ -88,7 +94,12 @@ impl Service<Request<Body>> for Channel {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.inner.call(request)
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let span = begin_client(&mut request, self.server.as_deref());
+        let answer = self.inner.call(request);
+        match span {
+            Some(span) => Box::pin(end_client(span, answer)),
+            None => answer,
+        }
     }
 }

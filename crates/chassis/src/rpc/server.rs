@@ -9,7 +9,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{health::Health, shutdown};
+use crate::{health::Health, shutdown, trace::Traced};
 
 /// Streams that one connection may have open.
 const STREAMS: u32 = 1024;
@@ -59,6 +59,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS)
+        .layer(Traced)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),

@@ -1,0 +1,222 @@
+//! Traces: one for each peer request, from accept to Redis and the audit.
+//!
+//! The gateway begins a trace, and whether it is sampled is decided there. Everything else
+//! adds to the trace of its caller or to none: a call that belongs to no sampled trace (a
+//! health check, the sweeper) costs a look at an empty context. The names of attributes are
+//! those of OpenTelemetry's semantic conventions, in [`names`].
+
+pub mod names;
+mod propagation;
+mod rpc;
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{
+        Link, SpanBuilder, SpanContext, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _,
+    },
+};
+use opentelemetry_otlp::SpanExporter;
+use opentelemetry_sdk::{
+    Resource,
+    resource::{EnvResourceDetector, ResourceDetector as _},
+    trace::{SdkTracer, SdkTracerProvider},
+};
+use ulid::Ulid;
+
+pub use rpc::Traced;
+pub(crate) use rpc::{begin_client, end_client};
+
+/// What sending the last spans may take at the end.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// Traces that could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("traces: {0}")]
+pub struct TraceError(String);
+
+/// The exporter of this process.
+#[derive(Debug)]
+pub struct Exporter {
+    provider: SdkTracerProvider,
+}
+
+impl Exporter {
+    /// Sends what has not been sent yet. Blocks for some seconds at most.
+    pub fn finish(self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(FAREWELL) {
+            tracing::warn!(%error, "the last spans could not be sent");
+        }
+    }
+}
+
+/// Sets up traces as `OTEL_*` variables say, once for the process and within its runtime;
+/// `None` when no endpoint is set. `service` is the name unless `OTEL_SERVICE_NAME` says
+/// another.
+///
+/// # Errors
+/// When what the variables say cannot be used.
+pub fn init(service: &'static str) -> Result<Option<Exporter>, TraceError> {
+    let set = |name| std::env::var(name).is_ok_and(|value: String| !value.is_empty());
+    let endpoint = set("OTEL_EXPORTER_OTLP_ENDPOINT") || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+    let is = |name, wanted| std::env::var(name).is_ok_and(|value: String| value == wanted);
+    if !endpoint || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+        return Ok(None);
+    }
+    let exporter = SpanExporter::builder().with_tonic().build();
+    let exporter = exporter.map_err(|error| TraceError(error.to_string()))?;
+    let provider =
+        SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(service)).build();
+    let _ = TRACER.set(provider.tracer("lonja"));
+    Ok(Some(Exporter { provider }))
+}
+
+/// Whether any request may be traced.
+#[must_use]
+pub fn is_on() -> bool {
+    TRACER.get().is_some()
+}
+
+fn resource(service: &'static str) -> Resource {
+    let ours = [
+        KeyValue::new("service.name", service),
+        KeyValue::new("service.namespace", "lonja"),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", Ulid::generate().to_string()),
+    ];
+    let said = EnvResourceDetector::new().detect();
+    let name = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
+    let said = said.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    let said = said.chain(name.map(|name| KeyValue::new("service.name", name)));
+    Resource::builder().with_attributes(ours).with_attributes(said.collect::<Vec<_>>()).build()
+}
+
+/// A span of a sampled trace. Ends when dropped.
+#[derive(Debug)]
+pub struct Span {
+    context: Context,
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        self.context.span().end();
+    }
+}
+
+impl Span {
+    /// Begins a trace with something that began at a moment in the past; `None` when
+    /// traces are off or this one is not sampled.
+    #[must_use]
+    pub fn root(name: &'static str, began: SystemTime, attributes: Vec<KeyValue>) -> Option<Self> {
+        let builder = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Server)
+            .with_start_time(began)
+            .with_attributes(attributes);
+        Self::start(builder, &Context::new())
+    }
+
+    /// Begins a part of a sampled trace.
+    pub(crate) fn child(builder: SpanBuilder, parent: &Parent) -> Option<Self> {
+        Self::start(builder, &parent.0)
+    }
+
+    fn start(builder: SpanBuilder, parent: &Context) -> Option<Self> {
+        let span = TRACER.get()?.build_with_context(builder, parent);
+        let context = parent.with_span(span);
+        let sampled = context.span().span_context().is_sampled();
+        sampled.then_some(Self { context })
+    }
+
+    /// The context in which the parts of this span run.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.context.clone()
+    }
+
+    /// Adds what is known by now.
+    pub fn set(&self, attribute: KeyValue) {
+        self.context.span().set_attribute(attribute);
+    }
+
+    /// Marks it as failed, for this reason.
+    pub fn fail(&self, why: String) {
+        self.context.span().set_attribute(KeyValue::new(names::ERROR_TYPE, why.clone()));
+        self.context.span().set_status(opentelemetry::trace::Status::error(why));
+    }
+}
+
+/// The place in a sampled trace where a part belongs, for parts that are carried out
+/// elsewhere.
+#[derive(Debug, Clone)]
+pub struct Parent(Context);
+
+impl Parent {
+    /// The place where this code runs; `None` outside of a sampled trace.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        TRACER.get()?;
+        Context::map_current(|context| {
+            let span = context.span();
+            let span = span.span_context();
+            span.is_sampled().then(|| Self::of(span.clone()))
+        })
+    }
+
+    fn of(span: SpanContext) -> Self {
+        Self(Context::new().with_remote_span_context(span))
+    }
+
+    /// The context in which a part runs elsewhere.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.0.clone()
+    }
+
+    /// Records a part that took from then until now. Where several parts were carried out
+    /// as one, those that are not its first are linked to that.
+    pub fn record(&self, part: Part, link: Option<&Self>) {
+        let mut builder = SpanBuilder::from_name(part.name)
+            .with_kind(SpanKind::Client)
+            .with_start_time(part.began)
+            .with_attributes(part.attributes);
+        if let Some(Self(linked)) = link {
+            let span = linked.span().span_context().clone();
+            builder = builder.with_links(vec![Link::with_context(span)]);
+        }
+        if let Some(span) = Span::child(builder, self)
+            && let Some(error) = part.error
+        {
+            span.fail(error);
+        }
+    }
+}
+
+/// Something that was carried out for a trace, or for several.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// What it was.
+    pub name: String,
+    /// When it began.
+    pub began: SystemTime,
+    /// What is known of it.
+    pub attributes: Vec<KeyValue>,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// The ids of the trace and the span in which this code runs, for the log.
+#[must_use]
+pub fn current_ids() -> Option<(String, String)> {
+    TRACER.get()?;
+    Context::map_current(|context| {
+        let span = context.span();
+        let span = span.span_context();
+        span.is_sampled().then(|| (span.trace_id().to_string(), span.span_id().to_string()))
+    })
+}

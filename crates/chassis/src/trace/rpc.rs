@@ -1,0 +1,198 @@
+//! Spans of calls, at both ends.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context as Poller, Poll},
+};
+
+use bytes::Buf;
+use futures_util::future::Either;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame};
+use opentelemetry::{
+    KeyValue,
+    context::FutureExt as _,
+    trace::{SpanBuilder, SpanKind},
+};
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{Parent, Span, names, propagation};
+
+/// Which end of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Client,
+    Server,
+}
+
+impl End {
+    /// By the conventions a caller's call failed unless it went well; a server has failed
+    /// only where it is to blame.
+    fn is_error(self, code: Code) -> bool {
+        match self {
+            Self::Client => code != Code::Ok,
+            Self::Server => matches!(
+                code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            ),
+        }
+    }
+}
+
+fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
+    let method = path.trim_start_matches('/').to_owned();
+    let attributes =
+        [KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"), KeyValue::new(names::RPC_METHOD, method.clone())];
+    SpanBuilder::from_name(method).with_kind(kind).with_attributes(attributes)
+}
+
+/// Begins the caller's span of a call, in the trace in which this runs, if any.
+pub(crate) fn begin_client(request: &mut Request<Body>, server: Option<&(String, u16)>) -> Option<Span> {
+    let parent = Parent::current()?;
+    let span = Span::child(builder(request.uri().path(), SpanKind::Client), &parent)?;
+    propagation::inject(&span.context, request.headers_mut());
+    if let Some((host, port)) = server {
+        span.set(KeyValue::new(names::SERVER_ADDRESS, host.clone()));
+        span.set(KeyValue::new(names::SERVER_PORT, i64::from(*port)));
+    }
+    Some(span)
+}
+
+/// Waits for the answer and closes the caller's span with it.
+pub(crate) async fn end_client(
+    span: Span,
+    answer: impl Future<Output = Result<Response<Body>, Status>>,
+) -> Result<Response<Body>, Status> {
+    match answer.await {
+        Ok(response) => Ok(follow(response, span, End::Client)),
+        Err(status) => {
+            close(&span, status.code(), End::Client);
+            Err(status)
+        }
+    }
+}
+
+fn close(span: &Span, code: Code, end: End) {
+    let name = format!("{code:?}");
+    // As gRPC writes them: NotFound is NOT_FOUND.
+    let mut text = String::new();
+    for (index, letter) in name.char_indices() {
+        if index > 0 && letter.is_uppercase() {
+            text.push('_');
+        }
+        text.push(letter.to_ascii_uppercase());
+    }
+    span.set(KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, text.clone()));
+    if end.is_error(code) {
+        span.fail(text);
+    }
+}
+
+fn code(headers: &HeaderMap) -> Option<Code> {
+    Some(Code::from_bytes(headers.get("grpc-status")?.as_bytes()))
+}
+
+/// Keeps the span open until the answer has gone through.
+fn follow(response: Response<Body>, span: Span, end: End) -> Response<Body> {
+    if let Some(code) = code(response.headers()) {
+        close(&span, code, end);
+        return response;
+    }
+    response.map(|body| Body::new(Followed { body, span: Some(span), end }))
+}
+
+struct Followed {
+    body: Body,
+    span: Option<Span>,
+    end: End,
+}
+
+impl HttpBody for Followed {
+    type Data = <Body as HttpBody>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Poller<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        let ended = match &frame {
+            Some(Ok(frame)) => frame.trailers_ref().and_then(code),
+            Some(Err(status)) => Some(status.code()),
+            None => Some(Code::Ok),
+        };
+        if let Some(code) = ended
+            && let Some(span) = self.span.take()
+        {
+            close(&span, code, self.end);
+        }
+        Poll::Ready(
+            frame.map(|frame| {
+                frame.map(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+            }),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A layer that traces what a server answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traced;
+
+impl<S> Layer<S> for Traced {
+    type Service = TracedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        TracedService { inner }
+    }
+}
+
+type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+/// See [`Traced`].
+#[derive(Debug, Clone)]
+pub struct TracedService<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for TracedService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Answering<S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Poller<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let parent = super::TRACER.get().and_then(|_| propagation::extract(request.headers()));
+        let span =
+            parent.and_then(|parent| Span::child(builder(request.uri().path(), SpanKind::Server), &parent));
+        let answer = self.inner.call(request);
+        let Some(span) = span else { return Either::Left(answer) };
+        let context = span.context();
+        Either::Right(Box::pin(async move {
+            let response = answer.with_context(context).await?;
+            Ok(follow(response, span, End::Server))
+        }))
+    }
+}
