@@ -7,10 +7,17 @@ ZEEP := zeep==4.3.3
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 
-.PHONY: test lint advisories proto-lint bench soak fuzz clean
+.PHONY: test test-containers lint advisories proto-lint bench soak fuzz clean
 
 test: lint advisories $(VENV)/made
+	redis-server --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq redis-server; } \
+	  || { echo "install Redis 7: apt-get install redis-server, or brew install redis" >&2; exit 1; }
 	cargo test --workspace
+
+# The stack of docker-compose.yml, built and run by the container engine of this machine.
+test-containers: $(VENV)/made
+	cargo build --package lonja-testing
+	cargo test --test containers -- --nocapture
 
 lint:
 	cargo fmt --all --check
@@ -36,6 +43,7 @@ $(VENV)/made: Makefile
 bench:
 	cargo build --release --workspace
 	target/release/lonja-bench compare $(BENCH_ARGS)
+	target/release/lonja-bench services
 	target/release/lonja-bench held
 	target/release/lonja-bench disk
 

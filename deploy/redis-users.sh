@@ -3,11 +3,11 @@
 # keys. Passwords come from LONJA_REDIS_{REGISTRY,CATALOG,AUDIT}_PASSWORD.
 set -eu
 prefix=${LONJA_REDIS_PREFIX:-lonja}
-common="resetchannels -@all +hello +auth +ping +client|setinfo +client|setname +evalsha +script|load +get +set +cluster|slots"
-cat <<EOF2
-user default off
+common="resetchannels -@all +hello +auth +ping +evalsha +script|load +get +set +cluster|slots"
+cat <<USERS
+user default off resetpass -@all
 user health on nopass -@all +ping
 user registry on >${LONJA_REDIS_REGISTRY_PASSWORD:?} ~$prefix:registry:* $common +mget +hget +hset +hdel +hlen +hgetall +multi +exec +time
 user catalog on >${LONJA_REDIS_CATALOG_PASSWORD:?} ~$prefix:catalog:* $common +exists +unlink +hget +hset +hdel +hlen +hgetall +hexists +hincrby
 user audit on >${LONJA_REDIS_AUDIT_PASSWORD:?} ~$prefix:audit:* $common +xadd +xrange +hget +hset +hdel +hlen +hgetall +time
-EOF2
+USERS

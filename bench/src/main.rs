@@ -2,11 +2,13 @@
 //! nothing else, in one run, since one machine's figures mean little on another.
 
 mod bare;
+mod chain;
 mod compare;
 mod disk;
 mod held;
 mod load;
 mod process;
+mod services;
 
 use clap::{Parser, Subcommand};
 
@@ -25,6 +27,12 @@ enum Command {
     Load(load::Config),
     /// Start both, load them in turn, and print the ratios
     Compare(compare::Config),
+    /// Serve as the front of the bare chain: accept, one gRPC call, answer
+    ChainFront(chain::FrontConfig),
+    /// Serve as the back of the bare chain: one script call in Redis
+    ChainBack(chain::BackConfig),
+    /// Load the five services beside the bare chain, and with traces beside without
+    Services(services::Config),
     /// Hold slow connections, and measure what others notice
     Held(held::Config),
     /// Register a million users, and measure what each costs
@@ -37,6 +45,9 @@ fn main() -> anyhow::Result<()> {
         Command::Bare(config) => bare::run(&config),
         Command::Load(config) => load::run(&config),
         Command::Compare(config) => compare::run(&config),
+        Command::ChainFront(config) => chain::front(&config),
+        Command::ChainBack(config) => chain::back(&config),
+        Command::Services(config) => services::run(&config),
         Command::Held(config) => held::run(&config),
         Command::Disk(config) => disk::run(&config),
     }

@@ -83,10 +83,20 @@ impl Cluster {
         data: TempDir,
         environment: &[(&str, &str)],
     ) -> Self {
-        let store = ["--store", store];
-        let registry = Service::start("registry", &store, environment);
-        let catalog = Service::start("catalog", &store, environment);
-        let audit = Service::start("audit", &store, environment);
+        Self::on_stores([store; 3], redis, data, environment)
+    }
+
+    /// Stores of registry, catalog and audit.
+    pub(crate) fn on_stores(
+        stores: [&str; 3],
+        redis: Option<RedisServer>,
+        data: TempDir,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let [of_registry, of_catalog, of_audit] = stores.map(|store| ["--store", store]);
+        let registry = Service::start("registry", &of_registry, environment);
+        let catalog = Service::start("catalog", &of_catalog, environment);
+        let audit = Service::start("audit", &of_audit, environment);
         let mut datetime_process = Process::spawn(lonja().args(["datetime", "--listen", "127.0.0.1:0"]));
         let datetime = datetime_process.address("lonja.datetime");
         let (registry_url, catalog_url, audit_url) = (registry.url(), catalog.url(), audit.url());

@@ -11,6 +11,7 @@ use lonja_proto::{
     catalog::{self, catalog_service_client::CatalogServiceClient},
     registry::{ListSessionsRequest, registry_service_client::RegistryServiceClient},
 };
+use lonja_testing::RedisServer;
 use lonja_wire::{Command, Dialect};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -293,4 +294,46 @@ fn every_process_ends_within_ten_seconds_of_sigterm() {
         assert!(process.end().success());
         assert!(started.elapsed() < Duration::from_secs(10));
     }
+}
+
+#[test]
+fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
+    let passwords = ["REGISTRY", "CATALOG", "AUDIT"].map(|service| format!("LONJA_REDIS_{service}_PASSWORD"));
+    let passwords: Vec<_> = passwords.iter().map(|name| (name.as_str(), "secret")).collect();
+    let redis = RedisServer::start_by(&crate::repository("deploy/redis-start.sh"), &passwords);
+    let url = |user: &str| format!("redis://{user}:secret@127.0.0.1:{}", redis.port());
+    let urls = ["registry", "catalog", "audit"].map(url);
+    let port = redis.port();
+    let data = TempDir::new().unwrap();
+    let cluster = Cluster::on_stores(urls.each_ref().map(String::as_str), Some(redis), data, &[]);
+    let ask = |user: &str, command: &[&str]| {
+        let mut cli = std::process::Command::new("redis-cli");
+        cli.args(["-p", &port.to_string(), "--no-auth-warning", "--user", user, "--pass", "secret"]);
+        String::from_utf8(cli.args(command).output().unwrap().stdout).unwrap()
+    };
+    // Every command that a service uses, it may use.
+    assert_eq!(wire::register(cluster.peers, "alice"), 0);
+    assert_eq!(wire::connect_as(cluster.peers, "alice", 50_085), 0);
+    assert_eq!(wire::publish(cluster.peers, "alice", "a.txt"), 0);
+    assert_eq!(wire::list_users(cluster.peers, "alice", Dialect::Padded).unwrap().len(), 1);
+    assert_eq!(wire::list_content(cluster.peers, "alice", "alice", Dialect::Padded).unwrap().len(), 1);
+    assert_eq!(wire::ask(cluster.peers, "alice", Command::Delete("a.txt".parse().unwrap())), 0);
+    assert_eq!(wire::publish(cluster.peers, "alice", "b.txt"), 0);
+    assert_eq!(wire::ask(cluster.peers, "alice", Command::Disconnect), 0);
+    assert_eq!(wire::ask(cluster.peers, "alice", Command::Unregister), 0);
+    assert_eq!(audited(&cluster, OperationFilter::default()).len(), 9);
+    for service in [&cluster.registry, &cluster.catalog, &cluster.audit] {
+        let address = service.address.to_string();
+        eventually("SERVING", || {
+            lonja().args(["health", &address]).output().unwrap().status.success().then_some(())
+        });
+    }
+    // And nothing else.
+    for user in ["registry", "catalog", "audit"] {
+        for command in [&["KEYS", "*"][..], &["FLUSHALL"], &["CONFIG", "GET", "*"], &["ACL", "LIST"]] {
+            assert!(ask(user, command).starts_with("NOPERM"), "{user} {command:?}");
+        }
+    }
+    assert!(ask("registry", &["GET", "lonja:catalog:{0}:totals"]).starts_with("NOPERM"));
+    assert!(ask("default", &["PING"]).contains("NOAUTH") || ask("default", &["PING"]).contains("WRONGPASS"));
 }

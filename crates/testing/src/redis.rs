@@ -53,6 +53,26 @@ impl RedisServer {
         panic!("redis-server does not start: install it with `apt-get install redis-server`");
     }
 
+    /// Starts a server as a script does that takes `LONJA_REDIS_PORT`, `LONJA_REDIS_BIND` and
+    /// `LONJA_REDIS_DIR`, with these passwords besides.
+    #[must_use]
+    pub fn start_by(script: &Path, passwords: &[(&str, &str)]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let port = free_port();
+        let mut child = Command::new("sh")
+            .arg(script)
+            .env("LONJA_REDIS_PORT", port.to_string())
+            .env("LONJA_REDIS_BIND", "127.0.0.1")
+            .env("LONJA_REDIS_DIR", directory.path())
+            .envs(passwords.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(answers(&mut child, port), "{} starts no Redis", script.display());
+        Self { child, port, directory, arguments: Vec::new() }
+    }
+
     /// One that tests share while any of them runs: give each its own prefix.
     #[must_use]
     pub fn shared() -> Arc<Self> {
@@ -215,7 +235,9 @@ fn answers(child: &mut Child, port: u16) -> bool {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        if send(port, "PING").is_some_and(|answer| answer.starts_with("+PONG")) {
+        // One that wants a password first answers too.
+        let is_up = |answer: String| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH");
+        if send(port, "PING").is_some_and(is_up) {
             return true;
         }
         thread::sleep(Duration::from_millis(10));

@@ -6,6 +6,7 @@ use lonja_proto::{
     SessionId,
     catalog::{self as proto, catalog_service_server::CatalogService},
 };
+use metrics::gauge;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -133,6 +134,8 @@ impl<S: Store> CatalogService for CatalogGrpc<S> {
         _: Request<proto::GetStatisticsRequest>,
     ) -> Result<Response<proto::GetStatisticsResponse>, Status> {
         let statistics = self.store.statistics().await?;
+        gauge!("lonja_catalog_sessions").set(statistics.sessions as f64);
+        gauge!("lonja_catalog_files").set(statistics.files as f64);
         Ok(Response::new(proto::GetStatisticsResponse {
             sessions: statistics.sessions,
             files: statistics.files,

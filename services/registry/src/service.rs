@@ -6,6 +6,7 @@ use lonja_proto::{
     SessionId,
     registry::{self as proto, registry_service_server::RegistryService},
 };
+use metrics::gauge;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -169,6 +170,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         _: Request<proto::GetStatisticsRequest>,
     ) -> Result<Response<proto::GetStatisticsResponse>, Status> {
         let statistics = self.store.statistics().await?;
+        gauge!("lonja_registry_users").set(statistics.users as f64);
+        gauge!("lonja_registry_sessions").set(statistics.sessions as f64);
         Ok(Response::new(proto::GetStatisticsResponse {
             users: statistics.users,
             sessions: statistics.sessions,

@@ -13,6 +13,7 @@ use http::{Request, Response, Uri};
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
+use super::measured::Measured;
 use crate::trace::{Traced, begin_client, end_client};
 
 /// How long a connection attempt may take.
@@ -72,6 +73,7 @@ impl Channel {
             .keep_alive_while_idle(true)
             .connect_lazy()
             .map_err(|error| Status::unavailable(innermost(&error)));
+        let channel = Measured("lonja_rpc_client_duration_seconds").layer(channel);
         Ok(Self { inner: BoxCloneSyncService::new(channel), server: Some(Arc::new(server)) })
     }
 }

@@ -1,6 +1,7 @@
 //! gRPC between services: the same client across the network and within a process.
 
 mod channel;
+mod measured;
 mod server;
 
 pub use channel::{Channel, ChannelError};

@@ -9,6 +9,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
+use super::measured::Measured;
 use crate::{health::Health, shutdown, trace::Traced};
 
 /// Streams that one connection may have open.
@@ -59,6 +60,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS)
+        .layer(Measured("lonja_rpc_server_duration_seconds"))
         .layer(Traced)
         .add_routes(routes)
         .serve_with_incoming_shutdown(

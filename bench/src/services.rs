@@ -1,0 +1,130 @@
+//! The five services and Redis beside the bare chain, and without traces beside with.
+
+use std::{env, path::PathBuf, process::Command, time::Duration};
+
+use lonja_testing::{RedisServer, TraceReceiver};
+
+use crate::{
+    load::{Asked, Load, load},
+    process::Server,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Config {
+    /// The lonja to measure, a release build
+    #[arg(long, default_value = "target/release/lonja")]
+    lonja: PathBuf,
+    /// Pairs of runs for each row; the median counts
+    #[arg(long, default_value_t = 7)]
+    pairs: usize,
+    /// Seconds of each run
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Connections at one time
+    #[arg(long, value_delimiter = ',', default_value = "64,256")]
+    connections: Vec<usize>,
+}
+
+/// What peers load: processes, of which the last is the one that they connect to.
+struct Stack {
+    servers: Vec<Server>,
+    redis: RedisServer,
+}
+
+const EVERY_SECOND: [&str; 2] = ["--appendfsync", "everysec"];
+
+impl Stack {
+    fn chain() -> anyhow::Result<Self> {
+        let redis = RedisServer::start_with(&EVERY_SECOND);
+        let program = env::current_exe()?;
+        let back = Server::start(Command::new(&program).args(["chain-back", "--redis", &redis.url()]))?;
+        let address = format!("http://127.0.0.1:{}", back.port);
+        let front = Server::start(Command::new(&program).args(["chain-front", "--back", &address]))?;
+        Ok(Self { servers: vec![back, front], redis })
+    }
+
+    fn lonja(config: &Config, traces: Option<&TraceReceiver>) -> anyhow::Result<Self> {
+        let redis = RedisServer::start_with(&EVERY_SECOND);
+        let mut servers = Vec::new();
+        let mut urls = Vec::new();
+        let command = |role: &str| {
+            let mut command = Command::new(&config.lonja);
+            command.args([role, "--listen", "0.0.0.0:0"]);
+            command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+            if let Some(traces) = traces {
+                command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", traces.otlp()));
+                command.env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
+                command.env("OTEL_TRACES_SAMPLER_ARG", "0.1");
+            }
+            command
+        };
+        for role in ["registry", "catalog", "audit"] {
+            let server = Server::start(command(role).args(["--store", &redis.url()]))?;
+            urls.push(format!("http://127.0.0.1:{}", server.port));
+            servers.push(server);
+        }
+        servers.push(Server::start(&mut command("datetime"))?);
+        let places = ["--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]];
+        servers.push(Server::start(command("gateway").args(places))?);
+        Ok(Self { servers, redis })
+    }
+
+    fn port(&self) -> u16 {
+        self.servers.last().map_or(0, |server| server.port)
+    }
+
+    /// CPU time of its processes, Redis included.
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        let servers = self.servers.iter().map(Server::cpu).sum::<anyhow::Result<Duration>>()?;
+        Ok(servers + crate::process::cpu(self.redis.id())?)
+    }
+}
+
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let traces = runtime.block_on(TraceReceiver::start("127.0.0.1:0", "127.0.0.1:0"))?;
+    println!("{} pairs of {} s, REGISTER; medians; ratios pair by pair", config.pairs, config.seconds);
+    for &connections in &config.connections {
+        let services = Stack::lonja(config, None)?;
+        compare(config, connections, "services / chain", &services, &Stack::chain()?)?;
+        let traced = Stack::lonja(config, Some(&traces))?;
+        compare(config, connections, "traced / untraced", &traced, &services)?;
+    }
+    Ok(())
+}
+
+fn compare(
+    config: &Config,
+    connections: usize,
+    what: &str,
+    one: &Stack,
+    other: &Stack,
+) -> anyhow::Result<()> {
+    let shape = Load { operation: Asked::Register, online: 0, connections, seconds: config.seconds };
+    let measure = |stack: &Stack| -> anyhow::Result<(f64, f64, f64)> {
+        let before = stack.cpu()?;
+        let figures = load(stack.port(), &shape, 1)?;
+        let cpu = (stack.cpu()? - before).as_secs_f64() * 1e6 / figures.requests as f64;
+        Ok((figures.per_second(), cpu, figures.latency.value_at_quantile(0.99) as f64))
+    };
+    let mut pairs = Vec::new();
+    // The first pair warms up and does not count.
+    for _ in 0..=config.pairs {
+        pairs.push((measure(one)?, measure(other)?));
+    }
+    pairs.remove(0);
+    type Pair = ((f64, f64, f64), (f64, f64, f64));
+    let of = |figure: fn(&Pair) -> f64| crate::compare::median(pairs.iter().map(figure).collect());
+    println!(
+        "{what:<18} {connections:>4} connections: {:>6.0}/s and {:>6.0}/s, ratio {:.2}; \
+         CPU {:.0} and {:.0} us; p99 {:.1} and {:.1} ms",
+        of(|(one, _)| one.0),
+        of(|(_, other)| other.0),
+        of(|(one, other)| one.0 / other.0),
+        of(|(one, _)| one.1),
+        of(|(_, other)| other.1),
+        of(|(one, _)| one.2 / 1000.0),
+        of(|(_, other)| other.2 / 1000.0),
+    );
+    Ok(())
+}

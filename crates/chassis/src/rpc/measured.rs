@@ -1,0 +1,68 @@
+//! Durations of calls across the network, at both ends.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use metrics::histogram;
+use tokio::time::Instant;
+use tonic::{Code, body::Body};
+use tower::{Layer, Service};
+
+/// A layer that records how long calls take until the answer begins, under this name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measured(pub(super) &'static str);
+
+impl<S> Layer<S> for Measured {
+    type Service = MeasuredService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MeasuredService { name: self.0, inner }
+    }
+}
+
+/// See [`Measured`].
+#[derive(Debug, Clone)]
+pub(super) struct MeasuredService<S> {
+    name: &'static str,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for MeasuredService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let started = Instant::now();
+        let method = request.uri().path().trim_start_matches('/').to_owned();
+        let name = self.name;
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            if is_method(&method, answer.as_ref().ok()) {
+                histogram!(name, "method" => method).record(started.elapsed());
+            }
+            answer
+        })
+    }
+}
+
+/// Whether a path is a method of ours: anyone may ask for any path, and each would be a
+/// series of its own.
+fn is_method(path: &str, answer: Option<&Response<Body>>) -> bool {
+    let status = answer.and_then(|answer| answer.headers().get("grpc-status"));
+    let code = status.map(|status| Code::from_bytes(status.as_bytes()));
+    path.starts_with("lonja.") && code != Some(Code::Unimplemented)
+}

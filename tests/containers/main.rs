@@ -1,0 +1,174 @@
+//! The stack of docker-compose.yml as its users get it: built, started with one command,
+//! used by Python peers on the host, killed and paused. Needs a container engine, so it
+//! has a command of its own: `make test-containers`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[allow(dead_code, reason = "shared with the tests of the system")]
+#[path = "../system/jaeger.rs"]
+mod jaeger;
+#[allow(dead_code, reason = "shared with the tests of the system")]
+#[path = "../system/load.rs"]
+mod load;
+#[allow(dead_code, reason = "shared with the tests of the system")]
+#[path = "../system/peer.rs"]
+mod peer;
+#[allow(dead_code, reason = "shared with the tests of the system")]
+#[path = "../system/process.rs"]
+mod process;
+#[path = "../system/rows.rs"]
+mod rows;
+mod stack;
+#[allow(dead_code, reason = "shared with the tests of the system")]
+#[path = "../system/wire.rs"]
+mod wire;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use lonja_chassis::rpc::Channel;
+use lonja_proto::audit::Operation;
+use lonja_wire::Command;
+
+use crate::{
+    load::{Acknowledged, audited, verify, write},
+    stack::{Stack, docker, output},
+};
+
+/// How long a container may take to come back, and anything else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits for a condition.
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A path below the root of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// One test, because everything is about one stack, which takes a while to build.
+#[test]
+fn the_stack_of_docker_compose() {
+    let stack = Stack::start();
+    print_image();
+    hardened(&stack);
+    for peers in &stack.peers {
+        rows::each_row(*peers, stack.datetime);
+    }
+    rows::copy_a_file(stack.peers[0], stack.datetime);
+    traced(&stack);
+    survives(&stack);
+}
+
+/// What the image weighs over its base, and how soon the index in it serves.
+fn print_image() {
+    let size = |image: &str| -> f64 {
+        let size = output(docker().args(["image", "inspect", "--format", "{{.Size}}", image])).unwrap();
+        size.parse::<f64>().unwrap() / 1e6
+    };
+    let over = size("lonja:local") - size("debian:bookworm-slim");
+    assert!(over < 60.0, "the image has {over:.1} MB over its base");
+    let id = output(docker().args(["run", "-d", "--rm", "lonja:local"])).unwrap();
+    let started = Instant::now();
+    eventually("the index in a container is ready", || {
+        let ask = ["exec", &id, "lonja", "health", "http://127.0.0.1:8080/readyz"];
+        output(docker().args(ask)).map(drop)
+    });
+    println!(
+        "image: {over:.1} MB over its base, ready {:.2} s after docker run",
+        started.elapsed().as_secs_f64()
+    );
+    output(docker().args(["stop", &id])).unwrap();
+}
+
+/// Nothing of ours runs as root, writes to its image or has more than it needs.
+fn hardened(stack: &Stack) {
+    for service in ["gateway", "registry", "catalog", "audit", "datetime", "redis"] {
+        for container in stack.containers(service) {
+            let format = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} \
+                          {{.HostConfig.SecurityOpt}} {{gt .HostConfig.Memory 0}}";
+            let seen = output(docker().args(["inspect", "--format", format, &container])).unwrap();
+            let user = if service == "redis" { "redis" } else { "10001:10001" };
+            assert_eq!(seen, format!("{user} true [ALL] [no-new-privileges:true] true"), "{service}");
+        }
+    }
+}
+
+/// Alice and Bob are registered and connected no more; she publishes once again.
+fn traced(stack: &Stack) {
+    let peers = stack.peers[0];
+    assert_eq!(wire::register(peers, "tracy"), 0);
+    assert_eq!(wire::connect_as(peers, "tracy", 50_085), 0);
+    assert_eq!(wire::publish(peers, "tracy", "traced.txt"), 0);
+    // Registry and catalog have two replicas here: whichever was asked, the tree is one.
+    let trace = eventually("the whole trace", || {
+        let traces = jaeger::traces(stack.jaeger, "lonja-gateway", "PUBLISH");
+        let of_tracy = |trace: &Vec<jaeger::Seen>| trace.len() >= 10;
+        let ok = |trace: &Vec<jaeger::Seen>| trace.iter().any(|span| *span.tag("lonja.status") == 0);
+        traces.into_iter().find(|trace| of_tracy(trace) && ok(trace))
+    });
+    jaeger::assert_publish(&trace);
+}
+
+/// Kills and pauses every container under load.
+fn survives(stack: &Stack) {
+    let audit = Channel::remote(&format!("http://{}", stack.audit)).unwrap();
+    let done = Arc::new(Acknowledged::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer: usize| {
+            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
+            let peers = stack.peers[writer % stack.peers.len()];
+            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
+        })
+        .collect();
+    for service in ["registry", "catalog", "audit", "gateway", "redis", "datetime"] {
+        for container in stack.containers(service) {
+            stack.crash(&container);
+            recovers(stack, &audit, &format!("killed {service} {container}"));
+        }
+        for container in stack.containers(service) {
+            output(docker().args(["pause", &container])).unwrap();
+            thread::sleep(Duration::from_secs(2));
+            output(docker().args(["unpause", &container])).unwrap();
+            recovers(stack, &audit, &format!("paused {service} {container}"));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    let peers = stack.peers[0];
+    verify(peers, &audit, &done);
+}
+
+/// Everything is healthy again by itself, every gateway serves, and the audit has it all.
+fn recovers(stack: &Stack, audit: &Channel, what: &str) {
+    eventually(what, || stack.is_healthy().then_some(()));
+    for (number, peers) in stack.peers.iter().enumerate() {
+        let name = format!("{}-{number}", what.replace(' ', "-"));
+        let port = std::num::NonZeroU16::new(50_085).unwrap().into();
+        eventually("peers are served", || {
+            let _ = wire::try_ask(*peers, &name, Command::Register);
+            let _ = wire::try_ask(*peers, &name, Command::Connect(port));
+            matches!(wire::try_ask(*peers, &name, wire::publish_command("x")), Some(0 | 3)).then_some(())
+        });
+        eventually("the audit is up to date", || {
+            audited(audit).contains_key(&(name.clone(), Operation::Publish, "x".to_owned())).then_some(())
+        });
+    }
+}
