@@ -4,8 +4,10 @@
 set -eu
 prefix=${LONJA_REDIS_PREFIX:-lonja}
 common="resetchannels -@all +hello +auth +ping +evalsha +script|load +get +set +cluster|slots"
+# Nobody can log in as the default user, but Redis replays its file as that one when it
+# starts, and would leave out what it may not do.
 cat <<USERS
-user default off resetpass -@all
+user default off resetpass ~* &* +@all
 user health on nopass -@all +ping
 user registry on >${LONJA_REDIS_REGISTRY_PASSWORD:?} ~$prefix:registry:* $common +mget +hget +hset +hdel +hlen +hgetall +multi +exec +time
 user catalog on >${LONJA_REDIS_CATALOG_PASSWORD:?} ~$prefix:catalog:* $common +exists +unlink +hget +hset +hdel +hlen +hgetall +hexists +hincrby

@@ -68,7 +68,7 @@ fn fault(cluster: &mut Cluster, number: usize) {
     // What waited for the audit has been delivered: the records of peers who were served
     // without it would end with their gateway.
     eventually("the audit is up to date", || {
-        audited(&cluster.audit.channel())
+        audited(&cluster.audit.url())
             .contains_key(&(probe.clone(), Operation::Publish, "x".to_owned()))
             .then_some(())
     });
@@ -93,5 +93,5 @@ fn fifty_kills_and_pauses_lose_and_double_nothing() {
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     let slowest = *done.slowest.lock().unwrap();
     assert!(slowest < DEADLINE, "a peer waited {slowest:?}");
-    verify(cluster.peers, &cluster.audit.channel(), &done);
+    verify(cluster.peers, &cluster.audit.url(), &done);
 }

@@ -71,11 +71,11 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
     }
 }
 
-/// Records of successful operations.
-pub(crate) fn audited(audit: &Channel) -> HashMap<Key, usize> {
+/// Records of successful operations, from the audit at this address.
+pub(crate) fn audited(audit: &str) -> HashMap<Key, usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut client = AuditServiceClient::new(audit.clone());
+        let mut client = AuditServiceClient::new(Channel::remote(audit).unwrap());
         let mut found = HashMap::new();
         let Ok(pages) = client.list_operations(ListOperationsRequest::default()).await else { return found };
         let mut pages = pages.into_inner();
@@ -90,7 +90,7 @@ pub(crate) fn audited(audit: &Channel) -> HashMap<Key, usize> {
 }
 
 /// Whether everything that was answered with success is there.
-pub(crate) fn verify(peers: SocketAddr, audit: &Channel, done: &Acknowledged) {
+pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     let registered = done.of(Operation::Register);
     assert!(registered.len() > 50, "the load got somewhere: {}", registered.len());
     for (name, _) in &registered {

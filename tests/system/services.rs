@@ -337,3 +337,34 @@ fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
     assert!(ask("registry", &["GET", "lonja:catalog:{0}:totals"]).starts_with("NOPERM"));
     assert!(ask("default", &["PING"]).contains("NOAUTH") || ask("default", &["PING"]).contains("WRONGPASS"));
 }
+
+/// Bug: Redis replays its file as the default user, and what that one may not do was left
+/// out without an error when Redis came back.
+#[test]
+fn with_the_users_of_deploy_redis_comes_back_with_everything() {
+    let passwords = ["REGISTRY", "CATALOG", "AUDIT"].map(|service| format!("LONJA_REDIS_{service}_PASSWORD"));
+    let passwords: Vec<_> = passwords.iter().map(|name| (name.as_str(), "secret")).collect();
+    let redis = RedisServer::start_by(&crate::repository("deploy/redis-start.sh"), &passwords);
+    let url = |user: &str| format!("redis://{user}:secret@127.0.0.1:{}", redis.port());
+    let urls = ["registry", "catalog", "audit"].map(url);
+    let data = TempDir::new().unwrap();
+    let mut cluster = Cluster::on_stores(urls.each_ref().map(String::as_str), Some(redis), data, &[]);
+    assert_eq!(wire::register(cluster.peers, "alice"), 0);
+    assert_eq!(wire::connect_as(cluster.peers, "alice", 50_085), 0);
+    assert_eq!(wire::publish(cluster.peers, "alice", "a.txt"), 0);
+    let redis = cluster.redis.as_mut().unwrap();
+    redis.kill();
+    redis.restart();
+    eventually("peers are served again", || {
+        let files = wire::list_content(cluster.peers, "alice", "alice", Dialect::Padded);
+        match files {
+            Ok(files) => Some(assert_eq!(files.len(), 1)),
+            Err(status) => {
+                assert_eq!(status, 4, "alice is not who she was");
+                None
+            }
+        }
+    });
+    let records = audited(&cluster, OperationFilter::default());
+    assert_eq!(records.iter().filter(|record| record.status == 0).count(), 4);
+}

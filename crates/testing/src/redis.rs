@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -25,7 +25,41 @@ pub struct RedisServer {
     child: Child,
     port: u16,
     directory: TempDir,
-    arguments: Vec<String>,
+    start: Start,
+}
+
+/// How a server is started, and started again.
+#[derive(Debug)]
+enum Start {
+    Arguments(Vec<String>),
+    Script { script: PathBuf, environment: Vec<(String, String)> },
+}
+
+impl Start {
+    fn spawn(&self, directory: &Path, port: u16) -> Child {
+        let mut command = match self {
+            Self::Arguments(arguments) => {
+                let mut command = Command::new("redis-server");
+                command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]);
+                command.arg(directory).args(arguments);
+                command
+            }
+            Self::Script { script, environment } => {
+                let mut command = Command::new("sh");
+                command.arg(script).env("LONJA_REDIS_PORT", port.to_string());
+                command.env("LONJA_REDIS_BIND", "127.0.0.1").env("LONJA_REDIS_DIR", directory);
+                command.envs(environment.iter().cloned());
+                command
+            }
+        };
+        let log = fs::File::create(directory.join("log")).unwrap();
+        command
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is missing: install it with `apt-get install redis-server`")
+    }
 }
 
 impl RedisServer {
@@ -38,16 +72,20 @@ impl RedisServer {
     /// Starts a server with further options.
     #[must_use]
     pub fn start_with(options: &[&str]) -> Self {
-        let directory = TempDir::new().unwrap();
         let mut arguments: Vec<String> =
             ["--appendonly", "yes", "--appendfsync", "always", "--save", ""].map(str::to_owned).to_vec();
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        Self::start_as(Start::Arguments(arguments))
+    }
+
+    fn start_as(start: Start) -> Self {
+        let directory = TempDir::new().unwrap();
         // Another process may take the port between the look and the start.
         for _ in 0..10 {
             let port = free_port();
-            let mut child = spawn(directory.path(), port, &arguments);
+            let mut child = start.spawn(directory.path(), port);
             if answers(&mut child, port) {
-                return Self { child, port, directory, arguments };
+                return Self { child, port, directory, start };
             }
         }
         panic!("redis-server does not start: install it with `apt-get install redis-server`");
@@ -57,20 +95,8 @@ impl RedisServer {
     /// `LONJA_REDIS_DIR`, with these passwords besides.
     #[must_use]
     pub fn start_by(script: &Path, passwords: &[(&str, &str)]) -> Self {
-        let directory = TempDir::new().unwrap();
-        let port = free_port();
-        let mut child = Command::new("sh")
-            .arg(script)
-            .env("LONJA_REDIS_PORT", port.to_string())
-            .env("LONJA_REDIS_BIND", "127.0.0.1")
-            .env("LONJA_REDIS_DIR", directory.path())
-            .envs(passwords.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        assert!(answers(&mut child, port), "{} starts no Redis", script.display());
-        Self { child, port, directory, arguments: Vec::new() }
+        let environment = passwords.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::start_as(Start::Script { script: script.to_owned(), environment: environment.collect() })
     }
 
     /// One that tests share while any of them runs: give each its own prefix.
@@ -121,7 +147,7 @@ impl RedisServer {
     pub fn restart(&mut self) {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            self.child = spawn(self.directory.path(), self.port, &self.arguments);
+            self.child = self.start.spawn(self.directory.path(), self.port);
             if answers(&mut self.child, self.port) {
                 return;
             }
@@ -213,19 +239,6 @@ fn free_port() -> u16 {
             return port;
         }
     }
-}
-
-fn spawn(directory: &Path, port: u16, arguments: &[String]) -> Child {
-    let log = fs::File::create(directory.join("log")).unwrap();
-    Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"])
-        .arg(directory)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("redis-server is missing: install it with `apt-get install redis-server`")
 }
 
 /// Waits until it answers; `false` when it ends instead.
