@@ -26,6 +26,9 @@ mod generated {
     pub mod audit {
         tonic::include_proto!("lonja.audit.v1");
     }
+    pub mod batch {
+        tonic::include_proto!("lonja.batch.v1");
+    }
 }
 
 /// `lonja.registry.v1`: users and sessions.
@@ -47,6 +50,11 @@ pub mod audit {
     pub use crate::generated::audit::*;
     /// The name under which health is asked.
     pub const SERVICE_NAME: &str = audit_service_server::SERVICE_NAME;
+}
+
+/// `lonja.batch.v1`: calls that wait at the same moment, in one.
+pub mod batch {
+    pub use crate::generated::batch::*;
 }
 
 /// All protos as a serialized `FileDescriptorSet`, for server reflection.

@@ -358,7 +358,10 @@ fn with_the_users_of_deploy_redis_comes_back_with_everything() {
     eventually("peers are served again", || {
         let files = wire::list_content(cluster.peers, "alice", "alice", Dialect::Padded);
         match files {
-            Ok(files) => Some(assert_eq!(files.len(), 1)),
+            Ok(files) => {
+                let _: () = assert_eq!(files.len(), 1);
+                Some(())
+            }
             Err(status) => {
                 assert_eq!(status, 4, "alice is not who she was");
                 None

@@ -17,6 +17,21 @@ use tonic::Status;
 /// the peer its failure status after this long, never a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
+/// What peers ask for most; what waits at the same moment travels together.
+pub(crate) const REGISTRY_BATCHED: [&str; 6] = [
+    "lonja.registry.v1.RegistryService/RegisterUser",
+    "lonja.registry.v1.RegistryService/UnregisterUser",
+    "lonja.registry.v1.RegistryService/OpenSession",
+    "lonja.registry.v1.RegistryService/CloseSession",
+    "lonja.registry.v1.RegistryService/GetSession",
+    "lonja.registry.v1.RegistryService/GetRemoteSession",
+];
+pub(crate) const CATALOG_BATCHED: [&str; 3] = [
+    "lonja.catalog.v1.CatalogService/PublishFile",
+    "lonja.catalog.v1.CatalogService/DeleteFile",
+    "lonja.catalog.v1.CatalogService/EndSession",
+];
+
 /// Clients of the three services. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Backend {

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::Backend;
+use backend::{CATALOG_BATCHED, REGISTRY_BATCHED};
 pub use proxy::{BadNetwork, Networks};
 pub use server::Gateway;
 
@@ -110,8 +111,8 @@ pub enum GatewayError {
 /// When an address cannot be used.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), GatewayError> {
     let backend = Backend::new(
-        Channel::remote(&config.registry)?,
-        Channel::remote(&config.catalog)?,
+        Channel::remote(&config.registry)?.batched(&REGISTRY_BATCHED),
+        Channel::remote(&config.catalog)?.batched(&CATALOG_BATCHED),
         Channel::remote(&config.audit)?,
     );
     let listener = listen(config.listen).map_err(RunError::from)?;

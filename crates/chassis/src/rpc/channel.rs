@@ -13,7 +13,7 @@ use http::{Request, Response, Uri};
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::measured::Measured;
+use super::{batch::Batch, measured::Measured};
 use crate::trace::{Traced, begin_client, end_client};
 
 /// How long a connection attempt may take.
@@ -30,6 +30,8 @@ pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
     /// Host and port, across the network.
     server: Option<Arc<(String, u16)>>,
+    /// Where some calls wait for others.
+    batch: Option<Batch>,
 }
 
 /// An address that no channel can lead to.
@@ -49,7 +51,7 @@ impl Channel {
         S::Future: Send + 'static,
     {
         let service = Traced.layer(service).map_err(|never| match never {});
-        Self { inner: BoxCloneSyncService::new(service), server: None }
+        Self { inner: BoxCloneSyncService::new(service), server: None, batch: None }
     }
 
     /// A channel to a service at `http://HOST:PORT`. It connects when first used, and
@@ -74,7 +76,17 @@ impl Channel {
             .connect_lazy()
             .map_err(|error| Status::unavailable(innermost(&error)));
         let channel = Measured("lonja_rpc_client_duration_seconds").layer(channel);
-        Ok(Self { inner: BoxCloneSyncService::new(channel), server: Some(Arc::new(server)) })
+        Ok(Self { inner: BoxCloneSyncService::new(channel), server: Some(Arc::new(server)), batch: None })
+    }
+
+    /// Has calls of these unary methods, each with that of its service, travel together
+    /// when they wait at the same moment. Within a process nothing is gained by it.
+    #[must_use]
+    pub fn batched(mut self, methods: &[&'static str]) -> Self {
+        if self.server.is_some() {
+            self.batch = Some(Batch::new(self.inner.clone(), methods, CALL_TIMEOUT));
+        }
+        self
     }
 }
 
@@ -98,7 +110,10 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let span = begin_client(&mut request, self.server.as_deref());
-        let answer = self.inner.call(request);
+        let answer = match &self.batch {
+            Some(batch) if batch.takes(request.uri().path()) => Box::pin(batch.clone().call(request)),
+            _ => self.inner.call(request),
+        };
         match span {
             Some(span) => Box::pin(end_client(span, answer)),
             None => answer,

@@ -1,5 +1,6 @@
 //! gRPC between services: the same client across the network and within a process.
 
+mod batch;
 mod channel;
 mod measured;
 mod server;

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use lonja_proto::batch::batch_service_server::BatchServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::{Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
-use super::measured::Measured;
+use super::{batch::BatchGrpc, measured::Measured};
 use crate::{health::Health, shutdown, trace::Traced};
 
 /// Streams that one connection may have open.
@@ -55,6 +57,11 @@ pub async fn serve(
     routes: Routes,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let services = ServiceBuilder::new()
+        .layer(Measured("lonja_rpc_server_duration_seconds"))
+        .layer(Traced)
+        .service(routes.clone().prepare());
+    let batch = BatchServiceServer::new(BatchGrpc::new(BoxCloneSyncService::new(services)));
     let server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -62,7 +69,7 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .layer(Measured("lonja_rpc_server_duration_seconds"))
         .layer(Traced)
-        .add_routes(routes)
+        .add_routes(routes.add_service(batch))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             shutdown.clone().cancelled_owned(),
