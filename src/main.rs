@@ -3,11 +3,12 @@
 mod health;
 mod up;
 
-use std::process::ExitCode;
+use std::{io, num::NonZeroUsize, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lonja_chassis::{shutdown, telemetry, trace};
+use tokio::runtime::{self, Runtime};
 use tokio_util::sync::CancellationToken;
 
 /// Many small messages are made and dropped on other threads: docs/adr/0004.
@@ -21,6 +22,10 @@ struct Cli {
     /// What to log on standard error: error, warn, info, debug, or target=level pairs
     #[arg(long, global = true, env = "LONJA_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
+    /// Threads that serve; as many as there are processors if not given, but one for a
+    /// service on a machine with no more than two, which the others need as well
+    #[arg(long, global = true, env = "LONJA_WORKERS", value_name = "N")]
+    workers: Option<NonZeroUsize>,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,7 +50,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match start(cli) {
+    match runtime(&cli).map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(start(cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lonja: {error:#}");
@@ -54,7 +59,20 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
+fn runtime(cli: &Cli) -> io::Result<Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let default = match cli.command {
+        Command::Up(_) => processors,
+        _ if processors <= 2 => 1,
+        _ => processors,
+    };
+    match cli.workers.map_or(default, NonZeroUsize::get) {
+        // Without other threads nothing has to be woken in them.
+        1 => runtime::Builder::new_current_thread().enable_all().build(),
+        workers => runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build(),
+    }
+}
+
 async fn start(cli: Cli) -> anyhow::Result<()> {
     if let Command::Health(config) = cli.command {
         return health::run(config).await;

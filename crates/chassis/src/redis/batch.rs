@@ -23,8 +23,8 @@ use crate::trace::{Parent, Part, names};
 const QUEUE: usize = 16_384;
 /// Changes in one call. Redis does nothing else meanwhile.
 const BATCH: usize = 256;
-/// Calls under way at one time.
-const IN_FLIGHT: usize = 4;
+/// Calls under way at one time. More would be smaller, and each costs the same.
+const IN_FLIGHT: usize = 1;
 
 /// What every script ends with. `apply(k, a)` decides and applies the change whose keys
 /// begin at `KEYS[k]` and whose arguments begin at `ARGV[a]`, sets `changed` if it changed

@@ -25,8 +25,8 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 256;
 /// Calls in one that are answered.
 const MAX_BATCH: usize = 1024;
-/// Batches under way at one time.
-const IN_FLIGHT: usize = 2;
+/// Batches under way at one time. More would be smaller, and each costs the same.
+const IN_FLIGHT: usize = 1;
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
