@@ -1,7 +1,7 @@
 //! A receiver of spans that answers Jaeger's trace query.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt::Write as _,
     io,
     net::SocketAddr,
@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 const SPANS: usize = 100_000;
 
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<(Resource, Span)>>>);
+struct Spans(Arc<Mutex<VecDeque<(Resource, Span)>>>);
 
 /// The receiver. Ends with this value.
 #[derive(Debug)]

@@ -169,14 +169,13 @@ fn begin_trace(
         return None;
     }
     let operation = request.command.operation().name();
+    let root = Span::root(operation, accepted)?;
     let connected = stream.peer_addr().map(|address| address.ip().to_string());
-    let attributes = vec![
-        KeyValue::new(names::OPERATION, operation),
-        KeyValue::new(names::CLIENT_ADDRESS, peer.ip().to_string()),
-        KeyValue::new(names::CLIENT_PORT, i64::from(peer.port())),
-        KeyValue::new(names::NETWORK_PEER_ADDRESS, connected.unwrap_or_default()),
-    ];
-    Span::root(operation, accepted, attributes)
+    root.set(KeyValue::new(names::OPERATION, operation));
+    root.set(KeyValue::new(names::CLIENT_ADDRESS, peer.ip().to_string()));
+    root.set(KeyValue::new(names::CLIENT_PORT, i64::from(peer.port())));
+    root.set(KeyValue::new(names::NETWORK_PEER_ADDRESS, connected.unwrap_or_default()));
+    Some(root)
 }
 
 /// What a peer is told.
@@ -260,6 +259,9 @@ struct Reply {
 
 /// Sends a reply in as few writes as the system takes it in, and closes that direction.
 async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
+    // The last bytes wait for the end of the stream and leave with it in one packet. Where
+    // the system cannot do that, in two.
+    let _ = rustix::net::sockopt::set_tcp_cork(&stream, true);
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {
         time::timeout(STALL, stream.write_buf(&mut reply)).await??;

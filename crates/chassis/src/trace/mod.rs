@@ -113,11 +113,8 @@ impl Span {
     /// Begins a trace with something that began at a moment in the past; `None` when
     /// traces are off or this one is not sampled.
     #[must_use]
-    pub fn root(name: &'static str, began: SystemTime, attributes: Vec<KeyValue>) -> Option<Self> {
-        let builder = SpanBuilder::from_name(name)
-            .with_kind(SpanKind::Server)
-            .with_start_time(began)
-            .with_attributes(attributes);
+    pub fn root(name: &'static str, began: SystemTime) -> Option<Self> {
+        let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_start_time(began);
         Self::start(builder, &Context::new())
     }
 

@@ -17,13 +17,12 @@ end
 local function apply(k, a)
   local users, online, revision = KEYS[k], KEYS[k + 1], KEYS[k + 2]
   local operation, username, id, endpoint = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
-  local session = redis.call('HGET', users, username)
   if operation == 'register' then
-    if session then return '-USER_EXISTS' end
+    if redis.call('HSETNX', users, username, '') == 0 then return '-USER_EXISTS' end
     changed = true
-    redis.call('HSET', users, username, '')
     return '+'
   end
+  local session = redis.call('HGET', users, username)
   if not session then return '-USER_NOT_FOUND' end
   if operation == 'open' then
     if session ~= '' then return '-SESSION_EXISTS' end
