@@ -6,7 +6,7 @@
 use std::{io, net::IpAddr, net::SocketAddr, str::FromStr};
 
 use ipnet::IpNet;
-use ppp::{HeaderResult, PartialResult as _, v1, v2};
+use ppp::{v1, v2};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::connection::Input;
@@ -72,20 +72,29 @@ pub(crate) async fn peer(
     }
 }
 
+/// What a header of version 1 begins with, and the bytes that it has at most.
+const VERSION_1: (&[u8], usize) = (b"PROXY ", 107);
+/// What a header of version 2 begins with, and the bytes before its addresses.
+const VERSION_2: (&[u8], usize) = (b"\r\n\r\n\0\r\nQUIT\n", 16);
+
 /// Whom a header names, if anyone, and its length; `None` while it is not complete.
 fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadHeader> {
-    if bytes.is_empty() {
-        return Ok(None);
+    let begins = |signature: &[u8]| bytes.iter().zip(signature).all(|(byte, expected)| byte == expected);
+    if begins(VERSION_2.0) {
+        let Some(length) = bytes.get(14..VERSION_2.1) else { return Ok(None) };
+        let end = VERSION_2.1 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+        let Some(header) = bytes.get(..end) else { return Ok(None) };
+        let header = v2::Header::try_from(header).map_err(|_| BadHeader::Malformed)?;
+        return Ok(Some((named_v2(&header), end)));
     }
-    let header = HeaderResult::parse(bytes);
-    if header.is_incomplete() {
-        return Ok(None);
+    if !begins(VERSION_1.0) {
+        return Err(BadHeader::Malformed);
     }
-    match header {
-        HeaderResult::V1(Ok(header)) => Ok(Some((named_v1(&header), header.header.len()))),
-        HeaderResult::V2(Ok(header)) => Ok(Some((named_v2(&header), header.len()))),
-        _ => Err(BadHeader::Malformed),
-    }
+    let Some(end) = bytes.windows(2).take(VERSION_1.1 - 1).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() < VERSION_1.1 { Ok(None) } else { Err(BadHeader::Malformed) };
+    };
+    let header = v1::Header::try_from(&bytes[..end + 2]).map_err(|_| BadHeader::Malformed)?;
+    Ok(Some((named_v1(&header), end + 2)))
 }
 
 fn named_v1(header: &v1::Header<'_>) -> Option<SocketAddr> {
