@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -83,6 +86,8 @@ struct Shared {
     prefix: String,
     service: &'static str,
     slot: Mutex<Slot>,
+    /// What the last look at its health found.
+    ready: AtomicBool,
 }
 
 /// A service's way to its keys. Clones share one connection.
@@ -120,7 +125,15 @@ impl Redis {
             }
         };
         let slot = Mutex::new(Slot { number: 0, connection: None });
-        Ok(Self { shared: Arc::new(Shared { target, prefix: prefix.to_owned(), service, slot }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                target,
+                prefix: prefix.to_owned(),
+                service,
+                slot,
+                ready: AtomicBool::new(true),
+            }),
+        })
     }
 
     /// A key of a shard.
@@ -169,14 +182,18 @@ impl Redis {
     pub async fn is_ready(&self) -> bool {
         let mut set = redis::cmd("SET");
         set.arg(self.key(0, "probe")).arg(1).arg("EX").arg(60);
-        match time::timeout(ATTEMPT, self.query::<()>(&set)).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "not ready");
-                false
-            }
-            Err(_) => false,
+        let why = match time::timeout(ATTEMPT, self.query::<()>(&set)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("redis: it does not answer, or nobody is there".to_owned()),
+        };
+        // Once for each change: health is asked every second.
+        if self.shared.ready.swap(why.is_none(), Ordering::Relaxed)
+            && let Some(why) = &why
+        {
+            tracing::warn!("{why}: start it, or look at --store and its user and password");
         }
+        why.is_none()
     }
 
     /// What is known of a call, for the traces that it belongs to.

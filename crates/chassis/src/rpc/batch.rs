@@ -1,6 +1,6 @@
 //! Unary calls that wait at the same moment travel as one (`lonja.batch.v1`).
 //!
-//! A call by itself costs both ends some 20 us of HTTP/2, whatever it asks. The client puts
+//! Most of what a small call costs both ends is HTTP/2, whatever it asks. The client puts
 //! calls of the methods that it was told in a queue and sends what waits there together; the
 //! server has each answered by its service, and the spans, durations and refusals of each
 //! are the same as if it had come alone.
