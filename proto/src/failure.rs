@@ -16,6 +16,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// A refusal by the name of its reason, as a store's script gives it.
+    #[must_use]
+    pub fn refused(name: &str) -> Self {
+        match Reason::from_name(name) {
+            Some(reason) => Self::Refused(reason),
+            None => Self::Unavailable(format!("the store gave an unknown reason: {name}")),
+        }
+    }
+
     /// The store is unavailable because of this error.
     pub fn unavailable(error: impl fmt::Display) -> Self {
         Self::Unavailable(error.to_string())

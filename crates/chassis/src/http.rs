@@ -65,10 +65,10 @@ pub enum GetError {
     #[error("{0:?} is no page: use http://HOST:PORT/PATH")]
     Address(String),
     /// Nobody listens there, or the connection broke.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// What is there speaks something else.
-    #[error("{0}")]
+    #[error(transparent)]
     Http(#[from] hyper::Error),
 }
 

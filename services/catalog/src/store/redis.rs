@@ -3,7 +3,7 @@
 
 use futures_util::future::try_join_all;
 use lonja_chassis::redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
-use lonja_proto::{Failure, Reason, SessionId};
+use lonja_proto::{Failure, SessionId};
 use redis::{FromRedisValue, cmd};
 
 use super::{File, Statistics, Store};
@@ -38,10 +38,7 @@ impl RedisStore {
         let reply = self.changes.submit(Change { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(_) => Ok(()),
-            Reply::Refused(name) => Err(match Reason::from_name(&name) {
-                Some(reason) => Failure::Refused(reason),
-                None => Failure::unavailable(format!("redis: unknown reason {name}")),
-            }),
+            Reply::Refused(name) => Err(Failure::refused(&name)),
         }
     }
 

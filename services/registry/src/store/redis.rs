@@ -44,10 +44,7 @@ impl RedisStore {
         let reply = self.changes.submit(Change { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(session) => parse_id(&session),
-            Reply::Refused(name) => Err(match Reason::from_name(&name) {
-                Some(reason) => Failure::Refused(reason),
-                None => Failure::unavailable(format!("redis: unknown reason {name}")),
-            }),
+            Reply::Refused(name) => Err(Failure::refused(&name)),
         }
     }
 
