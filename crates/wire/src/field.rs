@@ -23,7 +23,7 @@ pub enum FieldError {
     #[error("not UTF-8")]
     NotUtf8,
     /// Holds a control character: a NUL, a line break, an escape.
-    #[error("holds a control character")]
+    #[error("not printable: it holds a control character")]
     ControlCharacter,
     /// Empty where a name is needed.
     #[error("empty")]

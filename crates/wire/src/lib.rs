@@ -6,6 +6,7 @@
 
 mod field;
 pub mod get_file;
+pub mod get_part;
 mod operation;
 mod reading;
 pub mod reply;

@@ -1,7 +1,7 @@
 //! Replies of the gateway: a status, and for lists a count and fixed-width entries
 //! (docs/protocol.md 1 and 2). Entries are the same in both dialects; counts differ.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use crate::{
     field::{Description, FieldError, Filename, Port, Username, WIDTH_ADDRESS, WIDTH_NAME, WIDTH_PORT},
@@ -153,6 +153,20 @@ pub struct FileEntry {
     pub filename: Filename,
     /// What its owner says of it.
     pub description: Description,
+}
+
+/// As a person sees it (docs/protocol.md 7).
+impl fmt::Display for UserEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.username, self.address, self.port)
+    }
+}
+
+/// As a person sees it (docs/protocol.md 7).
+impl fmt::Display for FileEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.filename, self.description)
+    }
 }
 
 /// Reads one user.

@@ -1,0 +1,191 @@
+//! GET_PART, which one Lonja peer asks of another: what a published file is, and a range
+//! of its bytes (docs/protocol.md 6.1).
+
+use crate::{
+    field::{FieldError, Filename, WIDTH_NAME},
+    reading::{self, Dialect},
+};
+
+/// The operation code. As long as GET_FILE, because original peers read nine bytes of it.
+pub const NAME: &str = "GET_PART";
+
+/// Status 3: the hash of the file is being computed; ask again.
+pub const STATUS_NOT_YET: u8 = 3;
+
+/// Bytes of offset and length behind the filename.
+const RANGE: usize = 16;
+/// The most bytes that the request can need.
+pub const MAX_REQUEST: usize = NAME.len() + 1 + WIDTH_NAME + RANGE;
+
+/// Bytes of [`Head`], behind the status of a reply.
+pub const HEAD: usize = 8 + 8 + HASH;
+/// Bytes of a BLAKE3 hash.
+pub const HASH: usize = 32;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Of which file.
+    pub filename: Filename,
+    /// From which byte on.
+    pub offset: u64,
+    /// How many bytes, at most. None at all asks only for the [`Head`].
+    pub length: u64,
+}
+
+/// What a reply says of the file, before the bytes of the range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes in all.
+    pub size: u64,
+    /// Seconds since 1970, as its owner's file system has it.
+    pub modified: i64,
+    /// BLAKE3 of the whole file.
+    pub hash: [u8; HASH],
+}
+
+/// How far the bytes of one connection have come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// More bytes are needed.
+    Incomplete,
+    /// A whole request.
+    Complete(Part),
+    /// Another operation.
+    UnknownOperation,
+    /// The filename cannot be one.
+    Bad(FieldError),
+}
+
+/// Reads what has arrived so far.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Progress {
+    match reading::operation_code(bytes) {
+        Ok(None) => return Progress::Incomplete,
+        Ok(Some(code)) if code == NAME.as_bytes() => {}
+        Ok(Some(_)) | Err(_) => return Progress::UnknownOperation,
+    }
+    let rest = &bytes[NAME.len() + 1..];
+    let Some(end) = rest.iter().position(|byte| *byte == 0) else {
+        return if rest.len() < WIDTH_NAME {
+            Progress::Incomplete
+        } else {
+            Progress::Bad(FieldError::TooLong)
+        };
+    };
+    let filename = match Filename::from_bytes(&rest[..end]) {
+        Ok(filename) => filename,
+        Err(error) => return Progress::Bad(error),
+    };
+    let Some(([offset, length], _)) = rest[end + 1..].as_chunks().0.split_first_chunk() else {
+        return Progress::Incomplete;
+    };
+    Progress::Complete(Part {
+        filename,
+        offset: u64::from_be_bytes(*offset),
+        length: u64::from_be_bytes(*length),
+    })
+}
+
+impl Part {
+    /// Appends the request's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(NAME.as_bytes());
+        out.push(0);
+        reading::encode_field(self.filename.as_str(), WIDTH_NAME, Dialect::Terminated, out);
+        out.extend_from_slice(&self.offset.to_be_bytes());
+        out.extend_from_slice(&self.length.to_be_bytes());
+    }
+}
+
+impl Head {
+    /// How many bytes answer a range.
+    #[must_use]
+    pub fn bytes_of(&self, offset: u64, length: u64) -> u64 {
+        self.size.saturating_sub(offset).min(length)
+    }
+
+    /// The bytes behind the status.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEAD] {
+        let mut bytes = [0; HEAD];
+        bytes[..8].copy_from_slice(&self.size.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.modified.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.hash);
+        bytes
+    }
+
+    /// Reads the bytes behind the status.
+    #[must_use]
+    pub fn decode(bytes: &[u8; HEAD]) -> Self {
+        let (numbers, hash) = bytes.split_at(16);
+        let mut head = Self { size: 0, modified: 0, hash: [0; HASH] };
+        if let [size, modified] = numbers.as_chunks().0 {
+            head.size = u64::from_be_bytes(*size);
+            head.modified = i64::from_be_bytes(*modified);
+        }
+        head.hash.copy_from_slice(hash);
+        head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encoded(part: &Part) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        part.encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn golden_bytes_split_anywhere() {
+        let part = Part { filename: "a b.txt".parse().unwrap(), offset: 258, length: u64::MAX };
+        let bytes = encoded(&part);
+        assert_eq!(bytes, b"GET_PART\0a b.txt\0\0\0\0\0\0\0\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff");
+        for split in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..split]), Progress::Incomplete, "{split}");
+        }
+        assert_eq!(decode(&bytes), Progress::Complete(part));
+    }
+
+    #[test]
+    fn what_no_request_can_be_is_refused() {
+        assert_eq!(decode(b"GET_FILE\0a\0"), Progress::UnknownOperation);
+        assert_eq!(decode(b"GET_PART\0\0"), Progress::Bad(FieldError::Empty));
+        assert_eq!(decode(b"GET_PART\0a\nb\0"), Progress::Bad(FieldError::ControlCharacter));
+        let long = [b"GET_PART\0".as_slice(), &[b'a'; 256]].concat();
+        assert_eq!(decode(&long), Progress::Bad(FieldError::TooLong));
+        assert_eq!(decode(&long[..long.len() - 1]), Progress::Incomplete);
+    }
+
+    #[test]
+    fn golden_head() {
+        let head = Head { size: 258, modified: -1, hash: [7; HASH] };
+        let bytes = head.encode();
+        assert_eq!(&bytes[..16], b"\0\0\0\0\0\0\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(bytes[16..], [7; HASH]);
+        assert_eq!(Head::decode(&bytes), head);
+        assert_eq!((head.bytes_of(0, u64::MAX), head.bytes_of(250, 4), head.bytes_of(250, 40)), (258, 4, 8));
+        assert_eq!(head.bytes_of(300, 1), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_comes_back(name in "[^\\x00-\\x1f\\x7f-\\x9f]{1,60}", offset: u64, length: u64) {
+            let part = Part { filename: name.parse().unwrap(), offset, length };
+            let bytes = encoded(&part);
+            prop_assert!(bytes.len() <= MAX_REQUEST);
+            prop_assert_eq!(decode(&bytes), Progress::Complete(part));
+        }
+
+        #[test]
+        fn nothing_panics(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+            let _ = decode(&[b"GET_PART\0".as_slice(), &bytes].concat());
+        }
+    }
+}
