@@ -44,12 +44,17 @@ enum Command {
     Audit(lonja_audit::Config),
     /// Run the datetime service: the SOAP service that peers ask for the time
     Datetime(lonja_datetime::Config),
+    /// Be a peer: a shell, or one command
+    Peer(lonja_peer::Config),
     /// Ask a gRPC service whether it is ready; exit 0 if it is
     Health(health::Config),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Peer(config) = cli.command {
+        return lonja_peer::run(config);
+    }
     match runtime(&cli).map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(start(cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -103,6 +108,7 @@ impl Command {
             Self::Catalog(_) => "lonja-catalog",
             Self::Audit(_) => "lonja-audit",
             Self::Datetime(_) => "lonja-datetime",
+            Self::Peer(_) => "lonja-peer",
             Self::Health(_) => "lonja-health",
         }
     }
@@ -117,6 +123,8 @@ async fn run(command: Command, shutdown: CancellationToken) -> anyhow::Result<()
         Command::Audit(config) => lonja_audit::run(config, shutdown).await?,
         Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,
         Command::Health(config) => health::run(config).await?,
+        // It has threads of its own and was run before.
+        Command::Peer(_) => {}
     }
     Ok(())
 }

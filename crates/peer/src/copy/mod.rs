@@ -1,0 +1,293 @@
+//! Copying a file from other peers to a target: whole, checked where that is possible,
+//! or not at all.
+
+mod many;
+
+use std::{fs::File, io, path::Path, thread, time::Duration};
+
+use lonja_wire::{Filename, get_part::Head};
+
+use crate::{
+    fetch::{FetchError, Incoming, MoveError, Source},
+    interrupt::Interrupt,
+    partial::{KeepError, Target, Verified},
+    progress::Progress,
+};
+
+/// Attempts in a row that bring nothing, before a copy is given up for now.
+const ATTEMPTS: u32 = 4;
+/// How long to wait after the first of them; each further wait is twice as long.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Times that the file may become another one meanwhile.
+const CHANGES: u32 = 3;
+
+/// A copy that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its hash, where the peer announced it and it is the same. An original peer
+    /// announces nothing.
+    pub hash: Option<blake3::Hash>,
+    /// How many of the bytes were there from an earlier attempt.
+    pub resumed: u64,
+}
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The peer does not give it.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It cannot be kept.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    /// What came is something else.
+    #[error("what {0} sent is not what was announced; nothing of it is kept")]
+    Wrong(String),
+    /// The file changes faster than it is copied.
+    #[error("the file of {0} changes all the time")]
+    Changing(String),
+    /// The peers have different files of that name.
+    #[error("the file of {0} is another one than that of {1}")]
+    Different(String, String),
+    /// One of several peers is an original one.
+    #[error("{0} is an original peer, from which a file can only be copied alone")]
+    Original(String),
+}
+
+/// What a copy goes on with.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// What is copied.
+    pub filename: &'a Filename,
+    /// Where to.
+    pub target: &'a Target,
+    /// What stops it.
+    pub interrupt: &'a Interrupt,
+    /// Where it shows how far it is.
+    pub progress: &'a Progress,
+}
+
+impl Job<'_> {
+    /// Copies from one peer: checked and resumable if that is a Lonja peer.
+    ///
+    /// # Errors
+    /// When there is no copy.
+    pub fn copy(&self, source: &Source) -> Result<Copied, CopyError> {
+        self.target.check()?;
+        let copied = self.verified_or_not(source);
+        self.progress.end();
+        copied
+    }
+
+    /// Copies from several Lonja peers that have the same file, at one time.
+    ///
+    /// # Errors
+    /// When there is no copy.
+    pub fn copy_from_all(&self, sources: &[Source]) -> Result<Copied, CopyError> {
+        if let [source] = sources {
+            return self.copy(source);
+        }
+        self.target.check()?;
+        let copied = many::copy(self, sources);
+        self.progress.end();
+        copied
+    }
+
+    fn verified_or_not(&self, source: &Source) -> Result<Copied, CopyError> {
+        for _ in 0..CHANGES {
+            let Some(head) = source.head(self.filename, self.interrupt)? else {
+                return self.unverified(source);
+            };
+            if let Some(copied) = self.verified(source, &head)? {
+                return Ok(copied);
+            }
+        }
+        Err(CopyError::Changing(source.user.clone()))
+    }
+
+    fn unverified(&self, source: &Source) -> Result<Copied, CopyError> {
+        let mut incoming = source.whole(self.filename, self.interrupt)?;
+        let copy = self.target.begin()?;
+        self.progress.begin(None, 0);
+        let bytes = self.receive(&mut incoming, copy.file())?;
+        copy.finish(self.target)?;
+        Ok(Copied { bytes, hash: None, resumed: 0 })
+    }
+
+    /// `None` if the file has become another one meanwhile.
+    fn verified(&self, source: &Source, head: &Head) -> Result<Option<Copied>, CopyError> {
+        let mut copy = self.target.resume(head)?;
+        let mut resumed = copy.length();
+        loop {
+            self.progress.begin(Some(head.size), copy.length());
+            if !self.complete(source, head, &mut copy)? {
+                copy.discard();
+                return Ok(None);
+            }
+            if self.is_right(&copy)? {
+                copy.finish(self.target)?;
+                return Ok(Some(copied(head, resumed)));
+            }
+            if resumed == 0 {
+                copy.discard();
+                return Err(CopyError::Wrong(source.user.clone()));
+            }
+            // What was left from an earlier attempt may be at fault.
+            copy.clear().map_err(|error| self.cannot_write(error))?;
+            resumed = 0;
+        }
+    }
+
+    /// Appends what is missing, with as many connections as that takes. False if the file
+    /// has become another one.
+    fn complete(&self, source: &Source, head: &Head, copy: &mut Verified) -> Result<bool, CopyError> {
+        let mut attempt = 0;
+        while !copy.is_whole() {
+            let before = copy.length();
+            match self.append(source, head, copy) {
+                Ok(same) if !same => return Ok(false),
+                Err(error) if !is_passing(&error) => return Err(error),
+                _ if copy.is_whole() => {}
+                _ if copy.length() > before => attempt = 0,
+                failed => {
+                    attempt += 1;
+                    if attempt == ATTEMPTS {
+                        failed?;
+                        let cut = io::Error::other("it closes the connection too early");
+                        return Err(FetchError::Io(source.user.clone(), cut).into());
+                    }
+                    thread::sleep(PAUSE * 2_u32.pow(attempt - 1));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Appends what one connection brings.
+    fn append(&self, source: &Source, head: &Head, copy: &mut Verified) -> Result<bool, CopyError> {
+        let (now, mut incoming) =
+            source.part(self.filename, copy.length(), copy.missing(), self.interrupt)?;
+        if !is_same(&now, head) {
+            return Ok(false);
+        }
+        self.receive_verified(&mut incoming, copy)?;
+        Ok(true)
+    }
+
+    /// Writes what comes to a file, from its beginning on; gives how many bytes that was.
+    ///
+    /// # Errors
+    /// When it breaks off, or cannot be written.
+    pub fn receive(&self, incoming: &mut Incoming, file: &File) -> Result<u64, CopyError> {
+        let mut bytes = 0;
+        loop {
+            match self.moved(incoming.move_to(file, bytes, u64::MAX))? {
+                0 => return Ok(bytes),
+                more => bytes += more,
+            }
+        }
+    }
+
+    /// Appends what comes.
+    ///
+    /// # Errors
+    /// When it breaks off, or cannot be written.
+    pub fn receive_verified(&self, incoming: &mut Incoming, copy: &mut Verified) -> Result<(), CopyError> {
+        while !copy.is_whole() {
+            match self.moved(incoming.move_to(copy.file(), copy.length(), copy.missing()))? {
+                0 => return Ok(()),
+                more => copy.has_grown(more),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a copy is what was announced.
+    ///
+    /// # Errors
+    /// When it cannot be read, or it is interrupted.
+    pub fn is_right(&self, copy: &Verified) -> Result<bool, CopyError> {
+        self.progress.check();
+        copy.is_right(self.interrupt).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => FetchError::Interrupted.into(),
+            _ => self.cannot_write(error),
+        })
+    }
+
+    fn moved(&self, moved: Result<u64, MoveError>) -> Result<u64, CopyError> {
+        let bytes = moved.map_err(|error| match error {
+            MoveError::Fetch(error) => error.into(),
+            MoveError::Write(error) => self.cannot_write(error),
+        })?;
+        self.progress.add(bytes);
+        Ok(bytes)
+    }
+
+    fn cannot_write(&self, source: io::Error) -> CopyError {
+        KeepError::Write { path: self.target.path.clone(), source }.into()
+    }
+}
+
+fn copied(head: &Head, resumed: u64) -> Copied {
+    Copied { bytes: head.size, hash: Some(blake3::Hash::from_bytes(head.hash)), resumed }
+}
+
+/// Whether two answers are about the same bytes.
+fn is_same(now: &Head, head: &Head) -> bool {
+    (now.size, now.hash) == (head.size, head.hash)
+}
+
+/// Whether another attempt may do better.
+fn is_passing(error: &CopyError) -> bool {
+    matches!(error, CopyError::Fetch(FetchError::Io(..) | FetchError::Refused(_)))
+}
+
+/// The local name of a file that another peer calls so: its last part, with nothing in it
+/// that a terminal, a shell or a directory listing takes for something else.
+#[must_use]
+pub fn local_name(filename: &str) -> String {
+    let last = filename.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or_default();
+    let name: String = last.chars().filter(|character| !crate::text::is_unseen(*character)).collect();
+    match name.trim_start_matches(['.', '-', ' ']) {
+        "" => "file".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Where a copy of a file goes: as told, or under its own name in the working directory;
+/// below what was told if that is a directory.
+#[must_use]
+pub fn target_path(told: Option<&Path>, filename: &Filename) -> std::path::PathBuf {
+    let name = local_name(filename.as_str());
+    match told {
+        None => name.into(),
+        Some(path) if path.is_dir() => path.join(name),
+        Some(path) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_names_stay_where_they_are() {
+        for (theirs, ours) in [
+            ("hello.txt", "hello.txt"),
+            ("año 1.txt", "año 1.txt"),
+            ("sub/dir/b.txt", "b.txt"),
+            ("../../etc/passwd", "passwd"),
+            ("/etc/passwd", "passwd"),
+            ("..\\..\\boot.ini", "boot.ini"),
+            (".bashrc", "bashrc"),
+            ("-rf", "rf"),
+            ("..", "file"),
+            ("/", "file"),
+            ("a\u{202e}txt.exe", "atxt.exe"),
+        ] {
+            assert_eq!(local_name(theirs), ours);
+        }
+    }
+}

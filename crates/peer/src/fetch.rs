@@ -1,0 +1,264 @@
+//! Asking another peer for a file (docs/protocol.md 6).
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lonja_wire::{
+    Filename, get_file,
+    get_part::{self, Head, Part},
+    reply,
+};
+
+use crate::{
+    interrupt::{Interrupt, Watched},
+    pipe::Pipe,
+};
+
+/// How long a peer may take to accept.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a peer may take to answer, and until the next bytes.
+const STALL: Duration = Duration::from_secs(20);
+/// How long an original peer may take over an operation that it does not know, before it
+/// is asked in its own words.
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// How long a peer may compute the hash of a file, which it does once.
+const HASHING: Duration = Duration::from_secs(600);
+/// How long to wait before asking again whether it has.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A peer that has the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its name, for messages.
+    pub user: String,
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
+/// Why a peer does not give a file.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Status 1.
+    #[error("{0} does not publish that file, or does not have it any more")]
+    NoFile(String),
+    /// Any other status.
+    #[error("{0} cannot give that file")]
+    Refused(String),
+    /// Nobody is there, or the connection broke.
+    #[error("no answer from {0}: {1}")]
+    Io(String, #[source] io::Error),
+    /// Ctrl-C.
+    #[error("stopped")]
+    Interrupted,
+}
+
+/// The bytes of a file, or of a part of it, as they come.
+#[derive(Debug)]
+pub struct Incoming {
+    stream: TcpStream,
+    pipe: Option<Pipe>,
+    interrupt: Interrupt,
+    source: String,
+    _watched: Watched,
+}
+
+/// Why bytes that come are not in a file.
+#[derive(Debug)]
+pub enum MoveError {
+    /// They do not come.
+    Fetch(FetchError),
+    /// The file does not take them.
+    Write(io::Error),
+}
+
+impl Incoming {
+    /// Reads what has arrived; 0 bytes at the end.
+    ///
+    /// # Errors
+    /// When nothing arrives for too long, the connection breaks, or it is interrupted.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FetchError> {
+        self.wait(|stream| stream.read(buffer))
+    }
+
+    /// Moves what has arrived to a file, at most so many bytes, without them coming by
+    /// this process where the system can do that; 0 bytes at the end.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and when they cannot be written.
+    pub fn move_to(&mut self, file: &File, offset: u64, most: u64) -> Result<u64, MoveError> {
+        let pipe = match self.pipe.take() {
+            Some(pipe) => pipe,
+            None => Pipe::new().map_err(|error| MoveError::Fetch(self.broken(error)))?,
+        };
+        let moved = self.wait(|stream| pipe.fill(stream, most)).map_err(MoveError::Fetch)?;
+        pipe.empty(file, offset, moved).map_err(MoveError::Write)?;
+        self.pipe = Some(pipe);
+        Ok(moved)
+    }
+
+    fn wait<T>(&mut self, mut read: impl FnMut(&mut TcpStream) -> io::Result<T>) -> Result<T, FetchError> {
+        loop {
+            let read = read(&mut self.stream);
+            // The end that an interrupt makes must not be taken for that of the file.
+            if self.interrupt.is_raised() {
+                return Err(FetchError::Interrupted);
+            }
+            match read {
+                // A signal that is for another thread.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(|error| self.broken(error)),
+            }
+        }
+    }
+
+    fn broken(&self, error: io::Error) -> FetchError {
+        FetchError::Io(self.source.clone(), patient(error))
+    }
+}
+
+impl Source {
+    /// What the file is, where that peer is a Lonja one; `None` from an original peer.
+    ///
+    /// # Errors
+    /// When it does not have the file, or nobody is there.
+    pub fn head(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Option<Head>, FetchError> {
+        let end = Instant::now() + HASHING;
+        loop {
+            match self.ask_part(filename, 0, 0, interrupt)? {
+                Answer::Head(head, _) => return Ok(Some(head)),
+                Answer::NoFile => return Err(FetchError::NoFile(self.user.clone())),
+                Answer::NotYet if Instant::now() < end => thread::sleep(AGAIN),
+                Answer::NotYet => return Err(FetchError::Refused(self.user.clone())),
+                Answer::Unknown => return Ok(None),
+            }
+        }
+    }
+
+    /// A part of the file, and what the file is now.
+    ///
+    /// # Errors
+    /// When it does not give it.
+    pub fn part(
+        &self,
+        filename: &Filename,
+        offset: u64,
+        length: u64,
+        interrupt: &Interrupt,
+    ) -> Result<(Head, Incoming), FetchError> {
+        match self.ask_part(filename, offset, length, interrupt)? {
+            Answer::Head(head, incoming) => Ok((head, incoming)),
+            Answer::NoFile => Err(FetchError::NoFile(self.user.clone())),
+            Answer::NotYet | Answer::Unknown => Err(FetchError::Refused(self.user.clone())),
+        }
+    }
+
+    /// The whole file, from any peer. Nothing tells whether all of it came.
+    ///
+    /// # Errors
+    /// When it does not give it.
+    pub fn whole(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Incoming, FetchError> {
+        let mut request = Vec::new();
+        get_file::encode(filename, &mut request);
+        let mut incoming = self.send(&request, STALL, interrupt)?;
+        match self.status(&mut incoming)? {
+            Some(0) => Ok(incoming),
+            Some(get_file::STATUS_NO_FILE) => Err(FetchError::NoFile(self.user.clone())),
+            Some(_) => Err(FetchError::Refused(self.user.clone())),
+            None => Err(self.io(io::Error::other("it closed the connection"))),
+        }
+    }
+
+    fn ask_part(
+        &self,
+        filename: &Filename,
+        offset: u64,
+        length: u64,
+        interrupt: &Interrupt,
+    ) -> Result<Answer, FetchError> {
+        let mut request = Vec::new();
+        Part { filename: filename.clone(), offset, length }.encode(&mut request);
+        let mut incoming = self.send(&request, UNKNOWN, interrupt)?;
+        // An original peer may answer "any other failure", close, or wait for more.
+        let status = match self.status(&mut incoming) {
+            Err(FetchError::Io(..)) => None,
+            status => status?,
+        };
+        match status {
+            Some(0) => {}
+            Some(get_file::STATUS_NO_FILE) => return Ok(Answer::NoFile),
+            Some(get_part::STATUS_NOT_YET) => return Ok(Answer::NotYet),
+            _ => return Ok(Answer::Unknown),
+        }
+        self.set_timeout(&incoming, STALL)?;
+        let mut head = [0; get_part::HEAD];
+        let mut read = 0;
+        while read < head.len() {
+            match incoming.read(&mut head[read..])? {
+                0 => return Err(self.io(io::Error::other("it closed the connection"))),
+                more => read += more,
+            }
+        }
+        Ok(Answer::Head(Head::decode(&head), incoming))
+    }
+
+    fn send(&self, request: &[u8], answer: Duration, interrupt: &Interrupt) -> Result<Incoming, FetchError> {
+        let send = || {
+            let stream = TcpStream::connect_timeout(&self.address, CONNECT)?;
+            let watched = interrupt.watch(&stream)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(answer))?;
+            stream.set_write_timeout(Some(STALL))?;
+            (&stream).write_all(request)?;
+            Ok((stream, watched))
+        };
+        match send() {
+            Ok((stream, watched)) => Ok(Incoming {
+                stream,
+                pipe: None,
+                interrupt: interrupt.clone(),
+                source: self.user.clone(),
+                _watched: watched,
+            }),
+            Err(_) if interrupt.is_raised() => Err(FetchError::Interrupted),
+            Err(error) => Err(self.io(error)),
+        }
+    }
+
+    /// The first byte of an answer, if there is an answer.
+    fn status(&self, incoming: &mut Incoming) -> Result<Option<u8>, FetchError> {
+        let mut status = [0];
+        match incoming.read(&mut status)? {
+            0 => Ok(None),
+            _ => Ok(Some(reply::read_status(status[0]).unwrap_or(get_file::STATUS_FAILED))),
+        }
+    }
+
+    fn set_timeout(&self, incoming: &Incoming, timeout: Duration) -> Result<(), FetchError> {
+        incoming.stream.set_read_timeout(Some(timeout)).map_err(|error| self.io(error))
+    }
+
+    fn io(&self, error: io::Error) -> FetchError {
+        FetchError::Io(self.user.clone(), patient(error))
+    }
+}
+
+enum Answer {
+    Head(Head, Incoming),
+    NoFile,
+    NotYet,
+    /// None that a Lonja peer gives.
+    Unknown,
+}
+
+/// What a read that took too long fails with.
+fn patient(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long"),
+        _ => error,
+    }
+}

@@ -1,0 +1,152 @@
+//! The command-line peer: the shell that the original peers have, commands for scripts,
+//! serving files to other peers and copying from them.
+//!
+//! A peer waits for one thing at a time, so it is written with threads and blocking
+//! sockets. [`peer`] is what it does at the index, [`serve`] what it does for other
+//! peers, [`copy`] what it gets from them; [`shell`], [`commands`] and [`share`] are the
+//! three ways to use it. docs/protocol.md is the source of every rule.
+
+mod clock;
+mod commands;
+pub mod copy;
+mod data_dir;
+pub mod fetch;
+mod hash;
+mod index;
+pub mod interrupt;
+pub mod partial;
+mod peer;
+mod pipe;
+pub mod progress;
+pub mod serve;
+mod share;
+pub mod shared;
+mod shell;
+mod signals;
+mod text;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use self::{
+    commands::Command,
+    copy::CopyError,
+    fetch::FetchError,
+    index::Index,
+    interrupt::Interrupt,
+    peer::{Peer, PeerError, Settings},
+};
+
+/// Settings of the peer. Those before the command may also come behind it.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Without a command it is a shell; HELP lists what to type there.\n\
+    Exit status: 0 done, 1 not done (standard error says why), 2 wrong usage.")]
+pub struct Config {
+    /// Host of the index
+    #[arg(short, long, global = true, value_name = "HOST", default_value = "localhost")]
+    server: String,
+    /// Port of the index
+    #[arg(short, long, global = true, value_name = "PORT", default_value_t = 5050)]
+    port: u16,
+    /// Where to ask the time; port 8000 of the index's host if not given
+    #[arg(long, global = true, value_name = "URL")]
+    datetime: Option<String>,
+    /// The user to be
+    #[arg(long = "as", id = "as", global = true, value_name = "USER")]
+    user: Option<String>,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where to serve files
+    #[arg(long, global = true, value_name = "ADDR[:PORT]", default_value = "0.0.0.0", value_parser = bind)]
+    bind: SocketAddr,
+    /// Folder of the JSON files that a peer keeps; in the shell also of the files it serves
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    data_dir: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// A command that was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Usage(&'static str),
+}
+
+impl CommandError {
+    fn is_no_file(&self) -> bool {
+        matches!(self, Self::Copy(CopyError::Fetch(FetchError::NoFile(_))))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs the peer to its end.
+#[must_use]
+pub fn run(config: Config) -> ExitCode {
+    let (user, json) = (config.user, config.json);
+    let shared = config.command.as_ref().and_then(Command::shared).unwrap_or(&config.data_dir).to_owned();
+    let settings = Settings {
+        datetime: config.datetime.unwrap_or_else(|| format!("http://{}:8000/", config.server)),
+        index: Index { server: config.server, port: config.port },
+        data_dir: config.data_dir,
+        shared,
+        bind: config.bind,
+    };
+    let mut peer = Peer::new(settings, Interrupt::default());
+    let result = match (config.command, user) {
+        (Some(command), Some(user)) => commands::run(command, &mut peer, &user, json).map(|()| true),
+        (Some(_), None) => Err(CommandError::Usage("say as whom: --as USER")),
+        (None, user) => user
+            .map_or(Ok(()), |user| peer.set_user(&user).map(drop))
+            .map_err(CommandError::from)
+            .and_then(|()| Ok(shell::run(peer)?)),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever read the results has had enough of them.
+        Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("lonja: {}{}", text::visible(&error.to_string()), hint(&error));
+            error.exit_code()
+        }
+    }
+}
+
+/// What to do about it.
+fn hint(error: &CommandError) -> &'static str {
+    use lonja_wire::Outcome::{AlreadyConnected, NotConnected, NotRegistered};
+    match error {
+        CommandError::Peer(error) if error.is(NotRegistered) => "; lonja peer register adds it",
+        CommandError::Peer(error) if error.is(AlreadyConnected) => {
+            "; lonja peer disconnect ends that session, wherever it is"
+        }
+        CommandError::Peer(error) if error.is(NotConnected) => "; lonja peer share connects it",
+        _ => "",
+    }
+}
+
+fn bind(text: &str) -> Result<SocketAddr, String> {
+    let any_port = || text.parse().map(|ip: Ipv4Addr| SocketAddr::new(IpAddr::V4(ip), 0));
+    match text.parse() {
+        Ok(address @ SocketAddr::V4(_)) => Ok(address),
+        _ => any_port().map_err(|_| "use an IPv4 address, with :PORT if it matters".to_owned()),
+    }
+}

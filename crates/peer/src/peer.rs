@@ -1,0 +1,495 @@
+//! What a peer does at the index: the operations, the sessions that it has open, and what
+//! it keeps of them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use lonja_wire::{
+    Command, Datetime, Description, FieldError, Filename, Operation, Outcome, Username,
+    reply::{FileEntry, UserEntry},
+};
+
+use crate::{
+    clock::Clock,
+    data_dir::{DataDir, DataError, ListedUser, Marker, OpenSession, PublishedFile},
+    fetch::Source,
+    index::{Asker, Index, IndexError, Listed},
+    interrupt::Interrupt,
+    serve::Server,
+    shared::Shared,
+};
+
+/// Where a peer finds everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The index.
+    pub(crate) index: Index,
+    /// The address of the SOAP service.
+    pub(crate) datetime: String,
+    /// Where its JSON files are.
+    pub(crate) data_dir: PathBuf,
+    /// Below which directory its files are.
+    pub(crate) shared: PathBuf,
+    /// Where it serves them.
+    pub(crate) bind: SocketAddr,
+}
+
+/// An operation that was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeerError {
+    /// The index says no.
+    #[error("{}", crate::index::reply_text(*operation, *status))]
+    Refused {
+        /// What was asked.
+        operation: Operation,
+        /// The status, other than 0.
+        status: u8,
+    },
+    /// The index says nothing.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The JSON files cannot be read or written.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// It cannot serve there.
+    #[error("cannot serve files at {0}: {1}")]
+    Serve(SocketAddr, #[source] io::Error),
+    /// There is no such directory.
+    #[error("cannot share {}: {source}", path.display())]
+    Share {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A name that no request can carry.
+    #[error("the {0} is {1}")]
+    Field(&'static str, #[source] FieldError),
+    /// A user who is not in the list.
+    #[error("{0} is not among the users that were listed last")]
+    NotListed(String),
+}
+
+impl PeerError {
+    /// The status that stands for it in what a person sees.
+    #[must_use]
+    pub(crate) fn status(&self, operation: Operation) -> u8 {
+        match self {
+            Self::Refused { status, .. } => *status,
+            _ => operation.status(Outcome::Failed),
+        }
+    }
+
+    /// Whether the index refused for that reason.
+    #[must_use]
+    pub(crate) fn is(&self, outcome: Outcome) -> bool {
+        matches!(self, Self::Refused { operation, status } if operation.status(outcome) == *status)
+    }
+}
+
+/// A peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    settings: Settings,
+    clock: Clock,
+    data: DataDir,
+    interrupt: Interrupt,
+    user: Option<Username>,
+    sessions: BTreeMap<Username, Session>,
+}
+
+#[derive(Debug)]
+struct Session {
+    server: Server,
+    shared: Arc<Shared>,
+    files: Vec<PublishedFile>,
+    /// Not there if another process has it.
+    marker: Option<Marker>,
+}
+
+impl Peer {
+    /// A peer that has no name and no session yet.
+    #[must_use]
+    pub(crate) fn new(settings: Settings, interrupt: Interrupt) -> Self {
+        let clock = Clock::new(&settings.datetime);
+        let data = DataDir::new(settings.data_dir.clone());
+        Self { settings, clock, data, interrupt, user: None, sessions: BTreeMap::new() }
+    }
+
+    /// What stops its requests.
+    #[must_use]
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// Whose name it uses.
+    #[must_use]
+    pub(crate) fn user(&self) -> Option<&Username> {
+        self.user.as_ref()
+    }
+
+    /// Uses that name, which was registered before.
+    ///
+    /// # Errors
+    /// When it cannot be a name.
+    pub(crate) fn set_user(&mut self, name: &str) -> Result<Username, PeerError> {
+        let user = username(name)?;
+        self.user = Some(user.clone());
+        Ok(user)
+    }
+
+    /// The time, for a request.
+    pub(crate) fn now(&mut self) -> Datetime {
+        self.clock.now()
+    }
+
+    /// The time, for one of many requests.
+    pub(crate) fn recent(&mut self) -> Datetime {
+        self.clock.recent()
+    }
+
+    /// Adds the name, and uses it from now on.
+    ///
+    /// # Errors
+    /// When it is taken, or the index does not answer.
+    pub(crate) fn register(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let user = username(name)?;
+        self.ask(now, Some(&user), Command::Register)?;
+        self.user = Some(user);
+        Ok(())
+    }
+
+    /// Removes the name and its session.
+    ///
+    /// # Errors
+    /// When there is none, or the index does not answer.
+    pub(crate) fn unregister(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let user = username(name)?;
+        self.ask(now, Some(&user), Command::Unregister)?;
+        self.close(&user);
+        Ok(())
+    }
+
+    /// Opens a session, serves its files, and uses the name from now on. A session that
+    /// this peer has left behind when it was killed is replaced, with what it published.
+    ///
+    /// # Errors
+    /// When the index refuses, or files cannot be served.
+    pub(crate) fn connect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let user = username(name)?;
+        if self.sessions.contains_key(&user) {
+            return self.connect_again(now, &user);
+        }
+        let mut marker = self.data.marker(&user)?;
+        let left = marker.as_ref().and_then(Marker::left_behind);
+        let left = left.filter(|session| session.index == self.settings.index.to_string());
+        let opened = self.open(now, &user, &mut marker, left.as_ref());
+        match opened {
+            Ok((server, shared, again)) => {
+                self.sessions.insert(user.clone(), Session { server, shared, files: Vec::new(), marker });
+                self.user = Some(user.clone());
+                for file in again {
+                    self.publish_again(&user, file);
+                }
+                self.keep_published(&user)
+            }
+            Err(error) => {
+                // What it left behind may still be there to be replaced another time.
+                if left.is_none()
+                    && let Some(marker) = marker
+                {
+                    marker.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves, and has the index say so. Gives also what is to be published again.
+    fn open(
+        &self,
+        now: &Datetime,
+        user: &Username,
+        marker: &mut Option<Marker>,
+        left: Option<&OpenSession>,
+    ) -> Result<(Server, Arc<Shared>, Vec<PublishedFile>), PeerError> {
+        let path = &self.settings.shared;
+        let shared = Shared::new(path).map_err(|source| PeerError::Share { path: path.clone(), source })?;
+        let shared = Arc::new(shared);
+        let server = Server::start(self.settings.bind, Arc::clone(&shared));
+        let server = server.map_err(|error| PeerError::Serve(self.settings.bind, error))?;
+        let port = server.address().port();
+        let index = self.settings.index.to_string();
+        // Before the index knows of it, so that whenever this is killed it is known again.
+        if let Some(marker) = marker {
+            let ports = left.iter().flat_map(|left| &left.ports).copied().chain([port]).collect();
+            marker.mark(&OpenSession { index: index.clone(), ports })?;
+        }
+        let again = match self.connect_at(now, user, port) {
+            Err(error) if error.is(Outcome::AlreadyConnected) => {
+                let Some(left) = left else { return Err(error) };
+                if !self.is_listed(now, user, &left.ports)? {
+                    return Err(error);
+                }
+                self.ask(now, Some(user), Command::Disconnect)?;
+                self.connect_at(now, user, port)?;
+                let again = self.data.published(user).unwrap_or_default();
+                eprintln!(
+                    "lonja: replaced the session of {user} that was left behind, {} files",
+                    again.len()
+                );
+                again
+            }
+            connected => connected.map(|()| Vec::new())?,
+        };
+        if let Some(marker) = marker {
+            marker.mark(&OpenSession { index, ports: vec![port] })?;
+        }
+        Ok((server, shared, again))
+    }
+
+    fn connect_at(&self, now: &Datetime, user: &Username, port: u16) -> Result<(), PeerError> {
+        // A listener has a port other than 0.
+        let port = NonZeroU16::new(port).unwrap_or(NonZeroU16::MAX);
+        self.ask(now, Some(user), Command::Connect(port.into()))
+    }
+
+    /// Whether the index lists the user at one of these ports.
+    fn is_listed(&self, now: &Datetime, user: &Username, ports: &[u16]) -> Result<bool, PeerError> {
+        let asker = Asker { datetime: now.clone(), username: Some(user.clone()) };
+        let listed = self.settings.index.list_users(asker, &self.interrupt)?.unwrap_or_default();
+        Ok(listed.iter().any(|entry| entry.username == *user && ports.contains(&entry.port.get())))
+    }
+
+    /// The index may have lost a session that is open here.
+    fn connect_again(&mut self, now: &Datetime, user: &Username) -> Result<(), PeerError> {
+        let Some(port) = self.sessions.get(user).map(|session| session.server.address().port()) else {
+            return Ok(());
+        };
+        self.connect_at(now, user, port)?;
+        if let Some(session) = self.sessions.get_mut(user) {
+            session.files.clear();
+            session.shared.withdraw_all();
+        }
+        self.user = Some(user.clone());
+        self.keep_published(user)
+    }
+
+    fn publish_again(&mut self, user: &Username, file: PublishedFile) {
+        let now = self.clock.recent();
+        let (Ok(filename), Ok(description)) = (file.filename.parse(), file.description.parse()) else {
+            return;
+        };
+        if let Err(error) = self.publish_unkept(&now, user, &filename, &description) {
+            eprintln!("lonja: {} is not published again: {error}", crate::text::visible(&file.filename));
+        }
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// When there is none, or the index does not answer.
+    pub(crate) fn disconnect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let user = username(name)?;
+        self.ask(now, Some(&user), Command::Disconnect)?;
+        self.close(&user);
+        Ok(())
+    }
+
+    /// Ends all sessions.
+    pub(crate) fn leave(&mut self) {
+        while let Some(user) = self.sessions.keys().next().cloned() {
+            let now = self.clock.recent();
+            match self.ask(&now, Some(&user), Command::Disconnect) {
+                Ok(()) | Err(PeerError::Refused { .. }) => self.close(&user),
+                Err(error) => {
+                    eprintln!("lonja: {user} stays connected: {error}");
+                    // Its marker stays, so that the next start replaces it.
+                    self.sessions.remove(&user);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, user: &Username) {
+        if let Some(session) = self.sessions.remove(user) {
+            drop(session.server);
+            if let Some(marker) = session.marker {
+                marker.clear();
+            }
+        }
+    }
+
+    /// Publishes a file of the user in use.
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn publish(&mut self, now: &Datetime, name: &str, description: &str) -> Result<(), PeerError> {
+        let filename = name.parse().map_err(|error| PeerError::Field("file name", error))?;
+        let description = description.parse().map_err(|error| PeerError::Field("description", error))?;
+        let Some(user) = self.user.clone() else {
+            return self.ask(now, None, Command::Publish(filename, description));
+        };
+        self.publish_unkept(now, &user, &filename, &description)?;
+        self.keep_published(&user)
+    }
+
+    /// Publishes a file, which is not in the JSON file before [`Self::keep_published`].
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn publish_unkept(
+        &mut self,
+        now: &Datetime,
+        user: &Username,
+        filename: &Filename,
+        description: &Description,
+    ) -> Result<(), PeerError> {
+        self.ask(now, Some(user), Command::Publish(filename.clone(), description.clone()))?;
+        self.is_published(user, filename, description);
+        Ok(())
+    }
+
+    /// Serves a file that the index lists.
+    pub(crate) fn is_published(&mut self, user: &Username, filename: &Filename, description: &Description) {
+        if let Some(session) = self.sessions.get_mut(user) {
+            session.shared.publish(filename);
+            let (filename, description) = (filename.to_string(), description.to_string());
+            session.files.push(PublishedFile { filename, description });
+        }
+    }
+
+    /// Withdraws a file of the user in use.
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn delete(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let filename: Filename = name.parse().map_err(|error| PeerError::Field("file name", error))?;
+        let Some(user) = self.user.clone() else { return self.ask(now, None, Command::Delete(filename)) };
+        self.delete_unkept(now, &user, &filename)?;
+        self.keep_published(&user)
+    }
+
+    /// Withdraws a file, which is in the JSON file until [`Self::keep_published`].
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn delete_unkept(
+        &mut self,
+        now: &Datetime,
+        user: &Username,
+        filename: &Filename,
+    ) -> Result<(), PeerError> {
+        let deleted = self.ask(now, Some(user), Command::Delete(filename.clone()));
+        let gone = deleted.as_ref().err().is_none_or(|error| error.is(Outcome::NotPublished));
+        if gone && let Some(session) = self.sessions.get_mut(user) {
+            session.shared.withdraw(filename.as_str());
+            session.files.retain(|file| file.filename != filename.as_str());
+        }
+        deleted
+    }
+
+    /// What a session here has published.
+    #[must_use]
+    pub(crate) fn published(&self, user: &Username) -> &[PublishedFile] {
+        self.sessions.get(user).map_or(&[], |session| &session.files)
+    }
+
+    /// Where a session here serves, and what.
+    #[must_use]
+    pub(crate) fn serving(&self, user: &Username) -> Option<(SocketAddr, Arc<Shared>)> {
+        self.sessions.get(user).map(|session| (session.server.address(), Arc::clone(&session.shared)))
+    }
+
+    /// Writes what a session here has published to its JSON file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn keep_published(&self, user: &Username) -> Result<(), PeerError> {
+        match self.sessions.get(user) {
+            Some(session) => Ok(self.data.keep_published(user, &session.files)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The connected users, which the JSON file then holds too.
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn list_users(&mut self, now: &Datetime) -> Result<Vec<UserEntry>, PeerError> {
+        let listed = self.settings.index.list_users(self.asker(now), &self.interrupt)?;
+        let users = listed_or(Operation::ListUsers, listed)?;
+        let rows: Vec<_> = users.iter().map(ListedUser::from).collect();
+        self.data.keep_listed_users(self.user.as_ref(), &rows)?;
+        Ok(users)
+    }
+
+    /// What a user has published.
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn list_content(&mut self, now: &Datetime, of: &str) -> Result<Vec<FileEntry>, PeerError> {
+        let listed = self.settings.index.list_content(self.asker(now), &username(of)?, &self.interrupt)?;
+        listed_or(Operation::ListContent, listed)
+    }
+
+    /// Where a user serves, by the last list of users.
+    ///
+    /// # Errors
+    /// When the user was not listed.
+    pub(crate) fn source(&self, user: &str) -> Result<Source, PeerError> {
+        let listed = self.data.listed_users(self.user.as_ref())?;
+        let row = listed.iter().find(|row| row.username == user);
+        let address = row.and_then(|row| {
+            let ip: IpAddr = row.address.parse().ok()?;
+            Some(SocketAddr::new(ip, row.port.parse().ok()?))
+        });
+        match address {
+            Some(address) => Ok(Source { user: crate::text::visible(user), address }),
+            None => Err(PeerError::NotListed(crate::text::visible(user))),
+        }
+    }
+
+    /// The users that were listed last.
+    #[must_use]
+    pub(crate) fn listed_users(&self) -> Vec<String> {
+        let listed = self.data.listed_users(self.user.as_ref()).unwrap_or_default();
+        listed.into_iter().map(|row| row.username).collect()
+    }
+
+    fn asker(&self, now: &Datetime) -> Asker {
+        Asker { datetime: now.clone(), username: self.user.clone() }
+    }
+
+    /// Asks for something that a status answers.
+    ///
+    /// # Errors
+    /// When the index refuses or does not answer.
+    pub(crate) fn ask(
+        &self,
+        now: &Datetime,
+        user: Option<&Username>,
+        command: Command,
+    ) -> Result<(), PeerError> {
+        let operation = command.operation();
+        let asker = Asker { datetime: now.clone(), username: user.cloned() };
+        match self.settings.index.ask(&asker.request(command), &self.interrupt)? {
+            0 => Ok(()),
+            status => Err(PeerError::Refused { operation, status }),
+        }
+    }
+}
+
+fn username(name: &str) -> Result<Username, PeerError> {
+    name.parse().map_err(|error| PeerError::Field("username", error))
+}
+
+fn listed_or<T>(operation: Operation, listed: Listed<T>) -> Result<Vec<T>, PeerError> {
+    listed.map_err(|status| PeerError::Refused { operation, status })
+}

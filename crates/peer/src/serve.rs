@@ -1,0 +1,403 @@
+//! Serving files to other peers (docs/protocol.md 6).
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use lonja_wire::{
+    Filename, get_file,
+    get_part::{self, Head, Part},
+    reply,
+};
+use parking_lot::{Condvar, Mutex};
+#[cfg(target_os = "linux")]
+use rustix::io::retry_on_intr;
+
+use crate::{
+    interrupt::Interrupt,
+    shared::{OpenError, Opened, Shared},
+};
+
+/// Callers at one time; others wait for their turn.
+const CALLERS: usize = 64;
+/// Memory for the stack of a thread that serves a caller, in bytes.
+const STACK: usize = 256 << 10;
+/// How long a caller may take to ask.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long a caller may take nothing of what it asked for.
+const STALL: Duration = Duration::from_secs(20);
+/// A caller that takes fewer bytes in a second than this is cut off,
+const SLOWEST: u64 = 1024;
+/// after this time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a caller may take to close, after everything was sent.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that are sent at a time, between two looks at the clock.
+const PIECE: u64 = 1 << 20;
+/// How long to wait when no connection can be accepted, for want of descriptors most likely.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    service: Arc<Service>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Service {
+    shared: Arc<Shared>,
+    stop: Interrupt,
+    callers: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Server {
+    /// Listens and begins to serve.
+    ///
+    /// # Errors
+    /// When it cannot listen there.
+    pub fn start(bind: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
+        let listener = TcpListener::bind(bind)?;
+        let address = listener.local_addr()?;
+        let service = Arc::new(Service {
+            shared,
+            stop: Interrupt::default(),
+            callers: Mutex::default(),
+            fewer: Condvar::new(),
+        });
+        let serving = Arc::clone(&service);
+        let accepting = thread::Builder::new()
+            .name("accept".to_owned())
+            .spawn(move || accept_until_stopped(&listener, &serving))?;
+        Ok(Self { address, service, accepting: Some(accepting) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.service.stop.raise();
+        {
+            // Whoever waits for a place has either seen the stop or is told now.
+            let _callers = self.service.callers.lock();
+            self.service.fewer.notify_all();
+        }
+        // Wakes the thread that accepts.
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        let woken = TcpStream::connect_timeout(&address, LINGER);
+        if let Some(accepting) = self.accepting.take()
+            && woken.is_ok()
+        {
+            // It does not panic, and there is nobody to tell.
+            let _ = accepting.join();
+        }
+    }
+}
+
+fn accept_until_stopped(listener: &TcpListener, service: &Arc<Service>) {
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    while !service.stop.is_raised() {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                thread::sleep(PAUSE);
+                continue;
+            }
+        };
+        if !service.enter() {
+            break;
+        }
+        let serving = Arc::clone(service);
+        let caller = thread::Builder::new().name("caller".to_owned()).stack_size(STACK).spawn(move || {
+            // Whatever ended it, the caller knows: there is nobody else to tell.
+            let _ = serving.serve(stream);
+            serving.leave();
+        });
+        match caller {
+            Ok(caller) => threads.push(caller),
+            Err(_) => service.leave(),
+        }
+        threads.retain(|thread| !thread.is_finished());
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+impl Service {
+    /// Waits for a place; none is given once it stops.
+    fn enter(&self) -> bool {
+        let mut callers = self.callers.lock();
+        while *callers >= CALLERS && !self.stop.is_raised() {
+            self.fewer.wait_for(&mut callers, STALL);
+        }
+        *callers += 1;
+        !self.stop.is_raised()
+    }
+
+    fn leave(&self) {
+        *self.callers.lock() -= 1;
+        self.fewer.notify_one();
+    }
+
+    fn serve(&self, stream: TcpStream) -> io::Result<()> {
+        let _watched = self.stop.watch(&stream)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(STALL))?;
+        match read_request(&stream)? {
+            Some(Asked::File(filename)) => self.send_file(&stream, &filename)?,
+            Some(Asked::Part(part)) => self.send_part(&stream, &part)?,
+            Some(Asked::Other) => send_status(&stream, get_file::STATUS_FAILED)?,
+            None => return Ok(()),
+        }
+        linger(&stream)
+    }
+
+    fn send_file(&self, stream: &TcpStream, filename: &Filename) -> io::Result<()> {
+        match self.shared.open(filename) {
+            Ok(opened) => {
+                send_status(stream, 0)?;
+                // To its end, wherever that is by then: nothing was said of its size.
+                send(stream, &opened, 0, u64::MAX)
+            }
+            Err(error) => send_status(stream, status(&error)),
+        }
+    }
+
+    fn send_part(&self, stream: &TcpStream, part: &Part) -> io::Result<()> {
+        let opened = match self.shared.open(&part.filename) {
+            Ok(opened) => opened,
+            Err(error) => return send_status(stream, status(&error)),
+        };
+        let hash = match self.shared.hash(&part.filename, &opened, &self.stop) {
+            Ok(Some(hash)) => *hash.as_bytes(),
+            Ok(None) => return send_status(stream, get_part::STATUS_NOT_YET),
+            Err(_) => return send_status(stream, get_file::STATUS_FAILED),
+        };
+        let head = Head { size: opened.size, modified: opened.modified, hash };
+        let mut bytes = vec![reply::status(0)];
+        bytes.extend_from_slice(&head.encode());
+        (&*stream).write_all(&bytes)?;
+        send(stream, &opened, part.offset, head.bytes_of(part.offset, part.length))
+    }
+}
+
+fn status(error: &OpenError) -> u8 {
+    match error {
+        OpenError::NoFile => get_file::STATUS_NO_FILE,
+        OpenError::Io(_) => get_file::STATUS_FAILED,
+    }
+}
+
+fn send_status(mut stream: &TcpStream, status: u8) -> io::Result<()> {
+    stream.write_all(&[reply::status(status)])
+}
+
+/// Sends a range, as much of it as there is.
+fn send(stream: &TcpStream, opened: &Opened, offset: u64, length: u64) -> io::Result<()> {
+    let begin = Instant::now();
+    let mut sent = 0;
+    while sent < length {
+        match send_piece(stream, &opened.file, offset + sent, PIECE.min(length - sent))? {
+            0 => return Ok(()),
+            more => sent += more,
+        }
+        if let Some(late) = begin.elapsed().checked_sub(PATIENCE)
+            && sent < late.as_secs() * SLOWEST
+        {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// The bytes do not come by this process.
+#[cfg(target_os = "linux")]
+fn send_piece(stream: &TcpStream, file: &File, mut offset: u64, length: u64) -> io::Result<u64> {
+    // At most PIECE.
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    Ok(retry_on_intr(|| rustix::fs::sendfile(stream, file, Some(&mut offset), length))? as u64)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send_piece(mut stream: &TcpStream, mut file: &File, offset: u64, length: u64) -> io::Result<u64> {
+    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
+    io::copy(&mut file.take(length), &mut stream)
+}
+
+enum Asked {
+    File(Filename),
+    Part(Part),
+    Other,
+}
+
+/// What the caller asks; `None` if it closes before it has.
+fn read_request(mut stream: &TcpStream) -> io::Result<Option<Asked>> {
+    let end = Instant::now() + REQUEST;
+    let mut bytes = Vec::new();
+    loop {
+        let Some(left) = end.checked_duration_since(Instant::now()) else { return Ok(Some(Asked::Other)) };
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        let mut piece = [0; 512];
+        match stream.read(&mut piece) {
+            Ok(0) if bytes.is_empty() => return Ok(None),
+            // Half a request is answered as well.
+            Ok(0) => return Ok(Some(Asked::Other)),
+            Ok(read) => bytes.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Asked::Other)),
+            // A signal that is for another thread.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        match get_file::decode(&bytes) {
+            get_file::Progress::Complete(filename) => return Ok(Some(Asked::File(filename))),
+            get_file::Progress::Bad(_) => return Ok(Some(Asked::Other)),
+            get_file::Progress::Incomplete => {}
+            get_file::Progress::UnknownOperation => match get_part::decode(&bytes) {
+                get_part::Progress::Complete(part) => return Ok(Some(Asked::Part(part))),
+                get_part::Progress::Incomplete => {}
+                get_part::Progress::UnknownOperation | get_part::Progress::Bad(_) => {
+                    return Ok(Some(Asked::Other));
+                }
+            },
+        }
+        if bytes.len() > get_file::MAX_REQUEST.max(get_part::MAX_REQUEST) {
+            return Ok(Some(Asked::Other));
+        }
+    }
+}
+
+/// Closes so that what was sent arrives, though the caller may have sent more than was read.
+fn linger(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(std::net::Shutdown::Write)?;
+    stream.set_read_timeout(Some(LINGER))?;
+    let end = Instant::now() + LINGER;
+    while Instant::now() < end && stream.read(&mut [0; 512])? > 0 {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Served {
+        server: Server,
+        shared: Arc<Shared>,
+        directory: TempDir,
+    }
+
+    fn serve(files: &[(&str, &[u8])]) -> Served {
+        let directory = TempDir::new().unwrap();
+        let shared = Arc::new(Shared::new(directory.path()).unwrap());
+        for (name, content) in files {
+            fs::write(directory.path().join(name), content).unwrap();
+            shared.publish(&name.parse().unwrap());
+        }
+        let server = Server::start("127.0.0.1:0".parse().unwrap(), Arc::clone(&shared)).unwrap();
+        Served { server, shared, directory }
+    }
+
+    fn ask(served: &Served, pieces: &[&[u8]]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(served.server.address()).unwrap();
+        stream.set_nodelay(true).unwrap();
+        for piece in pieces {
+            stream.write_all(piece).unwrap();
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    }
+
+    fn part(filename: &str, offset: u64, length: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Part { filename: filename.parse().unwrap(), offset, length }.encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_file_is_sent_to_original_peers() {
+        let served = serve(&[("hello.txt", b"hello"), ("empty", b"")]);
+        assert_eq!(ask(&served, &[b"GET_FILE\0", b"hello.txt\0"]), b"0hello");
+        assert_eq!(ask(&served, &[b"GET_FILE\0empty\0"]), b"0");
+        let mut padded = b"GET_FILE\0hello.txt".to_vec();
+        padded.resize(9 + 256, 0);
+        assert_eq!(ask(&served, &[&padded]), b"0hello");
+        assert_eq!(ask(&served, &[b"GET_FILE\0other.txt\0"]), b"1");
+        assert_eq!(ask(&served, &[b"GET_FILE\0\0"]), b"2");
+        assert_eq!(ask(&served, &[b"PUT_FILE\0hello.txt\0"]), b"2");
+    }
+
+    #[test]
+    fn a_part_is_sent_with_what_the_file_is() {
+        let served = serve(&[("hello.txt", b"hello")]);
+        for (offset, length, bytes) in
+            [(0, u64::MAX, "hello"), (1, 3, "ell"), (5, 9, ""), (9, 9, ""), (0, 0, "")]
+        {
+            let answer = ask(&served, &[&part("hello.txt", offset, length)]);
+            assert_eq!(answer[0], b'0');
+            let head = Head::decode(answer[1..=get_part::HEAD].try_into().unwrap());
+            assert_eq!((head.size, head.hash), (5, *blake3::hash(b"hello").as_bytes()));
+            assert!(head.modified > 1_700_000_000);
+            assert_eq!(&answer[1 + get_part::HEAD..], bytes.as_bytes());
+        }
+        assert_eq!(ask(&served, &[&part("other.txt", 0, 1)]), b"1");
+    }
+
+    #[test]
+    fn the_example_of_the_protocol() {
+        // docs/protocol.md 6.1.
+        let served = serve(&[("hello.txt", b"hello")]);
+        let request = b"GET_PART\0hello.txt\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff";
+        assert_eq!(part("hello.txt", 0, u64::MAX), request);
+        let answer = ask(&served, &[request]);
+        assert_eq!(&answer[..9], b"0\0\0\0\0\0\0\0\x05");
+        let hash = "ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f";
+        assert_eq!(blake3::Hash::from_slice(&answer[17..49]).unwrap().to_hex().as_str(), hash);
+        assert_eq!(&answer[49..], b"hello");
+    }
+
+    #[test]
+    fn what_is_withdrawn_or_gone_is_not_sent() {
+        let served = serve(&[("a", b"a"), ("b", b"b")]);
+        served.shared.withdraw("a");
+        fs::remove_file(served.directory.path().join("b")).unwrap();
+        assert_eq!(ask(&served, &[b"GET_FILE\0a\0"]), b"1");
+        assert_eq!(ask(&served, &[b"GET_FILE\0b\0"]), b"1");
+    }
+
+    #[test]
+    fn more_callers_than_places_are_all_served_and_the_end_waits_for_none() {
+        let served = serve(&[("a", &[7; 100_000])]);
+        let silent: Vec<_> =
+            (0..CALLERS / 2).map(|_| TcpStream::connect(served.server.address()).unwrap()).collect();
+        thread::scope(|scope| {
+            for _ in 0..2 * CALLERS {
+                scope.spawn(|| assert_eq!(ask(&served, &[b"GET_FILE\0a\0"]).len(), 100_001));
+            }
+        });
+        let begin = Instant::now();
+        drop(served);
+        assert!(begin.elapsed() < REQUEST, "{:?}", begin.elapsed());
+        drop(silent);
+    }
+}

@@ -1,0 +1,332 @@
+//! Sharing a directory: every file below it is published for as long as it is there.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+
+use cap_std::fs::{Dir, DirEntry};
+use lonja_wire::{Description, Filename, Outcome, Username};
+use notify::{RecursiveMode, Watcher as _};
+
+use crate::{
+    CommandError,
+    data_dir::DataDir,
+    partial::is_part,
+    peer::{Peer, PeerError},
+    signals::on_signal,
+    text::visible,
+};
+
+/// How long the directory must be quiet before it is looked at again,
+const QUIET: Duration = Duration::from_millis(200);
+/// but no longer than this after the first change.
+const BUSY: Duration = Duration::from_secs(2);
+/// How often the directory and the index are compared, whatever was noticed.
+const CHECK: Duration = Duration::from_secs(30);
+/// When to try again after the index did not answer.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What happens, for whoever reads standard output.
+#[derive(Debug, serde::Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Serving { user: &'a str, address: SocketAddr },
+    Published { filename: &'a str },
+    Withdrawn { filename: &'a str },
+}
+
+/// A shared directory.
+#[derive(Debug)]
+pub(crate) struct Share<'a> {
+    peer: &'a mut Peer,
+    user: Username,
+    description: Description,
+    json: bool,
+    /// Names that have been told not to be published.
+    left_out: HashSet<String>,
+    /// The index has been told not to answer.
+    silent: bool,
+}
+
+impl<'a> Share<'a> {
+    /// Shares as that user.
+    pub(crate) fn new(peer: &'a mut Peer, user: Username, description: Description, json: bool) -> Self {
+        Self { peer, user, description, json, left_out: HashSet::new(), silent: false }
+    }
+
+    /// Shares until a signal ends it.
+    ///
+    /// # Errors
+    /// When it cannot begin. Later it tries again.
+    pub(crate) fn run(&mut self, directory: &Path) -> Result<(), CommandError> {
+        let (changes, changed) = mpsc::sync_channel(1);
+        let ended = Arc::new(AtomicBool::new(false));
+        let (end, wake, interrupt) = (Arc::clone(&ended), changes.clone(), self.peer.interrupt().clone());
+        on_signal(move |_| {
+            end.store(true, Ordering::SeqCst);
+            interrupt.raise();
+            // If it is full, it wakes as well.
+            let _ = wake.try_send(());
+        })?;
+        let now = self.peer.now();
+        match self.peer.register(&now, self.user.as_str()) {
+            Ok(()) => {}
+            Err(error) if error.is(Outcome::AlreadyRegistered) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.peer.connect(&now, self.user.as_str())?;
+        let _watcher = watch(directory, changes);
+        let result = self.follow(&changed, &ended);
+        self.peer.interrupt().reset();
+        self.peer.leave();
+        result
+    }
+
+    /// Keeps the list at the index what is in the directory, until the end.
+    fn follow(&mut self, changed: &Receiver<()>, ended: &AtomicBool) -> Result<(), CommandError> {
+        let (address, shared) = self.serving()?;
+        self.tell(&Event::Serving { user: self.user.as_str(), address })?;
+        let mut wait = self.reconcile(shared.directory(), false)?;
+        while !ended.load(Ordering::SeqCst) {
+            let check = match changed.recv_timeout(wait) {
+                Ok(()) => {
+                    let end = Instant::now() + BUSY;
+                    while Instant::now() < end
+                        && !ended.load(Ordering::SeqCst)
+                        && changed.recv_timeout(QUIET).is_ok()
+                    {}
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => true,
+                // The signals keep a sender.
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if !ended.load(Ordering::SeqCst) {
+                wait = self.reconcile(shared.directory(), check)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn serving(&self) -> Result<(SocketAddr, Arc<crate::shared::Shared>), PeerError> {
+        // It has just been connected.
+        self.peer.serving(&self.user).ok_or(PeerError::NotListed(self.user.to_string()))
+    }
+
+    /// Makes what is published what is there; gives how long to wait before the next time.
+    fn reconcile(&mut self, directory: &Dir, check: bool) -> io::Result<Duration> {
+        let files = self.files(directory);
+        let reconciled = self.reconcile_with(&files, check);
+        // Interrupted by the end, or its output has nobody to read it.
+        match reconciled {
+            Ok(()) => {
+                if std::mem::take(&mut self.silent) {
+                    eprintln!("lonja: the index answers again");
+                }
+                Ok(CHECK)
+            }
+            Err(Stopped::Output(error)) => Err(error),
+            Err(Stopped::Again) => Ok(QUIET),
+            Err(Stopped::Peer(error)) => {
+                if !self.silent && !self.peer.interrupt().is_raised() {
+                    eprintln!("lonja: {error}; trying again");
+                    self.silent = true;
+                }
+                Ok(RETRY)
+            }
+        }
+    }
+
+    fn reconcile_with(&mut self, files: &BTreeMap<String, Filename>, check: bool) -> Result<(), Stopped> {
+        if check {
+            self.check()?;
+        }
+        let published: Vec<_> =
+            self.peer.published(&self.user).iter().map(|file| file.filename.clone()).collect();
+        let known: HashSet<_> = published.iter().map(String::as_str).collect();
+        let mut result = Ok(());
+        for gone in published.iter().filter(|name| !files.contains_key(*name)) {
+            result = self.withdraw(gone);
+            if result.is_err() {
+                break;
+            }
+        }
+        for (_, new) in files.iter().filter(|(name, _)| !known.contains(name.as_str())) {
+            if result.is_err() {
+                break;
+            }
+            result = self.publish(new);
+        }
+        if published.len() != self.peer.published(&self.user).len() || result.is_err() || check {
+            self.peer.keep_published(&self.user)?;
+        }
+        result
+    }
+
+    /// Whether the index still has the session: if not, it is opened again.
+    fn check(&mut self) -> Result<(), Stopped> {
+        let now = self.peer.recent();
+        match self.peer.list_content(&now, self.user.as_str()) {
+            Ok(_) => Ok(()),
+            Err(error) => self.reconnect(error),
+        }
+    }
+
+    fn reconnect(&mut self, error: PeerError) -> Result<(), Stopped> {
+        let now = self.peer.recent();
+        let unregistered = error.is(Outcome::NotRegistered);
+        if !unregistered && !error.is(Outcome::NotConnected) {
+            return Err(error.into());
+        }
+        eprintln!("lonja: the index has no session of {} any more: connecting again", self.user);
+        if unregistered {
+            self.peer.register(&now, self.user.as_str())?;
+        }
+        Ok(self.peer.connect(&now, self.user.as_str())?)
+    }
+
+    fn publish(&mut self, filename: &Filename) -> Result<(), Stopped> {
+        let now = self.peer.recent();
+        match self.peer.publish_unkept(&now, &self.user, filename, &self.description) {
+            Ok(()) => {}
+            // An answer was lost before.
+            Err(error) if error.is(Outcome::AlreadyPublished) => {
+                self.peer.is_published(&self.user, filename, &self.description);
+            }
+            Err(error) => {
+                // In a session that is opened again everything is published again.
+                self.reconnect(error)?;
+                return Err(Stopped::Again);
+            }
+        }
+        Ok(self.tell(&Event::Published { filename: filename.as_str() })?)
+    }
+
+    fn withdraw(&mut self, name: &str) -> Result<(), Stopped> {
+        let now = self.peer.recent();
+        let Ok(filename) = name.parse() else { return Ok(()) };
+        match self.peer.delete_unkept(&now, &self.user, &filename) {
+            Err(error) if !error.is(Outcome::NotPublished) => return Err(error.into()),
+            _ => {}
+        }
+        Ok(self.tell(&Event::Withdrawn { filename: name })?)
+    }
+
+    fn tell(&self, event: &Event<'_>) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            serde_json::to_writer(&mut out, event)?;
+            return writeln!(out);
+        }
+        match event {
+            Event::Serving { user, address } => writeln!(out, "{} serves at {address}", visible(user)),
+            Event::Published { filename } => writeln!(out, "published {}", visible(filename)),
+            Event::Withdrawn { filename } => writeln!(out, "withdrawn {}", visible(filename)),
+        }
+    }
+
+    /// The files below the directory, by the names that they are published under.
+    fn files(&mut self, directory: &Dir) -> BTreeMap<String, Filename> {
+        let mut files = BTreeMap::new();
+        let mut directories = vec![PathBuf::new()];
+        while let Some(below) = directories.pop() {
+            let path = if below.as_os_str().is_empty() { Path::new(".") } else { &below };
+            let entries = match directory.read_dir(path) {
+                Ok(entries) => entries,
+                // It may have gone meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    self.leave_out(&path.to_string_lossy(), &error.to_string());
+                    continue;
+                }
+            };
+            for entry in entries.flatten() {
+                let path = below.join(entry.file_name());
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => directories.push(path),
+                    Ok(kind) if kind.is_file() => self.add(path, &entry, &mut files),
+                    // A link counts if it leads to a file below the directory.
+                    Ok(kind)
+                        if kind.is_symlink() && directory.metadata(&path).is_ok_and(|to| to.is_file()) =>
+                    {
+                        self.add(path, &entry, &mut files);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        files
+    }
+
+    fn add(&mut self, path: PathBuf, entry: &DirEntry, files: &mut BTreeMap<String, Filename>) {
+        let own = entry.file_name();
+        if own.to_str().is_some_and(|name| DataDir::is_own(name) || is_part(name)) {
+            return;
+        }
+        let Some(name) = path.to_str() else {
+            return self.leave_out(&path.to_string_lossy(), "its name is not UTF-8");
+        };
+        match name.parse() {
+            Ok(filename) => {
+                files.insert(name.to_owned(), filename);
+            }
+            Err(error) => self.leave_out(name, &format!("its name is {error}")),
+        }
+    }
+
+    fn leave_out(&mut self, name: &str, why: &str) {
+        if self.left_out.insert(name.to_owned()) {
+            eprintln!("lonja: {} is not published: {why}", visible(name));
+        }
+    }
+}
+
+/// Has changes below a directory noticed. Where that is not possible they are found when
+/// the directory is compared with the index.
+fn watch(directory: &Path, changes: SyncSender<()>) -> Option<notify::RecommendedWatcher> {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // If it is full, it will be looked at anyway.
+            let _ = changes.try_send(());
+        }
+    });
+    let watching = watcher.and_then(|mut watcher| {
+        watcher.watch(directory, RecursiveMode::Recursive)?;
+        Ok(watcher)
+    });
+    watching
+        .inspect_err(|error| {
+            eprintln!("lonja: changes are noticed only every {} s: {error}", CHECK.as_secs());
+        })
+        .ok()
+}
+
+/// Why a comparison was not finished.
+#[derive(Debug)]
+enum Stopped {
+    Peer(PeerError),
+    Output(io::Error),
+    /// The session is another one: everything has to be compared again.
+    Again,
+}
+
+impl From<PeerError> for Stopped {
+    fn from(error: PeerError) -> Self {
+        Self::Peer(error)
+    }
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}

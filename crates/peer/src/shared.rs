@@ -1,0 +1,269 @@
+//! What a user shares: published names, and the files below a directory behind them.
+
+use std::{
+    collections::HashMap,
+    fs::{File, Metadata},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Component, Path},
+    time::{Duration, Instant},
+};
+
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, OpenOptions, OpenOptionsExt as _},
+};
+use lonja_wire::Filename;
+use parking_lot::{Condvar, Mutex};
+use rustix::{fs::OFlags, io::Errno};
+
+use crate::{hash, interrupt::Interrupt};
+
+/// How long a caller waits for a hash before it is told to ask again.
+const HASH_WAIT: Duration = Duration::from_secs(2);
+
+/// A file that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is not published, not there, not a file, or not below the directory.
+    #[error("no such file is published")]
+    NoFile,
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+/// A directory of which some files are published. Nothing else of it can be opened, and
+/// nothing outside of it, whatever links are made in it meanwhile.
+#[derive(Debug)]
+pub struct Shared {
+    directory: Dir,
+    published: Mutex<HashMap<String, Option<Hashed>>>,
+    hashed: Condvar,
+}
+
+/// The hash of a file as it was.
+#[derive(Debug, Clone, Copy)]
+struct Hashed {
+    stamp: Stamp,
+    /// Not there while it is computed.
+    hash: Option<blake3::Hash>,
+}
+
+/// What changes when a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Opened {
+    /// It.
+    pub file: File,
+    /// Its bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub modified: i64,
+    stamp: Stamp,
+}
+
+impl Shared {
+    /// The files below a directory; none is published yet.
+    ///
+    /// # Errors
+    /// When it is no directory.
+    pub fn new(directory: &Path) -> io::Result<Self> {
+        let directory = Dir::open_ambient_dir(directory, ambient_authority())?;
+        Ok(Self { directory, published: Mutex::default(), hashed: Condvar::new() })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Dir {
+        &self.directory
+    }
+
+    /// Lets a file be served. It need not be there yet.
+    pub fn publish(&self, filename: &Filename) {
+        self.published.lock().entry(filename.to_string()).or_default();
+    }
+
+    /// Stops serving a file.
+    pub fn withdraw(&self, filename: &str) {
+        self.published.lock().remove(filename);
+    }
+
+    /// Stops serving all files.
+    pub fn withdraw_all(&self) {
+        self.published.lock().clear();
+    }
+
+    /// Opens a published file.
+    ///
+    /// # Errors
+    /// When it may not or cannot be served.
+    pub fn open(&self, filename: &Filename) -> Result<Opened, OpenError> {
+        if !self.published.lock().contains_key(filename.as_str()) {
+            return Err(OpenError::NoFile);
+        }
+        self.open_below(Path::new(filename.as_str()))
+    }
+
+    /// Opens a file, published or not, that is below the directory.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open_below(&self, path: &Path) -> Result<Opened, OpenError> {
+        if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(OpenError::NoFile);
+        }
+        let mut options = OpenOptions::new();
+        options.read(true);
+        // A pipe without a writer would be waited for.
+        options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let file = match self.directory.open_with(path, &options) {
+            Ok(file) => file.into_std(),
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
+                return Err(OpenError::Io(error));
+            }
+            // Not there, not readable, or a link that leads out: the caller need not know which.
+            Err(_) => return Err(OpenError::NoFile),
+        };
+        let metadata = file.metadata().map_err(OpenError::Io)?;
+        if !metadata.is_file() {
+            return Err(OpenError::NoFile);
+        }
+        Ok(Opened { file, size: metadata.len(), modified: metadata.mtime(), stamp: Stamp::of(&metadata) })
+    }
+
+    /// The hash of a file that was opened; `None` if another thread still computes it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or that is stopped.
+    pub fn hash(
+        &self,
+        filename: &Filename,
+        opened: &Opened,
+        stop: &Interrupt,
+    ) -> io::Result<Option<blake3::Hash>> {
+        let end = Instant::now() + HASH_WAIT;
+        let mut published = self.published.lock();
+        loop {
+            let Some(known) = published.get_mut(filename.as_str()) else { return Ok(None) };
+            match known {
+                Some(hashed) if hashed.stamp == opened.stamp => {
+                    if hashed.hash.is_some() {
+                        return Ok(hashed.hash);
+                    }
+                    if self.hashed.wait_until(&mut published, end).timed_out() {
+                        return Ok(None);
+                    }
+                }
+                _ => {
+                    *known = Some(Hashed { stamp: opened.stamp, hash: None });
+                    break;
+                }
+            }
+        }
+        drop(published);
+        let hash = hash::of_file(&opened.file, opened.size, stop);
+        let mut published = self.published.lock();
+        if let Some(known) = published.get_mut(filename.as_str())
+            && known.is_some_and(|hashed| hashed.stamp == opened.stamp)
+        {
+            *known = hash.as_ref().ok().map(|hash| Hashed { stamp: opened.stamp, hash: Some(*hash) });
+        }
+        self.hashed.notify_all();
+        hash.map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn name(text: &str) -> Filename {
+        text.parse().unwrap()
+    }
+
+    fn is_served(shared: &Shared, filename: &str) -> bool {
+        shared.publish(&name(filename));
+        shared.open(&name(filename)).is_ok()
+    }
+
+    #[test]
+    fn only_what_is_published_and_below_the_directory_is_served() {
+        let outside = TempDir::new().unwrap();
+        fs::write(outside.path().join("secret"), "secret").unwrap();
+        let directory = outside.path().join("shared");
+        fs::create_dir_all(directory.join("sub")).unwrap();
+        fs::write(directory.join("a.txt"), "a").unwrap();
+        fs::write(directory.join("sub/b.txt"), "b").unwrap();
+        symlink("../secret", directory.join("out")).unwrap();
+        symlink(outside.path().join("secret"), directory.join("absolute")).unwrap();
+        symlink("sub/b.txt", directory.join("in")).unwrap();
+        symlink("..", directory.join("up")).unwrap();
+        let shared = Shared::new(&directory).unwrap();
+        assert!(matches!(shared.open(&name("a.txt")), Err(OpenError::NoFile)));
+        for inside in ["a.txt", "sub/b.txt", "./a.txt", "in"] {
+            assert!(is_served(&shared, inside), "{inside}");
+        }
+        let absolute = directory.join("a.txt");
+        for refused in [
+            "../secret",
+            "sub/../a.txt",
+            "out",
+            "absolute",
+            "up/secret",
+            "sub",
+            ".",
+            "none",
+            absolute.to_str().unwrap(),
+        ] {
+            assert!(!is_served(&shared, refused), "{refused}");
+        }
+        shared.withdraw("a.txt");
+        assert!(shared.open(&name("a.txt")).is_err());
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let directory = TempDir::new().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(directory.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        assert!(!is_served(&Shared::new(directory.path()).unwrap(), "pipe"));
+    }
+
+    #[test]
+    fn a_hash_is_that_of_the_file_as_it_is_now() {
+        let directory = TempDir::new().unwrap();
+        let shared = Shared::new(directory.path()).unwrap();
+        shared.publish(&name("a"));
+        for content in ["one", "another"] {
+            fs::write(directory.path().join("a"), content).unwrap();
+            let opened = shared.open(&name("a")).unwrap();
+            assert_eq!(opened.size, content.len() as u64);
+            for _ in 0..2 {
+                let hash = shared.hash(&name("a"), &opened, &Interrupt::default()).unwrap().unwrap();
+                assert_eq!(hash, blake3::hash(content.as_bytes()));
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Where the lines of the shell come from: a terminal, with history and completion, or
+//! anything else, without a prompt.
+
+use std::{
+    env, fs,
+    io::{self, BufRead as _},
+    path::PathBuf,
+};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustyline::{
+    CompletionType, Config, Context, Editor, Helper,
+    completion::{Completer, FilenameCompleter, Pair},
+    error::ReadlineError,
+    highlight::Highlighter,
+    hint::Hinter,
+    history::FileHistory,
+    validate::Validator,
+};
+
+use super::{
+    Known,
+    line::{COMMANDS, quoted, words},
+};
+
+const PROMPT: &str = "c> ";
+/// Lines of history that are kept.
+const HISTORY: usize = 1000;
+
+/// What was typed.
+pub(super) enum Typed {
+    /// A line.
+    Line(String),
+    /// Ctrl-C: the line is forgotten.
+    Nothing,
+    /// Ctrl-D.
+    End,
+}
+
+/// Where lines come from.
+pub(super) enum Input {
+    Terminal(Box<Editor<Completion, FileHistory>>),
+    Lines,
+}
+
+impl Input {
+    pub(super) fn new(terminal: bool) -> Self {
+        match terminal.then(editor) {
+            Some(Ok(editor)) => Self::Terminal(Box::new(editor)),
+            // A terminal that cannot be edited on can still be read.
+            Some(Err(_)) | None => Self::Lines,
+        }
+    }
+
+    /// The next line. Names that are known now can be completed in it.
+    pub(super) fn next(&mut self, known: &Known) -> io::Result<Typed> {
+        match self {
+            Self::Lines => {
+                let mut line = String::new();
+                match io::stdin().lock().read_line(&mut line)? {
+                    0 => Ok(Typed::End),
+                    _ => Ok(Typed::Line(line)),
+                }
+            }
+            Self::Terminal(editor) => {
+                if let Some(completion) = editor.helper_mut() {
+                    completion.known = known.clone();
+                }
+                match editor.readline(PROMPT) {
+                    Ok(line) => {
+                        // Without it there is less history.
+                        let _ = editor.add_history_entry(&line);
+                        save(editor);
+                        Ok(Typed::Line(line))
+                    }
+                    Err(ReadlineError::Interrupted) => Ok(Typed::Nothing),
+                    Err(ReadlineError::Eof) => Ok(Typed::End),
+                    Err(error) => Err(io::Error::other(error)),
+                }
+            }
+        }
+    }
+}
+
+fn editor() -> rustyline::Result<Editor<Completion, FileHistory>> {
+    let config = Config::builder().completion_type(CompletionType::List).max_history_size(HISTORY)?;
+    let config = config.history_ignore_dups(true)?.build();
+    let history = FileHistory::with_config(&config);
+    let mut editor = Editor::with_history(config, history)?;
+    editor.set_helper(Some(Completion { known: Known::default(), files: FilenameCompleter::new() }));
+    if let Some(path) = history_file() {
+        // There is none at first.
+        let _ = editor.load_history(&path);
+    }
+    Ok(editor)
+}
+
+fn save(editor: &mut Editor<Completion, FileHistory>) {
+    if let Some(path) = history_file() {
+        // History is a convenience: a read-only home does without.
+        let _ = path.parent().map(fs::create_dir_all);
+        let _ = editor.append_history(&path);
+    }
+}
+
+/// In the place that the XDG base directory specification gives it.
+fn history_file() -> Option<PathBuf> {
+    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    Some(state.or_else(home)?.join("lonja/peer-history"))
+}
+
+/// Completes commands and names.
+pub(super) struct Completion {
+    known: Known,
+    files: FilenameCompleter,
+}
+
+impl Completer for Completion {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        at: usize,
+        context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let before = &line[..at];
+        let start = last_word(before);
+        let words = words(&before[..start]);
+        let typed = &before[start..];
+        let names = match words.iter().map(|word| word.to_ascii_uppercase()).collect::<Vec<_>>() {
+            command if command.is_empty() => {
+                let typed = typed.to_ascii_uppercase();
+                let names = COMMANDS.iter().map(|(name, ..)| (*name).to_owned());
+                return Ok((start, pairs(names.filter(|name| name.starts_with(&typed)))));
+            }
+            command => match (command[0].as_str(), arguments(&command)) {
+                ("PUBLISH", 0) | ("GET_FILE", 2) => return self.files.complete(line, at, context),
+                ("DELETE", 0) => &self.known.published,
+                ("CONNECT" | "DISCONNECT" | "LIST_CONTENT" | "GET_FILE", 0) => &self.known.users,
+                ("GET_FILE", 1) => &self.known.offered,
+                _ => return Ok((at, Vec::new())),
+            },
+        };
+        let typed = typed.trim_start_matches('"');
+        let matching = names.iter().filter(|name| name.starts_with(typed)).map(|name| quoted(name));
+        Ok((start, pairs(matching)))
+    }
+}
+
+impl Helper for Completion {}
+impl Highlighter for Completion {}
+impl Validator for Completion {}
+impl Hinter for Completion {
+    type Hint = String;
+}
+
+/// Where the word begins that is being typed.
+fn last_word(before: &str) -> usize {
+    let quote = before.rfind(" \"").map(|at| at + 1);
+    // A quoted word that is still open may have spaces.
+    match quote.filter(|at| !before[at + 1..].contains('"')) {
+        Some(at) => at,
+        None => before.rfind(' ').map_or(0, |at| at + 1),
+    }
+}
+
+/// How many arguments there are already, options left out.
+fn arguments(words: &[String]) -> usize {
+    words[1..].iter().filter(|word| !word.starts_with("--")).count()
+}
+
+fn pairs(names: impl Iterator<Item = String>) -> Vec<Pair> {
+    names.map(|name| Pair { display: crate::text::visible(&name), replacement: name + " " }).collect()
+}
+
+/// How the terminal was before lines were edited on it.
+pub(super) struct Modes(Option<Termios>);
+
+impl Modes {
+    pub(super) fn save() -> Self {
+        Self(tcgetattr(io::stdin()).ok())
+    }
+
+    pub(super) fn restore(&self) {
+        if let Some(modes) = &self.0 {
+            // The terminal may be gone.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, modes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(line: &str) -> (usize, Vec<String>) {
+        let known = Known {
+            users: vec!["alice".into(), "bob".into()],
+            published: vec!["my file.txt".into()],
+            offered: vec!["hello.txt".into(), "hey you.txt".into()],
+        };
+        let completion = Completion { known, files: FilenameCompleter::new() };
+        let history = FileHistory::new();
+        let (start, pairs) = completion.complete(line, line.len(), &Context::new(&history)).unwrap();
+        (start, pairs.into_iter().map(|pair| pair.replacement).collect())
+    }
+
+    #[test]
+    fn commands_users_and_files_are_completed() {
+        assert_eq!(complete("list_"), (0, vec!["LIST_USERS ".into(), "LIST_CONTENT ".into()]));
+        assert_eq!(complete("LIST_CONTENT b"), (13, vec!["bob ".into()]));
+        assert_eq!(complete("GET_FILE --force bob he").1, ["hello.txt ", "\"hey you.txt\" "]);
+        assert_eq!(complete("GET_FILE bob \"hey y"), (13, vec!["\"hey you.txt\" ".into()]));
+        assert_eq!(complete("DELETE \"my"), (7, vec!["\"my file.txt\" ".into()]));
+        assert!(complete("LIST_USERS ").1.is_empty());
+    }
+}
