@@ -44,6 +44,8 @@ bench:
 	cargo build --release --workspace
 	target/release/lonja-bench compare $(BENCH_ARGS)
 	target/release/lonja-bench services
+	iperf3 --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq iperf3; }
+	target/release/lonja-bench copy
 	target/release/lonja-bench held
 	target/release/lonja-bench disk
 

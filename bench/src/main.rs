@@ -4,6 +4,7 @@
 mod bare;
 mod chain;
 mod compare;
+mod copy;
 mod disk;
 mod held;
 mod load;
@@ -33,6 +34,8 @@ enum Command {
     ChainBack(chain::BackConfig),
     /// Load the five services beside the bare chain, and with traces beside without
     Services(services::Config),
+    /// Copy a file between two peers, beside iperf3 and Python
+    Copy(copy::Config),
     /// Hold slow connections, and measure what others notice
     Held(held::Config),
     /// Register a million users, and measure what each costs
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::ChainFront(config) => chain::front(&config),
         Command::ChainBack(config) => chain::back(&config),
         Command::Services(config) => services::run(&config),
+        Command::Copy(config) => copy::run(&config),
         Command::Held(config) => held::run(&config),
         Command::Disk(config) => disk::run(&config),
     }

@@ -38,6 +38,7 @@ use lonja_wire::Command;
 
 use crate::{
     load::{Acknowledged, audited, verify, write},
+    peer::Peer,
     stack::{Stack, docker, output},
 };
 
@@ -68,9 +69,9 @@ fn the_stack_of_docker_compose() {
     print_image();
     hardened(&stack);
     for peers in &stack.peers {
-        rows::each_row(*peers, stack.datetime);
+        rows::each_row::<Peer>(*peers, stack.datetime);
     }
-    rows::copy_a_file(stack.peers[0], stack.datetime);
+    rows::copy_a_file::<Peer, Peer>(stack.peers[0], stack.datetime);
     traced(&stack);
     survives(&stack);
 }

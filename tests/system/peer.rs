@@ -1,4 +1,4 @@
-//! The Python peer, driven through its shell as a person would.
+//! Peers, driven through their shells as a person would: the Python one here.
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,6 +18,18 @@ pub(crate) fn python() -> Command {
     Command::new(python)
 }
 
+/// A peer that reads commands.
+pub(crate) trait Shell {
+    /// A peer whose files are in a directory.
+    fn start(peers: SocketAddr, datetime: SocketAddr, directory: &Path) -> Self;
+
+    /// Types a command; gives the lines that it printed, the datetime left out and checked.
+    fn run(&mut self, command: &str) -> Vec<String>;
+
+    /// Types QUIT, and checks the farewell.
+    fn quit(self);
+}
+
 /// A Python peer at its prompt.
 pub(crate) struct Peer {
     child: Child,
@@ -29,8 +41,19 @@ pub(crate) struct Peer {
 const PROMPT: &str = "c> ";
 
 impl Peer {
-    /// A peer whose files are in a directory.
-    pub(crate) fn start(peers: SocketAddr, datetime: SocketAddr, directory: &Path) -> Self {
+    /// What has been printed since the last prompt, once there is another.
+    fn until_prompt(&mut self) -> String {
+        let printed = eventually("a prompt", || {
+            let output = self.output.lock().unwrap();
+            output[self.read..].ends_with(PROMPT).then(|| output[self.read..].to_owned())
+        });
+        self.read += printed.len();
+        printed.strip_suffix(PROMPT).unwrap().to_owned()
+    }
+}
+
+impl Shell for Peer {
+    fn start(peers: SocketAddr, datetime: SocketAddr, directory: &Path) -> Self {
         let mut child = python()
             .arg(repository("examples/peer.py"))
             .args(["-s", &peers.ip().to_string(), "-p", &peers.port().to_string(), "--pause", "0.02"])
@@ -56,29 +79,13 @@ impl Peer {
         peer
     }
 
-    /// What has been printed since the last prompt, once there is another.
-    fn until_prompt(&mut self) -> String {
-        let printed = eventually("a prompt", || {
-            let output = self.output.lock().unwrap();
-            output[self.read..].ends_with(PROMPT).then(|| output[self.read..].to_owned())
-        });
-        self.read += printed.len();
-        printed.strip_suffix(PROMPT).unwrap().to_owned()
-    }
-
-    /// Types a command; gives the lines that it printed, the datetime left out and checked.
-    pub(crate) fn run(&mut self, command: &str) -> Vec<String> {
+    fn run(&mut self, command: &str) -> Vec<String> {
         writeln!(self.stdin, "{command}").unwrap();
         let printed = self.until_prompt();
-        let mut lines: Vec<_> = printed.lines().map(str::to_owned).collect();
-        if !command.starts_with("GET_FILE") {
-            let datetime = lines.remove(0);
-            assert!(is_datetime(&datetime), "no datetime before the reply to {command}: {printed}");
-        }
-        lines
+        without_datetime(command, printed.lines().map(str::to_owned).collect())
     }
 
-    pub(crate) fn quit(mut self) {
+    fn quit(mut self) {
         writeln!(self.stdin, "QUIT").unwrap();
         assert!(self.child.wait().unwrap().success());
         eventually("the farewell", || {
@@ -92,6 +99,15 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a command printed behind the datetime, which is checked.
+pub(crate) fn without_datetime(command: &str, mut lines: Vec<String>) -> Vec<String> {
+    if !command.starts_with("GET_FILE") {
+        let datetime = lines.remove(0);
+        assert!(is_datetime(&datetime), "no datetime before the reply to {command}: {datetime:?} {lines:?}");
+    }
+    lines
 }
 
 /// `dd/mm/yyyy hh:mm:ss`

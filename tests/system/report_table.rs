@@ -2,7 +2,7 @@
 //! peer, against a real `lonja up`.
 
 use crate::{
-    peer::{is_datetime, python},
+    peer::{Peer, is_datetime, python},
     process::Index,
     rows::{copy_a_file, each_row},
     wire,
@@ -12,13 +12,13 @@ use lonja_wire::{Command, Dialect};
 #[test]
 fn each_row_as_a_person_sees_it() {
     let index = Index::start();
-    each_row(index.peers, index.datetime);
+    each_row::<Peer>(index.peers, index.datetime);
 }
 
 #[test]
 fn two_peers_find_each_other_and_copy_a_file() {
     let index = Index::start();
-    copy_a_file(index.peers, index.datetime);
+    copy_a_file::<Peer, Peer>(index.peers, index.datetime);
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! What the Python peers do with an index, wherever it runs.
+//! What peers do with an index, wherever it runs.
 
 use std::{fs, net::SocketAddr};
 
 use tempfile::TempDir;
 
-use crate::peer::Peer;
+use crate::peer::Shell;
 
 /// Every row of the tables of docs/protocol.md 3 and 7, as a person sees it. Nobody is
 /// registered before or after.
-pub(crate) fn each_row(peers: SocketAddr, datetime: SocketAddr) {
+pub(crate) fn each_row<S: Shell>(peers: SocketAddr, datetime: SocketAddr) {
     let directory = TempDir::new().unwrap();
-    let mut peer = Peer::start(peers, datetime, directory.path());
+    let mut peer = S::start(peers, datetime, directory.path());
     for (command, reply) in [
         ("UNREGISTER alice", "USER DOES NOT EXIST"),
         ("CONNECT alice", "CONNECT FAIL, USER DOES NOT EXIST"),
@@ -53,16 +53,12 @@ pub(crate) fn each_row(peers: SocketAddr, datetime: SocketAddr) {
 }
 
 /// Alice and Bob find each other and copy a file. Both stay registered.
-pub(crate) fn copy_a_file(peers: SocketAddr, datetime: SocketAddr) {
+pub(crate) fn copy_a_file<A: Shell, B: Shell>(peers: SocketAddr, datetime: SocketAddr) {
     let (alices, bobs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     fs::write(alices.path().join("numbers.bin"), &content).unwrap();
-    let mut alice = Peer::start(peers, datetime, alices.path());
-    let mut bob = Peer::start(peers, datetime, bobs.path());
-    for (peer, name) in [(&mut alice, "alice"), (&mut bob, "bob")] {
-        assert_eq!(peer.run(&format!("REGISTER {name}")), ["REGISTER OK"]);
-        assert_eq!(peer.run(&format!("CONNECT {name}")), ["CONNECT OK"]);
-    }
+    let mut alice = online::<A>(peers, datetime, &alices, "alice");
+    let mut bob = online::<B>(peers, datetime, &bobs, "bob");
     assert_eq!(alice.run("PUBLISH numbers.bin a lot of numbers"), ["PUBLISH OK"]);
     assert_eq!(alice.run("PUBLISH año.txt not there"), ["PUBLISH OK"]);
 
@@ -80,4 +76,11 @@ pub(crate) fn copy_a_file(peers: SocketAddr, datetime: SocketAddr) {
     assert_eq!(bob.run("LIST_CONTENT alice"), ["LIST_CONTENT OK"]);
     assert_eq!(bob.run("LIST_USERS").len(), 2);
     assert_eq!(bob.run("GET_FILE alice numbers.bin copy.bin"), ["GET_FILE FAIL"]);
+}
+
+fn online<S: Shell>(peers: SocketAddr, datetime: SocketAddr, directory: &TempDir, name: &str) -> S {
+    let mut peer = S::start(peers, datetime, directory.path());
+    assert_eq!(peer.run(&format!("REGISTER {name}")), ["REGISTER OK"]);
+    assert_eq!(peer.run(&format!("CONNECT {name}")), ["CONNECT OK"]);
+    peer
 }

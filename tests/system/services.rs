@@ -23,7 +23,7 @@ use tonic_reflection::pb::v1::{
 use crate::{
     cluster::{Cluster, on_each_store},
     eventually,
-    peer::Peer,
+    peer::{Peer, Shell as _},
     process::{Process, lonja},
     wire,
 };

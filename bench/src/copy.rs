@@ -1,0 +1,231 @@
+//! How fast a file is copied from one peer by another over loopback, beside iperf3 and a
+//! plain Python copy. All write onto the same existing file in memory (`/dev/shm`), since
+//! a fresh one measures how fast the host hands out pages.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, bail};
+use lonja_peer::{
+    copy::Job,
+    fetch::Source,
+    interrupt::Interrupt,
+    partial::{Target, Verified},
+    progress::Progress,
+};
+use tempfile::TempDir;
+
+use crate::process::Server;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Config {
+    /// The lonja to measure, a release build
+    #[arg(long, default_value = "target/release/lonja")]
+    lonja: PathBuf,
+    /// Bytes of the file
+    #[arg(long, default_value_t = 2 << 30)]
+    bytes: u64,
+    /// Rounds; the median counts
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+}
+
+const NAME: &str = "file";
+
+/// Serves the file, and copies it from there, in pieces of 8 KiB, as the original peers do.
+const PYTHON: &str = "
+import os, socket, sys
+source, target, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+listener = socket.create_server(('127.0.0.1', 0))
+if os.fork() == 0:
+    caller, _ = listener.accept()
+    with caller, open(source, 'rb') as file:
+        while piece := file.read(8192):
+            caller.sendall(piece)
+    os._exit(0)
+copied = 0
+with socket.create_connection(listener.getsockname()) as sock, open(target, 'r+b') as file:
+    while piece := sock.recv(8192):
+        file.write(piece)
+        copied += len(piece)
+os.wait()
+assert copied == size
+";
+
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    let directory = TempDir::new_in("/dev/shm").context("needs memory at /dev/shm")?;
+    let shared = directory.path().join("shared");
+    fs::create_dir(&shared)?;
+    fill(&shared.join(NAME), config.bytes)?;
+    let target = directory.path().join("copy");
+    fill(&target, config.bytes)?;
+    let index = Server::lonja(&config.lonja, &directory.path().join("data"), &["--no-operation-log"])?;
+    let peer = SharingPeer::start(&config.lonja, index.port, &shared, directory.path())?;
+    let lonja = Lonja { source: Source { user: "bench".to_owned(), address: peer.address }, target };
+
+    // What is measured by name, the same order in each round.
+    let names = ["iperf3, 256 KiB", "Python, 8 KiB", "unverified", "verified", "verified, a new file"];
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
+    for _ in 0..config.rounds {
+        seconds[0].push(iperf3(config.bytes)?);
+        seconds[1].push(timed(|| python(&shared.join(NAME), &lonja.target, config.bytes))?);
+        seconds[2].push(timed(|| lonja.unverified(config.bytes))?);
+        seconds[3].push(timed(|| lonja.verified())?);
+        seconds[4].push(timed(|| lonja.new_file())?);
+    }
+    println!("{} bytes over loopback, {} rounds; medians", config.bytes, config.rounds);
+    let medians: Vec<_> = seconds.iter_mut().map(|times| config.bytes as f64 / median(times) / 1e9).collect();
+    for (name, speed) in names.iter().zip(&medians) {
+        println!("{name:22} {speed:5.2} GB/s");
+    }
+    println!("unverified / iperf3 {:.2}", medians[2] / medians[0]);
+    println!("unverified / Python {:.2}", medians[2] / medians[1]);
+    println!("verified / unverified {:.2}", medians[3] / medians[2]);
+    Ok(())
+}
+
+/// Bytes that do not repeat within any buffer.
+fn fill(path: &Path, bytes: u64) -> anyhow::Result<()> {
+    let mut file = File::create(path)?;
+    let mut left = bytes;
+    let mut number = 0_u64;
+    while left > 0 {
+        let piece: Vec<u8> = (0..1 << 17).flat_map(|index: u64| (number + index).to_le_bytes()).collect();
+        let piece = &piece[..piece.len().min(usize::try_from(left)?)];
+        file.write_all(piece)?;
+        left -= piece.len() as u64;
+        number += 1 << 17;
+    }
+    Ok(())
+}
+
+fn timed(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let begin = Instant::now();
+    run()?;
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// What iperf3 says of the receiving end.
+fn iperf3(bytes: u64) -> anyhow::Result<f64> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    let install = "needs iperf3: apt-get install iperf3";
+    let server = ["-s", "-1", "-p", &port, "--forceflush"];
+    let mut server = Command::new("iperf3").args(server).stdout(Stdio::piped()).spawn().context(install)?;
+    let listening = BufReader::new(server.stdout.take().context("no output")?).lines();
+    // It says so when it listens.
+    if !listening.map_while(Result::ok).any(|line| line.contains("listening")) {
+        bail!("iperf3 does not listen");
+    }
+    let client = ["-c", "127.0.0.1", "-p", &port, "-n", &bytes.to_string(), "-l", "256K", "-J"];
+    let output = Command::new("iperf3").args(client).output()?;
+    server.wait()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let speed = report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 failed")? / 8.0;
+    Ok(bytes as f64 / speed)
+}
+
+fn python(source: &Path, target: &Path, bytes: u64) -> anyhow::Result<()> {
+    let mut python = Command::new("python3");
+    let status = python.args(["-c", PYTHON]).arg(source).arg(target).arg(bytes.to_string()).status()?;
+    if !status.success() {
+        bail!("the Python copy failed");
+    }
+    Ok(())
+}
+
+/// The peer that has the file: `lonja peer share`.
+struct SharingPeer {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl SharingPeer {
+    fn start(program: &Path, index: u16, shared: &Path, data: &Path) -> anyhow::Result<Self> {
+        let mut child = Command::new(program)
+            .args(["peer", "--as", "bench", "--bind", "127.0.0.1", "-p", &index.to_string(), "--data-dir"])
+            .arg(data)
+            .arg("share")
+            .arg(shared)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let serving = lines.next().context("the peer does not serve")??;
+        let address = serving.rsplit(' ').next().unwrap_or_default().parse()?;
+        let published = lines.next().context("the peer does not publish")??;
+        if published != format!("published {NAME}") {
+            bail!("the peer says {published}");
+        }
+        Ok(Self { child, address })
+    }
+}
+
+impl Drop for SharingPeer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The peer that copies it.
+struct Lonja {
+    source: Source,
+    target: PathBuf,
+}
+
+impl Lonja {
+    fn job<T>(&self, run: impl FnOnce(&Job<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let filename = NAME.parse()?;
+        let target = Target { path: self.target.with_extension("new"), overwrite: true };
+        let (interrupt, progress) = (Interrupt::default(), Progress::hidden());
+        run(&Job { filename: &filename, target: &target, interrupt: &interrupt, progress: &progress })
+    }
+
+    fn existing(&self) -> anyhow::Result<File> {
+        Ok(File::options().read(true).write(true).open(&self.target)?)
+    }
+
+    fn unverified(&self, bytes: u64) -> anyhow::Result<()> {
+        self.job(|job| {
+            let mut incoming = self.source.whole(job.filename, job.interrupt)?;
+            let received = job.receive(&mut incoming, &self.existing()?)?;
+            if received != bytes {
+                bail!("{received} bytes came");
+            }
+            Ok(())
+        })
+    }
+
+    fn verified(&self) -> anyhow::Result<()> {
+        self.job(|job| {
+            let head = self.source.head(job.filename, job.interrupt)?.context("no Lonja peer")?;
+            let mut copy = Verified::new(self.target.clone(), self.existing()?, 0, head);
+            let (_, mut incoming) = self.source.part(job.filename, 0, head.size, job.interrupt)?;
+            job.receive_verified(&mut incoming, &mut copy)?;
+            if !job.is_right(&copy)? {
+                bail!("the copy is wrong");
+            }
+            Ok(())
+        })
+    }
+
+    /// All that `lonja peer get` does with a file.
+    fn new_file(&self) -> anyhow::Result<()> {
+        self.job(|job| {
+            job.copy(&self.source)?;
+            fs::remove_file(&job.target.path)?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! `lonja peer share`: what it publishes, and that it follows what happens.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink};
+
+use lonja_wire::{Command, Dialect};
+use tempfile::TempDir;
+
+use crate::{
+    eventually,
+    lonja_peer::{say, share},
+    process::Index,
+    wire,
+};
+
+fn published(index: &Index, user: &str) -> BTreeSet<String> {
+    let files = wire::list_content(index.peers, user, user, Dialect::Padded).unwrap_or_default();
+    files.into_iter().map(|file| file.filename.to_string()).collect()
+}
+
+fn eventually_published(index: &Index, user: &str, names: &[&str]) {
+    let names: BTreeSet<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    eventually(&format!("{names:?} are published"), || (published(index, user) == names).then_some(()));
+}
+
+#[test]
+fn a_directory_is_shared_and_followed() {
+    let index = Index::start();
+    let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let at = |name: &str| shared.path().join(name);
+    fs::create_dir_all(at("sub/dir")).unwrap();
+    fs::write(at("a.txt"), "a").unwrap();
+    fs::write(at("sub/dir/año 1.txt"), "b").unwrap();
+    // None of these is anybody's file to share.
+    fs::write(data.path().join("secret"), "secret").unwrap();
+    symlink(data.path().join("secret"), at("secret")).unwrap();
+    fs::write(at("published-alice.json"), "[]").unwrap();
+    fs::write(at("line\nbreak"), "").unwrap();
+    symlink("a.txt", at("link")).unwrap();
+
+    let mut alice = share(&index, data.path(), shared.path(), "alice", 3);
+    assert_eq!(published(&index, "alice"), ["a.txt", "link", "sub/dir/año 1.txt"].map(str::to_owned).into());
+    let complaint = "lonja: line\\u{a}break is not published: its name is not printable: \
+                     it holds a control character";
+    assert_eq!(alice.stderr(), [complaint]);
+
+    fs::create_dir(at("new")).unwrap();
+    fs::write(at("new/c.txt"), "c").unwrap();
+    fs::remove_file(at("a.txt")).unwrap();
+    eventually_published(&index, "alice", &["new/c.txt", "sub/dir/año 1.txt"]);
+    fs::write(at("new/d.txt"), "d").unwrap();
+    eventually_published(&index, "alice", &["new/c.txt", "new/d.txt", "sub/dir/año 1.txt"]);
+    let bob = TempDir::new().unwrap();
+    assert_eq!(say(&index, bob.path(), &["register", "--as", "bob"]).code, Some(0));
+    let said = say(&index, bob.path(), &["get", "alice", "sub/dir/año 1.txt", "--as", "bob"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "año 1.txt\n"), "{said:?}");
+    assert_eq!(fs::read(bob.path().join("año 1.txt")).unwrap(), b"b");
+    let said = say(&index, bob.path(), &["get", "alice", "secret", "--as", "bob"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("alice does not publish that file"), "{said:?}");
+
+    alice.signal("INT");
+    assert!(alice.end().success());
+    assert_eq!(wire::ask(index.peers, "alice", Command::ListUsers), 2);
+}
+
+#[test]
+fn a_share_outlives_its_index_and_the_loss_of_its_session() {
+    let index = Index::start();
+    let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(shared.path().join("a.txt"), "a").unwrap();
+    let mut alice = share(&index, data.path(), shared.path(), "alice", 1);
+
+    // Somebody ends the session: it is opened again when there is something to say.
+    assert_eq!(wire::ask(index.peers, "alice", Command::Disconnect), 0);
+    fs::write(shared.path().join("b.txt"), "b").unwrap();
+    eventually_published(&index, "alice", &["a.txt", "b.txt"]);
+    assert_eq!(wire::ask(index.peers, "alice", Command::Unregister), 0);
+    fs::write(shared.path().join("c.txt"), "c").unwrap();
+    eventually_published(&index, "alice", &["a.txt", "b.txt", "c.txt"]);
+
+    // Killed as by kill -9, and started again on the same data.
+    alice.kill();
+    let alice = share(&index, data.path(), shared.path(), "alice", 0);
+    eventually("the session is replaced", || {
+        alice.stderr().iter().any(|line| line.contains("replaced the session of alice")).then_some(())
+    });
+    eventually_published(&index, "alice", &["a.txt", "b.txt", "c.txt"]);
+    let bob = TempDir::new().unwrap();
+    assert_eq!(say(&index, bob.path(), &["register", "--as", "bob"]).code, Some(0));
+    assert_eq!(say(&index, bob.path(), &["get", "alice", "c.txt", "--as", "bob"]).code, Some(0));
+}
