@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::Command};
 
-use lonja_chassis::rpc::Channel;
+use lonja_chassis::rpc::{Channel, Names};
 use lonja_testing::RedisServer;
 use tempfile::TempDir;
 
@@ -19,10 +19,19 @@ pub(crate) struct Service {
 
 impl Service {
     fn start(role: &'static str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_at("127.0.0.1:0", role, arguments, environment)
+    }
+
+    pub(crate) fn start_at(
+        listen: &str,
+        role: &'static str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut command = Self::command(role, "127.0.0.1:0", &arguments);
+        let mut command = Self::command(role, listen, &arguments);
         let mut process = Process::spawn(command.envs(environment.clone()));
         let address = process.address(&format!("lonja.{role}"));
         Self { process, address, role, arguments, environment }
@@ -39,7 +48,7 @@ impl Service {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        Channel::remote(&self.url()).unwrap()
+        Channel::remote(&self.url(), &Names::new(None).unwrap()).unwrap()
     }
 
     /// Starts it again after a kill.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lonja_chassis::rpc::Channel;
+use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
 use lonja_wire::{Command, Dialect};
 
@@ -75,7 +75,7 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
 pub(crate) fn audited(audit: &str) -> HashMap<Key, usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut client = AuditServiceClient::new(Channel::remote(audit).unwrap());
+        let mut client = AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap()).unwrap());
         let mut found = HashMap::new();
         let Ok(pages) = client.list_operations(ListOperationsRequest::default()).await else { return found };
         let mut pages = pages.into_inner();

@@ -2,8 +2,10 @@
 //! that end with it, and a receiver of traces. Failures panic: this is for tests only.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod dns;
 mod redis;
 mod traces;
 
+pub use dns::NameServer;
 pub use redis::{RedisCluster, RedisServer};
 pub use traces::TraceReceiver;

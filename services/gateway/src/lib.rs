@@ -22,7 +22,7 @@ use lonja_chassis::{
     health::Health,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::{Channel, ChannelError},
+    rpc::{Channel, ChannelError, NameServer, Names},
     service::{RunError, announce, serve_admin, upkeep},
 };
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,9 @@ pub struct Config {
     /// Where the audit is
     #[arg(long, env = "LONJA_AUDIT", value_name = "URL")]
     pub audit: String,
+    /// Ask this name server for the replicas of a service, instead of the system's
+    #[arg(long, env = "LONJA_DNS_SERVER", value_name = "IP[:PORT]")]
+    pub dns_server: Option<NameServer>,
     /// What is its own.
     #[command(flatten)]
     pub gateway: GatewayConfig,
@@ -110,10 +113,11 @@ pub enum GatewayError {
 /// # Errors
 /// When an address cannot be used.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), GatewayError> {
+    let names = Names::new(config.dns_server).map_err(RunError::from)?;
     let backend = Backend::new(
-        Channel::remote(&config.registry)?.batched(&REGISTRY_BATCHED),
-        Channel::remote(&config.catalog)?.batched(&CATALOG_BATCHED),
-        Channel::remote(&config.audit)?,
+        Channel::remote(&config.registry, &names)?.batched(&REGISTRY_BATCHED),
+        Channel::remote(&config.catalog, &names)?.batched(&CATALOG_BATCHED),
+        Channel::remote(&config.audit, &names)?,
     );
     let listener = listen(config.listen).map_err(RunError::from)?;
     let admin = config.admin_listen.map(listen).transpose().map_err(RunError::from)?;

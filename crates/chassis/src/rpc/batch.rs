@@ -19,14 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Code, Status, body::Body};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
+use super::replicas::Replicas;
+
 /// Calls that may wait.
 const QUEUE: usize = 16_384;
 /// Calls in one.
 const BATCH: usize = 256;
 /// Calls in one that are answered.
 const MAX_BATCH: usize = 1024;
-/// Batches under way at one time. More would be smaller, and each costs the same.
-const IN_FLIGHT: usize = 1;
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -47,9 +47,9 @@ pub(super) struct Batch {
 impl Batch {
     /// Calls of these methods, each with that of its service, go through this channel
     /// together. Sends until its last clone is dropped.
-    pub(super) fn new(inner: Inner, methods: &[&'static str], timeout: Duration) -> Self {
+    pub(super) fn new(inner: Inner, replicas: Replicas, methods: &[&'static str], timeout: Duration) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(send_until_dropped(inner, waiting, timeout));
+        tokio::spawn(send_until_dropped(inner, replicas, waiting, timeout));
         Self { methods: methods.into(), queue }
     }
 
@@ -81,7 +81,12 @@ impl Batch {
     }
 }
 
-async fn send_until_dropped(inner: Inner, mut waiting: mpsc::Receiver<Pending>, timeout: Duration) {
+async fn send_until_dropped(
+    inner: Inner,
+    replicas: Replicas,
+    mut waiting: mpsc::Receiver<Pending>,
+    timeout: Duration,
+) {
     let client = BatchServiceClient::new(inner);
     let mut batches = FuturesUnordered::new();
     let mut next = Vec::new();
@@ -89,7 +94,8 @@ async fn send_until_dropped(inner: Inner, mut waiting: mpsc::Receiver<Pending>, 
         tokio::select! {
             biased;
             Some(()) = batches.next() => {}
-            taken = waiting.recv_many(&mut next, BATCH), if batches.len() < IN_FLIGHT => {
+            // One under way at each replica: more would be smaller, and each costs the same.
+            taken = waiting.recv_many(&mut next, BATCH), if batches.len() < replicas.count().max(1) => {
                 if taken == 0 {
                     break;
                 }

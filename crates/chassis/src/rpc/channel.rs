@@ -13,7 +13,7 @@ use http::{Request, Response, Uri};
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::{batch::Batch, measured::Measured};
+use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas};
 use crate::trace::{Traced, begin_client, end_client};
 
 /// How long a connection attempt may take.
@@ -28,8 +28,8 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
-    /// Host and port, across the network.
-    server: Option<Arc<(String, u16)>>,
+    /// Host and port, and who is there, across the network.
+    server: Option<(Arc<(String, u16)>, Replicas)>,
     /// Where some calls wait for others.
     batch: Option<Batch>,
 }
@@ -54,49 +54,45 @@ impl Channel {
         Self { inner: BoxCloneSyncService::new(service), server: None, batch: None }
     }
 
-    /// A channel to a service at `http://HOST:PORT`. It connects when first used, and
-    /// again whenever the connection is lost.
+    /// A channel to a service at `http://HOST:PORT`, to each of its replicas if the host is
+    /// a name with several addresses. It connects when first used, and again whenever a
+    /// connection is lost.
     ///
     /// # Errors
     /// When the address cannot be one.
-    pub fn remote(address: &str) -> Result<Self, ChannelError> {
+    pub fn remote(address: &str, names: &Names) -> Result<Self, ChannelError> {
         let bad = || ChannelError(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| bad())?;
         if uri.scheme_str() != Some("http") || uri.port().is_none() {
             return Err(bad());
         }
         let server = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or_default());
-        let channel = Endpoint::from(uri)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .connect_lazy()
-            .map_err(|error| Status::unavailable(innermost(&error)));
-        let channel = Measured("lonja_rpc_client_duration_seconds").layer(channel);
-        Ok(Self { inner: BoxCloneSyncService::new(channel), server: Some(Arc::new(server)), batch: None })
+        let replicas = Replicas::new(&uri, names, settings);
+        let channel = Measured("lonja_rpc_client_duration_seconds").layer(replicas.clone());
+        let inner = BoxCloneSyncService::new(channel);
+        Ok(Self { inner, server: Some((Arc::new(server), replicas)), batch: None })
     }
 
     /// Has calls of these unary methods, each with that of its service, travel together
     /// when they wait at the same moment. Within a process nothing is gained by it.
     #[must_use]
     pub fn batched(mut self, methods: &[&'static str]) -> Self {
-        if self.server.is_some() {
-            self.batch = Some(Batch::new(self.inner.clone(), methods, CALL_TIMEOUT));
+        if let Some((_, replicas)) = &self.server {
+            self.batch = Some(Batch::new(self.inner.clone(), replicas.clone(), methods, CALL_TIMEOUT));
         }
         self
     }
 }
 
-/// What went wrong at the bottom: the transport's own text is just "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
+/// How long things take on a connection to a replica.
+fn settings(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
 }
 
 impl Service<Request<Body>> for Channel {
@@ -109,7 +105,7 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let span = begin_client(&mut request, self.server.as_deref());
+        let span = begin_client(&mut request, self.server.as_ref().map(|(server, _)| &**server));
         let answer = match &self.batch {
             Some(batch) if batch.takes(request.uri().path()) => Box::pin(batch.clone().call(request)),
             _ => self.inner.call(request),

@@ -16,6 +16,9 @@ use crate::{health::Health, shutdown, trace::Traced};
 
 /// Streams that one connection may have open.
 const STREAMS: u32 = 1024;
+/// How long a connection lasts, so that callers who look a name up only when they connect
+/// find new replicas too.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// See the channel's side.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -67,6 +70,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS)
+        .max_connection_age(CONNECTION_AGE)
         .layer(Measured("lonja_rpc_server_duration_seconds"))
         .layer(Traced)
         .add_routes(routes.add_service(batch))

@@ -1,0 +1,271 @@
+//! The replicas of a service behind one name: each call goes to the one that has the
+//! fewest under way. The name is looked up again and again; who is new gets calls, who is
+//! gone gets none.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, request::Parts};
+use http_body_util::{BodyExt as _, Full};
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{self, Instant},
+};
+use tonic::{
+    Status,
+    body::Body,
+    transport::{self, Endpoint},
+};
+use tower::{Service, ServiceExt as _};
+
+use super::names::Names;
+
+/// How often the name is looked up.
+const REFRESH: Duration = Duration::from_secs(3);
+/// How long to wait after a lookup that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a replica that could not be reached is left alone while there are others.
+const AVOIDED: Duration = Duration::from_secs(1);
+
+/// Makes the channel to an address.
+type Connect = dyn Fn(SocketAddr) -> transport::Channel + Send + Sync;
+
+/// The replicas that there are now. Clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Replicas {
+    current: watch::Receiver<Arc<[Arc<Replica>]>>,
+    turn: Arc<AtomicUsize>,
+    _lookups: Option<Arc<AbortOnDrop>>,
+}
+
+#[derive(Debug)]
+struct Replica {
+    address: SocketAddr,
+    channel: transport::Channel,
+    under_way: AtomicUsize,
+    unreachable: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Replicas {
+    /// Those behind the host of an endpoint, which a name server knows unless it is an
+    /// address.
+    pub(super) fn new(uri: &Uri, names: &Names, settings: fn(Endpoint) -> Endpoint) -> Self {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or_default();
+        let origin = uri.clone();
+        let connect = move |address: SocketAddr| {
+            // An address and a port always make one.
+            let endpoint = Endpoint::from_shared(format!("http://{address}"));
+            let endpoint = endpoint.unwrap_or_else(|_| Endpoint::from(origin.clone()));
+            settings(endpoint).origin(origin.clone()).connect_lazy()
+        };
+        let turn = Arc::default();
+        if let Ok(ip) = host.parse() {
+            let only: Arc<[_]> = [Replica::new(SocketAddr::new(ip, port), &connect)].into();
+            return Self { current: watch::channel(only).1, turn, _lookups: None };
+        }
+        let (found, current) = watch::channel(Arc::from([]));
+        let lookups = look_up(names.clone(), host, port, Box::new(connect), found);
+        let lookups = Arc::new(AbortOnDrop(tokio::spawn(lookups)));
+        Self { current, turn, _lookups: Some(lookups) }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.current.borrow().len()
+    }
+
+    async fn call_one(mut self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        // The caller's deadline ends this.
+        let known = self.current.wait_for(|replicas| !replicas.is_empty()).await;
+        let replicas = known.map_err(|_| Status::unavailable("closed"))?.clone();
+        let mut tried = Vec::new();
+        loop {
+            let replica = self.choose(&replicas, &tried);
+            match replica.call(copy(&parts, &body)).await {
+                Ok(response) => return Ok(response),
+                Err(error) => {
+                    tried.push(replica.address);
+                    if tried.len() >= replicas.len() || !was_never_sent(&error) {
+                        return Err(Status::unavailable(innermost(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The replica with the fewest calls under way, in turns; not one that was tried, and
+    /// none that could not be reached a moment ago, if there is another.
+    fn choose<'a>(&self, replicas: &'a [Arc<Replica>], tried: &[SocketAddr]) -> &'a Arc<Replica> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len();
+        let (before, after) = replicas.split_at(first);
+        let in_turn = || after.iter().chain(before);
+        let rank = |replica: &&Arc<Replica>| {
+            let tried = tried.contains(&replica.address);
+            (tried, replica.is_avoided(), replica.under_way.load(Ordering::Relaxed))
+        };
+        in_turn().min_by_key(rank).unwrap_or(&replicas[first])
+    }
+}
+
+impl Service<Request<Body>> for Replicas {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.clone().call_one(request))
+    }
+}
+
+impl Replica {
+    fn new(address: SocketAddr, connect: &Connect) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            channel: connect(address),
+            under_way: AtomicUsize::new(0),
+            unreachable: Mutex::new(None),
+        })
+    }
+
+    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, transport::Error> {
+        let _under_way = UnderWay::begin(&self.under_way);
+        let answer = self.channel.clone().oneshot(request).await;
+        match &answer {
+            Err(error) if was_never_sent(error) => *self.unreachable.lock() = Some(Instant::now()),
+            _ => {}
+        }
+        answer
+    }
+
+    fn is_avoided(&self) -> bool {
+        self.unreachable.lock().is_some_and(|since| since.elapsed() < AVOIDED)
+    }
+}
+
+/// Counts a call for as long as it lives.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl<'a> UnderWay<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Looks the name up until nobody asks any more. What is known stays while no name server
+/// answers.
+async fn look_up(
+    names: Names,
+    host: String,
+    port: u16,
+    connect: Box<Connect>,
+    found: watch::Sender<Arc<[Arc<Replica>]>>,
+) {
+    let mut failing = false;
+    while !found.is_closed() {
+        let pause = match names.addresses(&host).await {
+            Ok(addresses) => {
+                failing = false;
+                let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+                replace(&found, addresses, &connect, &host);
+                REFRESH
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(host, %error, "the name of a service is not found: trying again");
+                }
+                RETRY
+            }
+        };
+        time::sleep(pause).await;
+    }
+}
+
+fn replace(
+    found: &watch::Sender<Arc<[Arc<Replica>]>>,
+    addresses: Vec<SocketAddr>,
+    connect: &Connect,
+    host: &str,
+) {
+    let known = found.borrow().clone();
+    if known.iter().map(|replica| replica.address).eq(addresses.iter().copied()) {
+        return;
+    }
+    tracing::info!(host, ?addresses, "a service is at these addresses now");
+    let mut known: HashMap<_, _> =
+        known.iter().map(|replica| (replica.address, Arc::clone(replica))).collect();
+    let replicas = addresses.into_iter().map(|address| {
+        // The connections of those that stay stay.
+        known.remove(&address).unwrap_or_else(|| Replica::new(address, connect))
+    });
+    found.send_replace(replicas.collect());
+}
+
+/// The same request, for another replica.
+fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
+    let mut request = Request::new(Body::new(Full::new(body.clone())));
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers.clone();
+    *request.extensions_mut() = parts.extensions.clone();
+    request
+}
+
+/// Whether a call certainly did not reach a service, so that another may be asked: there
+/// was no connection, or it was being closed.
+fn was_never_sent(error: &transport::Error) -> bool {
+    causes(error).any(|cause| {
+        cause.is::<tonic::ConnectError>()
+            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || cause
+                .downcast_ref::<h2::Error>()
+                .is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
+/// What went wrong at the bottom: the transport's own text is just "transport error".
+fn innermost(error: &transport::Error) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}

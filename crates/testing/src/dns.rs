@@ -1,0 +1,82 @@
+//! A name server that a test runs itself, for one name of which the addresses change.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+/// Bytes of a message over UDP, at most.
+const MESSAGE: usize = 512;
+/// Bytes before the question.
+const HEADER: usize = 12;
+/// Seconds that an answer may be believed: longer than any test takes.
+const TTL: u32 = 600;
+/// The type of a record that holds an IPv4 address.
+const A: [u8; 2] = [0, 1];
+
+/// The server. It serves until the process ends.
+#[derive(Debug)]
+pub struct NameServer {
+    /// Where it is asked.
+    pub address: SocketAddr,
+    addresses: Arc<Mutex<Vec<Ipv4Addr>>>,
+}
+
+impl NameServer {
+    /// Answers every question for an IPv4 address with these.
+    ///
+    /// # Panics
+    /// When no socket can be had.
+    #[must_use]
+    pub fn start(addresses: &[Ipv4Addr]) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let address = socket.local_addr().expect("an address");
+        let addresses = Arc::new(Mutex::new(addresses.to_vec()));
+        let current = Arc::clone(&addresses);
+        thread::spawn(move || {
+            let mut query = [0; MESSAGE];
+            while let Ok((read, asker)) = socket.recv_from(&mut query) {
+                let addresses = current.lock().expect("no panic").clone();
+                if let Some(answer) = answer(&query[..read], &addresses) {
+                    // Whoever asked asks again if this is lost.
+                    let _ = socket.send_to(&answer, asker);
+                }
+            }
+        });
+        Self { address, addresses }
+    }
+
+    /// Answers with others from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn change(&self, addresses: &[Ipv4Addr]) {
+        *self.addresses.lock().expect("no panic") = addresses.to_vec();
+    }
+}
+
+/// RFC 1035, 4.1.
+fn answer(query: &[u8], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
+    let mut end = HEADER;
+    // The labels of the name, then its type and class.
+    while *query.get(end)? != 0 {
+        end += 1 + usize::from(query[end]);
+    }
+    let question = query.get(HEADER..end + 5)?;
+    let addresses = if question[question.len() - 4..question.len() - 2] == A { addresses } else { &[] };
+    let mut answer = query[..2].to_vec();
+    // A response, recursion desired and available, no error; one question.
+    answer.extend([0x81, 0x80, 0, 1]);
+    answer.extend((addresses.len() as u16).to_be_bytes());
+    answer.extend([0; 4]);
+    answer.extend(question);
+    for address in addresses {
+        // The name of the question, type A, class IN.
+        answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1]);
+        answer.extend(TTL.to_be_bytes());
+        answer.extend([0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}

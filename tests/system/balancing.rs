@@ -1,0 +1,145 @@
+//! Replicas of a service behind one name of which the addresses change.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lonja_testing::{NameServer, RedisServer};
+
+use crate::{
+    cluster::Service,
+    eventually,
+    process::{Process, http_get, lonja},
+    wire,
+};
+
+/// How long a new replica may wait for its first call.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A registry at an address of its own.
+struct Replica {
+    process: Process,
+    admin: SocketAddr,
+}
+
+impl Replica {
+    fn start(address: Ipv4Addr, port: u16, redis: &RedisServer) -> Self {
+        let mut process = Process::spawn(
+            lonja()
+                .args(["registry", "--listen", &format!("{address}:{port}"), "--store", &redis.url()])
+                .args(["--admin-listen", "127.0.0.1:0"]),
+        );
+        process.address("lonja.registry");
+        let admin = process.address("admin listens on");
+        Self { process, admin }
+    }
+
+    /// Calls of peers that it has answered.
+    fn calls(&self) -> u64 {
+        let metrics = http_get(self.admin, "/metrics").1;
+        let count = "lonja_rpc_server_duration_seconds_count{method=\"lonja.registry.v1.RegistryService/RegisterUser\"} ";
+        metrics.lines().find_map(|line| line.strip_prefix(count)?.parse().ok()).unwrap_or(0)
+    }
+
+    fn gets_calls(&self, what: &str) {
+        let (before, begin) = (self.calls(), Instant::now());
+        eventually(what, || (self.calls() > before + 100).then_some(()));
+        assert!(begin.elapsed() < SOON, "{what} took {:?}", begin.elapsed());
+    }
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 77, number)
+}
+
+/// A port that is free at each of the addresses.
+fn port() -> u16 {
+    eventually("a port is free", || {
+        let listener = TcpListener::bind((address(1), 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (2..=4).all(|number| TcpListener::bind((address(number), port)).is_ok()).then_some(port)
+    })
+}
+
+#[test]
+fn new_replicas_get_calls_and_those_that_are_gone_get_none() {
+    let redis = RedisServer::start();
+    let port = port();
+    let start = |number| Replica::start(address(number), port, &redis);
+    let mut first = start(1);
+    let mut second = start(2);
+    // They outlive the peers.
+    let (mut third, mut fourth) = (None, None);
+    let names = NameServer::start(&[address(1), address(2)]);
+    let catalog = Service::start_at("127.0.0.1:0", "catalog", &["--store", &redis.url()], &[]);
+    let audit = Service::start_at("127.0.0.1:0", "audit", &["--store", &redis.url()], &[]);
+    let registry = format!("http://registry.lonja.test:{port}");
+    let server = names.address.to_string();
+    let arguments = [
+        "--registry",
+        &registry,
+        "--catalog",
+        &catalog.url(),
+        "--audit",
+        &audit.url(),
+        "--dns-server",
+        &server,
+    ];
+    let gateway = Service::start_at("127.0.0.1:0", "gateway", &arguments, &[]);
+
+    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for peer in 0..8 {
+            let (over, asked) = (&over, &asked);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    assert_eq!(wire::register(gateway.address, &format!("peer-{peer}-{number}")), 0);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let over = Over(&over);
+        first.gets_calls("the first of two");
+        second.gets_calls("the second of two");
+
+        let third = third.insert(start(3));
+        names.change(&[address(1), address(2), address(3)]);
+        third.gets_calls("a replica that is new");
+
+        // One leaves the name, and is ended when it gets nothing any more.
+        names.change(&[address(2), address(3)]);
+        eventually("the one that is gone gets no calls", || {
+            let before = first.calls();
+            thread::sleep(Duration::from_secs(1));
+            (first.calls() == before).then_some(())
+        });
+        first.process.signal("TERM");
+        assert!(first.process.end().success());
+        second.gets_calls("one of those that stay");
+
+        // One ends while the name still has it, one is named before it is there: the others
+        // are asked meanwhile.
+        second.process.signal("TERM");
+        assert!(second.process.end().success());
+        third.gets_calls("the only one that is left");
+        names.change(&[address(3), address(4)]);
+        fourth.insert(start(4)).gets_calls("a replica that was named before it was there");
+        drop(over);
+    });
+    assert!(asked.load(Ordering::Relaxed) > 1000);
+}
+
+/// Ends the peers, also when an assertion fails before they have ended.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
