@@ -4,15 +4,26 @@ PYTHON := python3
 VENV := .venv
 # What only the tests and the example peer need.
 ZEEP := zeep==4.3.3
+# Helm's own engine, and Kubernetes' schemas.
+HELM := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 PyYAML
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 
-.PHONY: test test-containers lint advisories proto-lint bench soak fuzz clean
+.PHONY: test test-helm test-containers helm-readme helm-examples lint advisories proto-lint bench soak fuzz clean
 
-test: lint advisories $(VENV)/made
+test: lint advisories test-helm $(VENV)/made
 	redis-server --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq redis-server; } \
 	  || { echo "install Redis 7: apt-get install redis-server, or brew install redis" >&2; exit 1; }
 	cargo test --workspace
+
+test-helm: $(VENV)/made
+	$(VENV)/bin/python tests/helm/test_chart.py
+
+# What is made from the chart and committed beside it.
+helm-readme:
+	$(PYTHON) helm/readme.py > helm/lonja/README.md
+helm-examples: $(VENV)/made
+	$(VENV)/bin/python tests/helm/test_chart.py examples
 
 # The stack of docker-compose.yml, built and run by the container engine of this machine.
 test-containers: $(VENV)/made
@@ -36,7 +47,7 @@ proto-lint:
 
 $(VENV)/made: Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet $(ZEEP)
+	$(VENV)/bin/pip install --quiet $(ZEEP) $(HELM)
 	touch $@
 
 # Beside a bare server, on an otherwise idle machine. BENCH_ARGS="--only register" for less.

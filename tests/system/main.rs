@@ -11,6 +11,7 @@ mod concurrency;
 mod crash;
 mod datetime;
 mod front_door;
+mod helm_test;
 mod jaeger;
 mod load;
 mod lonja_peer;

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Starts Redis with redis.conf and its users. Redis reads both from standard input, so that
+# no password is written to a file or seen among the arguments.
+set -eu
+here=$(dirname "$0")
+exec redis-server - <<CONF
+$(cat "$here/redis.conf")
+port ${LONJA_REDIS_PORT:-6379}
+bind ${LONJA_REDIS_BIND:-* -::*}
+dir ${LONJA_REDIS_DIR:-/data}
+$(sh "$here/redis-users.sh")
+CONF

@@ -1,0 +1,85 @@
+{{/* Begins the names of everything: two releases live in one namespace. */}}
+{{- define "lonja.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains "lonja" .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-lonja" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a selector selects. Takes root and role. */}}
+{{- define "lonja.selector" -}}
+app.kubernetes.io/name: lonja
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
+{{- end -}}
+
+{{/* Labels. Takes root and role. */}}
+{{- define "lonja.labels" -}}
+{{ include "lonja.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/part-of: lonja
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "lonja.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{/* The roles that gRPC clients call, and those that peers call. */}}
+{{- define "lonja.grpcRoles" -}}registry catalog audit{{- end -}}
+{{- define "lonja.roles" -}}gateway registry catalog audit datetime{{- end -}}
+
+{{/* What the restricted profile of pod security asks for. */}}
+{{- define "lonja.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- define "lonja.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The name of the secret with the passwords of Redis; empty if there are none. */}}
+{{- define "lonja.redisSecret" -}}
+{{- if .Values.redis.enabled -}}
+{{- .Values.redis.existingSecret | default (printf "%s-redis" (include "lonja.fullname" .)) -}}
+{{- else -}}
+{{- .Values.externalRedis.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The URL of a role's store. The password is in the environment. Takes root and role. */}}
+{{- define "lonja.store" -}}
+{{- $values := .root.Values -}}
+{{- $external := $values.externalRedis -}}
+{{- $user := .role -}}
+{{- if and (not $values.redis.enabled) $external.username -}}{{- $user = $external.username -}}{{- end -}}
+{{- $host := printf "%s-redis:6379" (include "lonja.fullname" .root) -}}
+{{- if not $values.redis.enabled -}}
+{{- $host = printf "%s:%v" (required "externalRedis.host is needed where redis.enabled is false" $external.host) $external.port -}}
+{{- end -}}
+{{- $scheme := ternary "redis+cluster" "redis" (and (not $values.redis.enabled) $external.cluster) -}}
+{{- if include "lonja.redisSecret" .root -}}
+{{ $scheme }}://{{ $user }}:$(LONJA_REDIS_PASSWORD)@{{ $host }}
+{{- else -}}
+{{ $scheme }}://{{ $host }}
+{{- end -}}
+{{- end -}}
+
+{{/* Where traces go; empty if nowhere. */}}
+{{- define "lonja.otlp" -}}
+{{- if .Values.tracing.endpoint -}}{{ .Values.tracing.endpoint }}
+{{- else if .Values.jaeger.enabled -}}http://{{ include "lonja.fullname" . }}-jaeger:4317
+{{- end -}}
+{{- end -}}
