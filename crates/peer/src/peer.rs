@@ -197,7 +197,8 @@ impl Peer {
                 for file in again {
                     self.publish_again(&user, file);
                 }
-                self.keep_published(&user)
+                self.keep_published(&user);
+                Ok(())
             }
             Err(error) => {
                 // What it left behind may still be there to be replaced another time.
@@ -278,7 +279,8 @@ impl Peer {
             session.shared.withdraw_all();
         }
         self.user = Some(user.clone());
-        self.keep_published(user)
+        self.keep_published(user);
+        Ok(())
     }
 
     fn publish_again(&mut self, user: &Username, file: PublishedFile) {
@@ -337,7 +339,8 @@ impl Peer {
             return self.ask(now, None, Command::Publish(filename, description));
         };
         self.publish_unkept(now, &user, &filename, &description)?;
-        self.keep_published(&user)
+        self.keep_published(&user);
+        Ok(())
     }
 
     /// Publishes a file, which is not in the JSON file before [`Self::keep_published`].
@@ -373,7 +376,8 @@ impl Peer {
         let filename: Filename = name.parse().map_err(|error| PeerError::Field("file name", error))?;
         let Some(user) = self.user.clone() else { return self.ask(now, None, Command::Delete(filename)) };
         self.delete_unkept(now, &user, &filename)?;
-        self.keep_published(&user)
+        self.keep_published(&user);
+        Ok(())
     }
 
     /// Withdraws a file, which is in the JSON file until [`Self::keep_published`].
@@ -407,14 +411,11 @@ impl Peer {
         self.sessions.get(user).map(|session| (session.server.address(), Arc::clone(&session.shared)))
     }
 
-    /// Writes what a session here has published to its JSON file.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn keep_published(&self, user: &Username) -> Result<(), PeerError> {
-        match self.sessions.get(user) {
-            Some(session) => Ok(self.data.keep_published(user, &session.files)?),
-            None => Ok(()),
+    /// Writes what a session here has published to its JSON file. The index has it already:
+    /// if it cannot be written, standard error says so.
+    pub(crate) fn keep_published(&self, user: &Username) {
+        if let Some(session) = self.sessions.get(user) {
+            say_if_not(self.data.keep_published(user, &session.files));
         }
     }
 
@@ -426,7 +427,7 @@ impl Peer {
         let listed = self.settings.index.list_users(self.asker(now), &self.interrupt)?;
         let users = listed_or(Operation::ListUsers, listed)?;
         let rows: Vec<_> = users.iter().map(ListedUser::from).collect();
-        self.data.keep_listed_users(self.user.as_ref(), &rows)?;
+        say_if_not(self.data.keep_listed_users(self.user.as_ref(), &rows));
         Ok(users)
     }
 
@@ -483,6 +484,12 @@ impl Peer {
             0 => Ok(()),
             status => Err(PeerError::Refused { operation, status }),
         }
+    }
+}
+
+fn say_if_not(kept: Result<(), DataError>) {
+    if let Err(error) = kept {
+        eprintln!("lonja: {error}");
     }
 }
 

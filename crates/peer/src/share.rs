@@ -167,7 +167,7 @@ impl<'a> Share<'a> {
             result = self.publish(new);
         }
         if published.len() != self.peer.published(&self.user).len() || result.is_err() || check {
-            self.peer.keep_published(&self.user)?;
+            self.peer.keep_published(&self.user);
         }
         result
     }

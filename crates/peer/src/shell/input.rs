@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    io::{self, BufRead as _},
+    io::{self, BufRead, Read as _},
     path::PathBuf,
 };
 
@@ -24,15 +24,20 @@ use super::{
 };
 
 const PROMPT: &str = "c> ";
+/// Bytes of a line, at most.
+const LINE: u64 = 64 << 10;
 /// Lines of history that are kept.
 const HISTORY: usize = 1000;
 
 /// What was typed.
+#[derive(Debug)]
 pub(super) enum Typed {
     /// A line.
     Line(String),
     /// Ctrl-C: the line is forgotten.
     Nothing,
+    /// No text, or too much.
+    Bad,
     /// Ctrl-D.
     End,
 }
@@ -55,13 +60,7 @@ impl Input {
     /// The next line. Names that are known now can be completed in it.
     pub(super) fn next(&mut self, known: &Known) -> io::Result<Typed> {
         match self {
-            Self::Lines => {
-                let mut line = String::new();
-                match io::stdin().lock().read_line(&mut line)? {
-                    0 => Ok(Typed::End),
-                    _ => Ok(Typed::Line(line)),
-                }
-            }
+            Self::Lines => next_line(&mut io::stdin().lock()),
             Self::Terminal(editor) => {
                 if let Some(completion) = editor.helper_mut() {
                     completion.known = known.clone();
@@ -79,6 +78,25 @@ impl Input {
                 }
             }
         }
+    }
+}
+
+fn next_line(input: &mut impl BufRead) -> io::Result<Typed> {
+    let mut line = Vec::new();
+    if input.by_ref().take(LINE).read_until(b'\n', &mut line)? == 0 {
+        return Ok(Typed::End);
+    }
+    let mut whole = line.ends_with(b"\n") || (line.len() as u64) < LINE;
+    let bad = !whole;
+    while !whole {
+        // The rest of a line that is too long is no line of its own.
+        let mut rest = Vec::new();
+        let read = input.by_ref().take(LINE).read_until(b'\n', &mut rest)?;
+        whole = read == 0 || rest.ends_with(b"\n");
+    }
+    match String::from_utf8(line) {
+        Ok(line) if !bad => Ok(Typed::Line(line)),
+        _ => Ok(Typed::Bad),
     }
 }
 
@@ -205,6 +223,26 @@ mod tests {
         let history = FileHistory::new();
         let (start, pairs) = completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         (start, pairs.into_iter().map(|pair| pair.replacement).collect())
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_is_one_line_all_the_same() {
+        let long = "x".repeat(200_000);
+        let input = format!("QUIT\n\u{e9}\n{long}\nHELP");
+        let mut bytes = input.into_bytes();
+        // Half of a letter.
+        bytes.remove(6);
+        let mut input = bytes.as_slice();
+        let mut kinds = Vec::new();
+        loop {
+            kinds.push(match next_line(&mut input).unwrap() {
+                Typed::Line(line) => line,
+                Typed::Bad => "bad".to_owned(),
+                Typed::Nothing => unreachable!(),
+                Typed::End => break,
+            });
+        }
+        assert_eq!(kinds, ["QUIT\n", "bad", "bad", "HELP"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod line;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
     process,
     sync::Arc,
 };
@@ -18,7 +19,7 @@ use self::{
 };
 use crate::{
     CommandError,
-    copy::{CopyError, Job},
+    copy::{CopyError, Job, target_path},
     fetch::FetchError,
     index::reply_text,
     partial::Target,
@@ -65,6 +66,14 @@ pub(crate) fn run(peer: Peer) -> io::Result<bool> {
                 Err(error) => break Err(error),
             },
             Ok(Typed::Nothing) => {}
+            Ok(Typed::Bad) => {
+                all_done = false;
+                if let Err(error) =
+                    writeln!(io::stdout(), "Syntax error. The line is too long, or not UTF-8.")
+                {
+                    break Err(error);
+                }
+            }
             Ok(Typed::End) => break Ok(()),
             Err(error) => break Err(error),
         }
@@ -126,8 +135,7 @@ impl Shell {
             Line::Quit => Ok(Done::Quit),
             Line::Help => help(),
             Line::GetFile { user, remote, local, refresh, force } => {
-                let target = Target { path: local.into(), overwrite: force };
-                get_file(&mut peer, &user, &remote, &target, refresh)
+                get_file(&mut peer, &user, &remote, Path::new(&local), (refresh, force))
             }
             Line::Register(name) => {
                 tell(&mut peer, Operation::Register, |peer, now| peer.register(now, &name))
@@ -192,9 +200,16 @@ fn list(
     }
 }
 
-fn get_file(peer: &mut Peer, user: &str, remote: &str, target: &Target, refresh: bool) -> io::Result<Done> {
+fn get_file(
+    peer: &mut Peer,
+    user: &str,
+    remote: &str,
+    local: &Path,
+    (refresh, force): (bool, bool),
+) -> io::Result<Done> {
     let mut copy = || -> Result<(), CommandError> {
         let filename = remote.parse().map_err(|error| PeerError::Field("file name", error))?;
+        let target = &Target { path: target_path(Some(local), &filename), overwrite: force };
         if refresh {
             let now = peer.now();
             peer.list_users(&now)?;
