@@ -39,7 +39,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
-    let mut client = HealthClient::new(Channel::remote(&url, &Names::new(None)?)?);
+    let mut client = HealthClient::new(Channel::remote(&url, &Names::new(None)?, None)?);
     let answer = tokio::time::timeout(PATIENCE, client.check(HealthCheckRequest { service })).await;
     let status = answer
         .with_context(|| format!("{address} does not answer"))?

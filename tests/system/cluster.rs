@@ -48,7 +48,7 @@ impl Service {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        Channel::remote(&self.url(), &Names::new(None).unwrap()).unwrap()
+        Channel::remote(&self.url(), &Names::new(None).unwrap(), None).unwrap()
     }
 
     /// Starts it again after a kill.

@@ -75,7 +75,8 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
 pub(crate) fn audited(audit: &str) -> HashMap<Key, usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut client = AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap()).unwrap());
+        let mut client =
+            AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap(), None).unwrap());
         let mut found = HashMap::new();
         let Ok(pages) = client.list_operations(ListOperationsRequest::default()).await else { return found };
         let mut pages = pages.into_inner();

@@ -25,6 +25,7 @@ mod protocol;
 mod report_table;
 mod rows;
 mod services;
+mod tls;
 mod traces;
 mod wire;
 

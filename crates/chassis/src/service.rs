@@ -16,7 +16,7 @@ use crate::{
     journal::OpenError,
     net::{ListenError, listen},
     redis::{Redis, RedisError},
-    rpc::{self, ServeError},
+    rpc::{self, Callers, ServeError, TlsConfig, TlsError},
     store_url::StoreUrl,
     telemetry,
 };
@@ -43,6 +43,9 @@ pub struct ServiceConfig {
     /// What every key in Redis begins with; give each index that shares a Redis its own
     #[arg(long, env = "LONJA_REDIS_PREFIX", value_name = "PREFIX", default_value = "lonja")]
     pub redis_prefix: String,
+    /// Who it is to other services.
+    #[command(flatten)]
+    pub tls: TlsConfig,
 }
 
 impl ServiceConfig {
@@ -64,6 +67,9 @@ pub enum RunError {
     /// The Redis cannot be used.
     #[error(transparent)]
     Redis(#[from] RedisError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -86,6 +92,7 @@ pub enum RunError {
 pub async fn serve<F>(
     config: &ServiceConfig,
     name: &'static str,
+    callers: Callers,
     (health, routes): (Health, RoutesBuilder),
     probe: impl Fn() -> F,
     shutdown: CancellationToken,
@@ -93,12 +100,13 @@ pub async fn serve<F>(
 where
     F: Future<Output = bool>,
 {
+    let secure = config.tls.load()?.map(|tls| (tls, callers));
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
     announce(name, &listener, admin.as_ref())?;
     let ((), grpc, (), ()) = tokio::join!(
         health.watch(name, shutdown.clone(), probe),
-        ending(&shutdown, rpc::serve(listener, routes.routes(), shutdown.clone())),
+        ending(&shutdown, rpc::serve(listener, routes.routes(), secure, shutdown.clone())),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );

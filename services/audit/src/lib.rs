@@ -8,7 +8,7 @@ use lonja_chassis::{
     health::Health,
     journal::Journal,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc,
+    rpc::{self, Callers},
     service::{RunError, ServiceConfig, serve},
     store_url::StoreUrl,
 };
@@ -26,6 +26,9 @@ pub struct AuditConfig {
     #[arg(long, env = "LONJA_MAX_AUDIT_RECORDS", value_name = "N", default_value_t = 1_000_000)]
     pub max_audit_records: u64,
 }
+
+/// Who may call what, where callers show who they are: the star of docs/architecture.md.
+const CALLERS: Callers = &[("lonja-gateway", &["lonja.audit.v1.AuditService/RecordOperations"])];
 
 /// Settings of an audit that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,5 +78,5 @@ async fn serve_store(
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS)?;
     routes.add_service(AuditServiceServer::new(AuditGrpc::new(store.clone(), lines, shutdown.clone())));
-    serve(&config.service, SERVICE_NAME, (health, routes), || store.is_ready(), shutdown).await
+    serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
 }

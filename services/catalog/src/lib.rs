@@ -6,7 +6,7 @@ pub mod store;
 use lonja_chassis::{
     health::Health,
     journal::Journal,
-    rpc,
+    rpc::{self, Callers},
     service::{RunError, ServiceConfig, serve},
     store_url::StoreUrl,
 };
@@ -24,6 +24,19 @@ pub struct CatalogConfig {
     #[arg(long, env = "LONJA_MAX_FILES_PER_SESSION", value_name = "N", default_value_t = 10_000)]
     pub max_files_per_session: usize,
 }
+
+/// Who may call what, where callers show who they are: the star of docs/architecture.md.
+const CALLERS: Callers = &[(
+    "lonja-gateway",
+    &[
+        "lonja.catalog.v1.CatalogService/PublishFile",
+        "lonja.catalog.v1.CatalogService/DeleteFile",
+        "lonja.catalog.v1.CatalogService/ListFiles",
+        "lonja.catalog.v1.CatalogService/EndSession",
+        "lonja.catalog.v1.CatalogService/ListSessions",
+        "lonja.catalog.v1.CatalogService/GetStatistics",
+    ],
+)];
 
 /// Settings of a catalog that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,5 +75,5 @@ async fn serve_store(
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS)?;
     routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone())));
-    serve(&config.service, SERVICE_NAME, (health, routes), || store.is_ready(), shutdown).await
+    serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
 }

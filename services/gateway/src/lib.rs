@@ -22,7 +22,7 @@ use lonja_chassis::{
     health::Health,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::{Channel, ChannelError, NameServer, Names},
+    rpc::{Channel, ChannelError, NameServer, Names, TlsConfig},
     service::{RunError, announce, serve_admin, upkeep},
 };
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,9 @@ pub struct Config {
     /// Ask this name server for the replicas of a service, instead of the system's
     #[arg(long, env = "LONJA_DNS_SERVER", value_name = "IP[:PORT]")]
     pub dns_server: Option<NameServer>,
+    /// Who it is to other services.
+    #[command(flatten)]
+    pub tls: TlsConfig,
     /// What is its own.
     #[command(flatten)]
     pub gateway: GatewayConfig,
@@ -114,10 +117,12 @@ pub enum GatewayError {
 /// When an address cannot be used.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), GatewayError> {
     let names = Names::new(config.dns_server).map_err(RunError::from)?;
+    let tls = config.tls.load().map_err(RunError::from)?;
+    let channel = |address: &str, name| Channel::remote(address, &names, tls.clone().map(|tls| (tls, name)));
     let backend = Backend::new(
-        Channel::remote(&config.registry, &names)?.batched(&REGISTRY_BATCHED),
-        Channel::remote(&config.catalog, &names)?.batched(&CATALOG_BATCHED),
-        Channel::remote(&config.audit, &names)?,
+        channel(&config.registry, "lonja-registry")?.batched(&REGISTRY_BATCHED),
+        channel(&config.catalog, "lonja-catalog")?.batched(&CATALOG_BATCHED),
+        channel(&config.audit, "lonja-audit")?,
     );
     let listener = listen(config.listen).map_err(RunError::from)?;
     let admin = config.admin_listen.map(listen).transpose().map_err(RunError::from)?;

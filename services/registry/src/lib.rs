@@ -7,7 +7,7 @@ pub mod store;
 use lonja_chassis::{
     health::Health,
     journal::Journal,
-    rpc,
+    rpc::{self, Callers},
     service::{RunError, ServiceConfig, serve},
     store_url::StoreUrl,
 };
@@ -18,6 +18,22 @@ pub use lonja_proto::registry::registry_service_server::RegistryServiceServer;
 pub use model::{Endpoint, Session};
 pub use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
+
+/// Who may call what, where callers show who they are: the star of docs/architecture.md.
+const CALLERS: Callers = &[(
+    "lonja-gateway",
+    &[
+        "lonja.registry.v1.RegistryService/RegisterUser",
+        "lonja.registry.v1.RegistryService/UnregisterUser",
+        "lonja.registry.v1.RegistryService/OpenSession",
+        "lonja.registry.v1.RegistryService/CloseSession",
+        "lonja.registry.v1.RegistryService/GetSession",
+        "lonja.registry.v1.RegistryService/GetRemoteSession",
+        "lonja.registry.v1.RegistryService/ListSessions",
+        "lonja.registry.v1.RegistryService/FindEndedSessions",
+        "lonja.registry.v1.RegistryService/GetStatistics",
+    ],
+)];
 
 /// Settings of a registry that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,5 +69,5 @@ async fn serve_store(
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS)?;
     routes.add_service(RegistryServiceServer::new(RegistryGrpc::new(store.clone())));
-    serve(&config.service, SERVICE_NAME, (health, routes), || store.is_ready(), shutdown).await
+    serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
 }

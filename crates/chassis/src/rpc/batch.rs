@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Code, Status, body::Body};
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
-use super::replicas::Replicas;
+use super::{replicas::Replicas, tls::Caller};
 
 /// Calls that may wait.
 const QUEUE: usize = 16_384;
@@ -163,8 +163,8 @@ impl BatchGrpc {
         Self { services }
     }
 
-    async fn answer(&self, call: UnaryCall) -> UnaryAnswer {
-        let answered = match request(call) {
+    async fn answer(&self, call: UnaryCall, caller: Option<&Caller>) -> UnaryAnswer {
+        let answered = match request(call, caller) {
             Ok(request) => match self.services.clone().oneshot(request).await {
                 Ok(response) => answer(response).await,
                 Err(never) => match never {},
@@ -183,7 +183,7 @@ impl BatchGrpc {
     }
 }
 
-fn request(call: UnaryCall) -> Result<Request<Body>, Status> {
+fn request(call: UnaryCall, caller: Option<&Caller>) -> Result<Request<Body>, Status> {
     // Anything else of this server, this very service too, is called by itself.
     if !call.path.starts_with("/lonja.") || call.path.starts_with("/lonja.batch.") {
         return Err(Status::unimplemented("no method that a batch may call"));
@@ -191,6 +191,9 @@ fn request(call: UnaryCall) -> Result<Request<Body>, Status> {
     let mut request = Request::post(call.path).header("content-type", "application/grpc");
     if !call.traceparent.is_empty() {
         request = request.header("traceparent", call.traceparent);
+    }
+    if let Some(caller) = caller {
+        request = request.extension(caller.clone());
     }
     let body = Body::new(Full::new(frame(&call.message)));
     request.body(body).map_err(|error| Status::invalid_argument(error.to_string()))
@@ -218,11 +221,12 @@ impl BatchService for BatchGrpc {
         &self,
         request: tonic::Request<CallRequest>,
     ) -> Result<tonic::Response<CallResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let calls = request.into_inner().calls;
         if calls.len() > MAX_BATCH {
             return Err(Status::invalid_argument("calls: at most 1024"));
         }
-        let answers = join_all(calls.into_iter().map(|call| self.answer(call))).await;
+        let answers = join_all(calls.into_iter().map(|call| self.answer(call, caller.as_ref()))).await;
         Ok(tonic::Response::new(CallResponse { answers }))
     }
 }

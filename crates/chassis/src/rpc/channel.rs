@@ -13,7 +13,7 @@ use http::{Request, Response, Uri};
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas};
+use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas, tls::Tls};
 use crate::trace::{Traced, begin_client, end_client};
 
 /// How long a connection attempt may take.
@@ -58,16 +58,23 @@ impl Channel {
     /// a name with several addresses. It connects when first used, and again whenever a
     /// connection is lost.
     ///
+    /// With an identity, the service must show a certificate of this name and the same
+    /// authority.
+    ///
     /// # Errors
     /// When the address cannot be one.
-    pub fn remote(address: &str, names: &Names) -> Result<Self, ChannelError> {
+    pub fn remote(
+        address: &str,
+        names: &Names,
+        secure: Option<(Tls, &'static str)>,
+    ) -> Result<Self, ChannelError> {
         let bad = || ChannelError(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| bad())?;
         if uri.scheme_str() != Some("http") || uri.port().is_none() {
             return Err(bad());
         }
         let server = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or_default());
-        let replicas = Replicas::new(&uri, names, settings);
+        let replicas = Replicas::new(&uri, names, settings, secure);
         let channel = Measured("lonja_rpc_client_duration_seconds").layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
         Ok(Self { inner, server: Some((Arc::new(server), replicas)), batch: None })

@@ -1,12 +1,16 @@
 //! gRPC between services: the same client across the network and within a process.
 
 mod batch;
+mod callers;
 mod channel;
 mod measured;
 mod names;
 mod replicas;
 mod server;
+mod tls;
 
+pub use callers::Callers;
 pub use channel::{Channel, ChannelError};
 pub use names::{BadNameServer, NameServer, Names};
 pub use server::{ServeError, routes, serve};
+pub use tls::{Tls, TlsConfig, TlsError};

@@ -29,9 +29,9 @@ use tonic::{
     body::Body,
     transport::{self, Endpoint},
 };
-use tower::{Service, ServiceExt as _};
+use tower::{Service, ServiceExt as _, service_fn};
 
-use super::names::Names;
+use super::{names::Names, tls::Tls};
 
 /// How often the name is looked up.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -70,8 +70,13 @@ impl Drop for AbortOnDrop {
 
 impl Replicas {
     /// Those behind the host of an endpoint, which a name server knows unless it is an
-    /// address.
-    pub(super) fn new(uri: &Uri, names: &Names, settings: fn(Endpoint) -> Endpoint) -> Self {
+    /// address. With an identity, they must show a certificate of that name.
+    pub(super) fn new(
+        uri: &Uri,
+        names: &Names,
+        settings: fn(Endpoint) -> Endpoint,
+        secure: Option<(Tls, &'static str)>,
+    ) -> Self {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or_default();
         let origin = uri.clone();
@@ -79,7 +84,14 @@ impl Replicas {
             // An address and a port always make one.
             let endpoint = Endpoint::from_shared(format!("http://{address}"));
             let endpoint = endpoint.unwrap_or_else(|_| Endpoint::from(origin.clone()));
-            settings(endpoint).origin(origin.clone()).connect_lazy()
+            let endpoint = settings(endpoint).origin(origin.clone());
+            match secure.clone() {
+                None => endpoint.connect_lazy(),
+                Some((tls, name)) => endpoint.connect_with_connector_lazy(service_fn(move |_| {
+                    let tls = tls.clone();
+                    async move { tls.connect(address, name).await }
+                })),
+            }
         };
         let turn = Arc::default();
         if let Ok(ip) = host.parse() {

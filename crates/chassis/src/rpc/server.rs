@@ -11,7 +11,12 @@ use tonic::{
 };
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
-use super::{batch::BatchGrpc, measured::Measured};
+use super::{
+    batch::BatchGrpc,
+    callers::{Allowed, Callers},
+    measured::Measured,
+    tls::Tls,
+};
 use crate::{health::Health, shutdown, trace::Traced};
 
 /// Streams that one connection may have open.
@@ -51,21 +56,26 @@ pub fn routes(health: &Health, descriptors: &'static [u8]) -> Result<RoutesBuild
     Ok(routes)
 }
 
-/// Serves until shutdown; calls in flight then get the drain time to finish.
+/// Serves until shutdown; calls in flight then get the drain time to finish. With an
+/// identity, only callers who have one of the same authority are served, and only with
+/// what they may call.
 ///
 /// # Errors
 /// When the transport gives up.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
+    secure: Option<(Tls, Callers)>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let allowed = Allowed(secure.as_ref().map(|(_, callers)| *callers));
     let services = ServiceBuilder::new()
         .layer(Measured("lonja_rpc_server_duration_seconds"))
         .layer(Traced)
+        .layer(allowed)
         .service(routes.clone().prepare());
     let batch = BatchServiceServer::new(BatchGrpc::new(BoxCloneSyncService::new(services)));
-    let server = Server::builder()
+    let router = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -73,13 +83,20 @@ pub async fn serve(
         .max_connection_age(CONNECTION_AGE)
         .layer(Measured("lonja_rpc_server_duration_seconds"))
         .layer(Traced)
-        .add_routes(routes.add_service(batch))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.clone().cancelled_owned(),
-        );
-    match shutdown::within_drain(&shutdown, server).await {
-        Some(result) => Ok(result?),
-        None => Ok(()),
-    }
+        .layer(allowed)
+        .add_routes(routes.add_service(batch));
+    let end = shutdown.clone().cancelled_owned();
+    let served = match secure {
+        Some((tls, _)) => {
+            let server = Box::pin(router.serve_with_incoming_shutdown(tls.accept(listener), end));
+            shutdown::within_drain(&shutdown, server).await
+        }
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let server = Box::pin(router.serve_with_incoming_shutdown(incoming, end));
+            shutdown::within_drain(&shutdown, server).await
+        }
+    };
+    served.transpose()?;
+    Ok(())
 }

@@ -1,0 +1,73 @@
+//! Which service may call which method, where callers show who they are.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::tls::Caller;
+use crate::throttle::Throttle;
+
+/// How calls travel together: each of them is judged by itself.
+const BATCH: &str = "lonja.batch.v1.BatchService/Call";
+
+/// Who may call, and which methods, each with that of its service.
+pub type Callers = &'static [(&'static str, &'static [&'static str])];
+
+/// A layer that lets only those through. Without it everyone may call everything.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowed(pub(super) Option<Callers>);
+
+impl<S> Layer<S> for Allowed {
+    type Service = AllowedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AllowedService { callers: self.0, inner }
+    }
+}
+
+/// See [`Allowed`].
+#[derive(Debug, Clone)]
+pub(super) struct AllowedService<S> {
+    callers: Option<Callers>,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for AllowedService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        static REFUSED: Throttle = Throttle::new();
+        let Some(callers) = self.callers else { return Box::pin(self.inner.call(request)) };
+        let caller = request.extensions().get::<Caller>();
+        let method = request.uri().path().trim_start_matches('/');
+        if caller.is_some_and(|caller| may_call(callers, caller, method)) {
+            return Box::pin(self.inner.call(request));
+        }
+        if let Some(suppressed) = REFUSED.admit() {
+            let caller = caller.map_or_else(String::new, ToString::to_string);
+            tracing::warn!(caller, method, suppressed, "a call was refused: this service may not make it");
+        }
+        let refusal = Status::permission_denied("this service may not call that method");
+        Box::pin(async move { Ok(refusal.into_http()) })
+    }
+}
+
+fn may_call(callers: Callers, caller: &Caller, method: &str) -> bool {
+    callers.iter().any(|(name, methods)| caller.is(name) && (method == BATCH || methods.contains(&method)))
+}

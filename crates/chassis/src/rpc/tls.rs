@@ -1,0 +1,338 @@
+//! Mutual TLS between services: who connects shows a certificate of the same authority,
+//! and is the service that the certificate names. The files are read again when they
+//! change, so that certificates are replaced without a restart.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector, client,
+    rustls::{self, ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier},
+    server,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use crate::throttle::Throttle;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Handshakes at one time.
+const HANDSHAKES: usize = 256;
+/// How often the files are looked at, at most.
+const LOOK: Duration = Duration::from_secs(1);
+/// What both ends speak inside.
+const HTTP2: &[u8] = b"h2";
+
+/// The files of a service, all or none. All are PEM.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TlsConfig {
+    /// Certificate by which other services know this one, and those of its issuers;
+    /// without it services speak in the clear
+    #[arg(long, env = "LONJA_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key
+    #[arg(long, env = "LONJA_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of the authorities that other services' certificates are of
+    #[arg(long, env = "LONJA_TLS_CA", value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// Files that make no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is no PEM, or something else is in it.
+    #[error("{} is not what it should be: {reason}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// They do not fit each other.
+    #[error("certificate and key cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// What the files are now. Clones are one.
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    paths: [PathBuf; 3],
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    looked: Instant,
+    contents: Contents,
+    ends: Ends,
+}
+
+/// Of certificate, key and authorities.
+type Contents = [Vec<u8>; 3];
+
+/// The two ends of a connection that this service may be.
+#[derive(Debug, Clone)]
+struct Ends {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl TlsConfig {
+    /// The identity of the files; `None` if there are none.
+    ///
+    /// # Errors
+    /// When they make none.
+    pub fn load(&self) -> Result<Option<Tls>, TlsError> {
+        match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
+            (Some(cert), Some(key), Some(ca)) => Tls::load([cert.clone(), key.clone(), ca.clone()]).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Tls {
+    fn load(paths: [PathBuf; 3]) -> Result<Self, TlsError> {
+        let contents = read(&paths)?;
+        let ends = Ends::new(&paths, &contents)?;
+        let current = Mutex::new(Current { looked: Instant::now(), contents, ends });
+        Ok(Self(Arc::new(Inner { paths, current })))
+    }
+
+    /// As the files are now. While they make no identity, as they were.
+    fn ends(&self) -> Ends {
+        let mut current = self.0.current.lock();
+        if current.looked.elapsed() >= LOOK {
+            current.looked = Instant::now();
+            match self.reload(&current.contents) {
+                Ok(None) => {}
+                Ok(Some((contents, ends))) => {
+                    tracing::info!("certificates were replaced");
+                    (current.contents, current.ends) = (contents, ends);
+                }
+                Err(error) => tracing::warn!(%error, "the certificates in use are kept"),
+            }
+        }
+        current.ends.clone()
+    }
+
+    fn reload(&self, contents: &Contents) -> Result<Option<(Contents, Ends)>, TlsError> {
+        let now = read(&self.0.paths)?;
+        if now == *contents {
+            return Ok(None);
+        }
+        let ends = Ends::new(&self.0.paths, &now)?;
+        Ok(Some((now, ends)))
+    }
+
+    /// A connection to the service of that name.
+    pub(super) async fn connect(
+        &self,
+        address: SocketAddr,
+        name: &'static str,
+    ) -> io::Result<TokioIo<client::TlsStream<TcpStream>>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(self.ends().client);
+        Ok(TokioIo::new(connector.connect(name, stream).await?))
+    }
+
+    /// Connections of callers who have shown who they are. Accepts for as long as somebody
+    /// takes them.
+    pub(super) fn accept(self, listener: TcpListener) -> ReceiverStream<io::Result<Secured>> {
+        let (secured, incoming) = mpsc::channel(HANDSHAKES);
+        tokio::spawn(accept_until_closed(self, listener, secured));
+        ReceiverStream::new(incoming)
+    }
+
+    async fn secure(&self, stream: TcpStream) -> Result<Secured, String> {
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let handshake = TlsAcceptor::from(self.ends().server).accept(stream);
+        let stream = time::timeout(HANDSHAKE, handshake).await.map_err(|_| "no handshake in time")?;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let caller = certificates.first().map(names).unwrap_or_default();
+        Ok(Secured { stream, caller: Caller(caller.into()) })
+    }
+}
+
+async fn accept_until_closed(tls: Tls, listener: TcpListener, secured: mpsc::Sender<io::Result<Secured>>) {
+    static REFUSED: Throttle = Throttle::new();
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = secured.closed() => return,
+            accepted = listener.accept() => accepted,
+            Some(_) = handshakes.join_next() => continue,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // It is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (tls, secured) = (tls.clone(), secured.clone());
+        handshakes.spawn(async move {
+            match tls.secure(stream).await {
+                // At the end nobody takes it.
+                Ok(stream) => drop(secured.send(Ok(stream)).await),
+                Err(error) => {
+                    if let Some(suppressed) = REFUSED.admit() {
+                        tracing::warn!(client = %address.ip(), error, suppressed, "a caller without a valid certificate was refused");
+                    }
+                }
+            }
+            drop(place);
+        });
+    }
+}
+
+impl Ends {
+    fn new(paths: &[PathBuf; 3], contents: &Contents) -> Result<Self, TlsError> {
+        let [cert, key, ca] = contents;
+        let content = |index: usize, reason: String| TlsError::Content { path: paths[index].clone(), reason };
+        let chain = certificates(cert).map_err(|reason| content(0, reason))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| content(1, error.to_string()))?;
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(ca).map_err(|reason| content(2, reason))? {
+            roots.add(authority).map_err(|error| content(2, error.to_string()))?;
+        }
+        Self::of(chain, key, Arc::new(roots)).map_err(TlsError::Unusable)
+    }
+
+    fn of(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        roots: Arc<RootCertStore>,
+    ) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let say = |error: rustls::Error| error.to_string();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
+        let verifier = verifier.build().map_err(|error| error.to_string())?;
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let server = server.with_protocol_versions(&[&rustls::version::TLS13]).map_err(say)?;
+        let server = server.with_client_cert_verifier(verifier);
+        let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(say)?;
+        server.alpn_protocols = vec![HTTP2.to_vec()];
+        // Nobody comes back with the certificate of another time.
+        server.send_tls13_tickets = 0;
+        let client = ClientConfig::builder_with_provider(provider);
+        let client = client.with_protocol_versions(&[&rustls::version::TLS13]).map_err(say)?;
+        let client = client.with_root_certificates(roots);
+        let mut client = client.with_client_auth_cert(chain, key).map_err(say)?;
+        client.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+    }
+}
+
+fn read(paths: &[PathBuf; 3]) -> Result<Contents, TlsError> {
+    let read =
+        |path: &PathBuf| fs::read(path).map_err(|source| TlsError::Read { path: path.clone(), source });
+    Ok([read(&paths[0])?, read(&paths[1])?, read(&paths[2])?])
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => Err("no certificate in it".to_owned()),
+        certificates => certificates.map_err(|error| error.to_string()),
+    }
+}
+
+/// The DNS names that a certificate is for.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    webpki::EndEntityCert::try_from(certificate)
+        .map(|certificate| certificate.valid_dns_names().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+/// The names of whoever calls, by its certificate.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(Arc<[String]>);
+
+impl Caller {
+    /// Whether that is one of its names.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.0.iter().any(|own| own == name)
+    }
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// A connection of a caller that is known.
+#[derive(Debug)]
+pub(super) struct Secured {
+    stream: server::TlsStream<TcpStream>,
+    caller: Caller,
+}
+
+impl Connected for Secured {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,347 @@
+//! Mutual TLS between real services: who may call what, who is refused, and certificates
+//! that are replaced under load.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpStream,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full};
+use lonja_chassis::rpc::{Channel, Names, TlsConfig};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use tempfile::TempDir;
+use tokio_rustls::{TlsConnector, rustls};
+use tonic::{Code, Status, body::Body};
+use tower::ServiceExt as _;
+
+use crate::{cluster::Service, eventually, repository, wire};
+
+const ROLES: [&str; 3] = ["registry", "catalog", "audit"];
+
+/// An authority of the test's own.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Writes the three files of a service, which trusts these authorities.
+    fn identity(&self, directory: &Path, name: &str, trusted: &[&Self]) -> Files {
+        self.identity_until(directory, name, trusted, 2100)
+    }
+
+    fn identity_until(&self, directory: &Path, name: &str, trusted: &[&Self], year: i32) -> Files {
+        let mut params = CertificateParams::new(vec![format!("lonja-{name}")]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let files = Files { directory: directory.to_owned(), name: name.to_owned() };
+        fs::write(
+            files.path("ca"),
+            trusted.iter().map(|authority| authority.pem.as_str()).collect::<String>(),
+        )
+        .unwrap();
+        fs::write(files.path("crt"), cert.pem()).unwrap();
+        fs::write(files.path("key"), key.serialize_pem()).unwrap();
+        files
+    }
+}
+
+struct Files {
+    directory: PathBuf,
+    name: String,
+}
+
+impl Files {
+    fn path(&self, kind: &str) -> PathBuf {
+        self.directory.join(format!("{}.{kind}", self.name))
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        [("--tls-cert", "crt"), ("--tls-key", "key"), ("--tls-ca", "ca")]
+            .into_iter()
+            .flat_map(|(option, kind)| [option.to_owned(), self.path(kind).display().to_string()])
+            .collect()
+    }
+
+    fn config(&self) -> TlsConfig {
+        TlsConfig {
+            tls_cert: Some(self.path("crt")),
+            tls_key: Some(self.path("key")),
+            tls_ca: Some(self.path("ca")),
+        }
+    }
+}
+
+/// The services, each with a certificate of its own.
+struct Secured {
+    services: Vec<Service>,
+    authority: Authority,
+    directory: TempDir,
+}
+
+impl Secured {
+    fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let authority = Authority::new("ours");
+        let services = ROLES
+            .iter()
+            .map(|role| {
+                let files = authority.identity(directory.path(), role, &[&authority]);
+                let store = format!("embedded:{}", directory.path().join("data").display());
+                start(role, &["--store", &store], &files)
+            })
+            .collect();
+        Self { services, authority, directory }
+    }
+
+    fn gateway(&self) -> Service {
+        let files = self.authority.identity(self.directory.path(), "gateway", &[&self.authority]);
+        let urls: Vec<_> = self.services.iter().map(Service::url).collect();
+        start("gateway", &["--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]], &files)
+    }
+
+    /// Waits for a line on standard error of a service.
+    fn says(&self, role: usize, text: &str) {
+        let process = &self.services[role].process;
+        eventually(&format!("{} says {text}", ROLES[role]), || {
+            process.stderr().iter().any(|line| line.contains(text)).then_some(())
+        });
+    }
+}
+
+fn start(role: &'static str, arguments: &[&str], files: &Files) -> Service {
+    let tls = files.arguments();
+    let arguments: Vec<_> = arguments.iter().copied().chain(tls.iter().map(String::as_str)).collect();
+    Service::start_at("127.0.0.1:0", role, &arguments, &[])
+}
+
+/// Every method there is, by role.
+fn methods() -> Vec<(usize, String)> {
+    let mut methods = Vec::new();
+    for (index, role) in ROLES.iter().enumerate() {
+        let proto = fs::read_to_string(repository(&format!("proto/lonja/{role}/v1/{role}.proto"))).unwrap();
+        let service =
+            proto.lines().find_map(|line| line.strip_prefix("service ")?.strip_suffix(" {")).unwrap();
+        for line in proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")) {
+            let method = line.split('(').next().unwrap();
+            methods.push((index, format!("lonja.{role}.v1.{service}/{method}")));
+        }
+    }
+    methods
+}
+
+/// What a call of a method, with an empty message, comes to.
+async fn call(channel: Channel, method: &str) -> Code {
+    let message = Body::new(Full::from(vec![0; 5]));
+    let request = http::Request::post(format!("/{method}")).header("content-type", "application/grpc");
+    let request = request.header("te", "trailers").body(message).unwrap();
+    let response = match channel.oneshot(request).await {
+        Ok(response) => response,
+        Err(status) => return status.code(),
+    };
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return status.code();
+    }
+    // Whether a stream begins is what matters; one that has no end is not waited for.
+    let body = tokio::time::timeout(Duration::from_secs(1), response.into_body().collect()).await;
+    let trailers = body.ok().and_then(Result::ok).and_then(|body| body.trailers().cloned());
+    trailers.and_then(|trailers| Status::from_header_map(&trailers)).map_or(Code::Ok, |status| status.code())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn each_caller_may_call_what_the_star_says_and_nothing_else() {
+    let secured = Secured::start();
+    let methods = methods();
+    assert_eq!(methods.len(), 18, "{methods:?}");
+    // What only a person looks at, through the console.
+    let nobodys = ["ListOperations", "TailOperations"];
+    for caller in ["gateway", "registry", "catalog", "audit", "datetime", "console", "someone"] {
+        let directory = TempDir::new().unwrap();
+        let files = secured.authority.identity(directory.path(), caller, &[&secured.authority]);
+        let tls = files.config().load().unwrap().unwrap();
+        runtime().block_on(async {
+            let names = Names::new(None).unwrap();
+            for (role, method) in &methods {
+                let secure = Some((tls.clone(), ["lonja-registry", "lonja-catalog", "lonja-audit"][*role]));
+                let channel = Channel::remote(&secured.services[*role].url(), &names, secure).unwrap();
+                let code = call(channel, method).await;
+                let allowed = caller == "gateway" && !nobodys.iter().any(|name| method.ends_with(name));
+                assert_eq!(code != Code::PermissionDenied, allowed, "{caller} calls {method}: {code:?}");
+                assert_ne!(code, Code::Unavailable, "{caller} calls {method}");
+            }
+            for method in
+                ["grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
+            {
+                let secure = Some((tls.clone(), "lonja-registry"));
+                let channel = Channel::remote(&secured.services[0].url(), &names, secure).unwrap();
+                assert_eq!(call(channel, method).await, Code::PermissionDenied);
+            }
+        });
+    }
+    for role in 0..3 {
+        secured.says(role, "a call was refused: this service may not make it caller=\"lonja-someone\"");
+    }
+}
+
+#[test]
+fn who_cannot_show_a_certificate_is_refused_and_logged() {
+    let secured = Secured::start();
+    let address = secured.services[0].address;
+    let url = secured.services[0].url();
+    let directory = TempDir::new().unwrap();
+    let stranger = Authority::new("a stranger");
+    let of_another = stranger.identity(directory.path(), "gateway", &[&secured.authority]);
+    let names = runtime().block_on(async { Names::new(None).unwrap() });
+    let method = "lonja.registry.v1.RegistryService/GetStatistics";
+    let refused = |files: &Files, expected: &'static str| {
+        runtime().block_on(async {
+            let secure = Some((files.config().load().unwrap().unwrap(), expected));
+            let channel = Channel::remote(&url, &names, secure).unwrap();
+            assert_eq!(call(channel, method).await, Code::Unavailable);
+        });
+    };
+    refused(&of_another, "lonja-registry");
+    secured.says(0, "a caller without a valid certificate was refused");
+    secured.says(0, "UnknownIssuer");
+    let expired = secured.authority.identity_until(directory.path(), "gateway", &[&secured.authority], 2021);
+    refused(&expired, "lonja-registry");
+    secured.says(0, "certificate expired");
+
+    // In the clear.
+    let mut plain = TcpStream::connect(address).unwrap();
+    plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    secured.says(0, "corrupt message");
+    runtime().block_on(async {
+        let channel = Channel::remote(&url, &names, None).unwrap();
+        assert_eq!(call(channel, method).await, Code::Unavailable);
+        // Without a certificate.
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = rustls::pki_types::CertificateDer::from(pem(&secured.authority.pem));
+        roots.add(pem).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = "lonja-registry".try_into().unwrap();
+        // In TLS 1.3 the refusal comes after the caller's part is done.
+        let _ = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    });
+    secured.says(0, "peer sent no certificates");
+
+    // A service that is not the one that was dialled.
+    let files = secured.authority.identity(directory.path(), "gateway", &[&secured.authority]);
+    refused(&files, "lonja-catalog");
+    let urls: Vec<_> = secured.services.iter().map(Service::url).collect();
+    let gateway =
+        start("gateway", &["--registry", &urls[1], "--catalog", &urls[0], "--audit", &urls[2]], &files);
+    assert_eq!(wire::register(gateway.address, "alice"), 2);
+    eventually("the gateway says why", || {
+        let says = |line: &String| {
+            line.contains("a service failed") && line.contains("certificate not valid for name")
+        };
+        gateway.process.stderr().iter().any(says).then_some(())
+    });
+}
+
+/// The bytes of the only certificate of a PEM.
+fn pem(text: &str) -> Vec<u8> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    CertificateDer::from_pem_slice(text.as_bytes()).unwrap().to_vec()
+}
+
+#[test]
+fn certificates_are_replaced_under_load_and_no_request_fails() {
+    let mut secured = Secured::start();
+    let gateway = secured.gateway();
+    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let next = Authority::new("the next");
+    thread::scope(|scope| {
+        for peer in 0..4 {
+            let (over, asked, address) = (&over, &asked, gateway.address);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let name = format!("peer-{peer}-{number}");
+                    assert_eq!(wire::register(address, &name), 0);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let _over = Over(&over);
+        let everyone: Vec<_> = ROLES.iter().chain(&["gateway"]).collect();
+        let progress = |what: &str| {
+            let before = asked.load(Ordering::Relaxed);
+            eventually(what, || (asked.load(Ordering::Relaxed) > before + 100).then_some(()));
+        };
+        progress("requests before");
+        // First everyone trusts both authorities, then has a certificate of the new one, then
+        // the old one is trusted no more. Between the steps, all of them have seen the last.
+        let (old, new) = (&secured.authority, &next);
+        for (issuer, trusted) in [(old, vec![old, new]), (new, vec![old, new]), (new, vec![new])] {
+            for role in &everyone {
+                issuer.identity(secured.directory.path(), role, &trusted);
+            }
+            thread::sleep(Duration::from_secs(2));
+            progress("requests after a replacement");
+        }
+    });
+    assert!(asked.load(Ordering::Relaxed) > 500);
+
+    // Those whose connections begin now are of the new authority.
+    let directory = TempDir::new().unwrap();
+    let files = secured.authority.identity(directory.path(), "gateway", &[&next]);
+    let names = runtime().block_on(async { Names::new(None).unwrap() });
+    let method = "lonja.registry.v1.RegistryService/GetStatistics";
+    let ask = |files: &Files| {
+        runtime().block_on(async {
+            let secure = Some((files.config().load().unwrap().unwrap(), "lonja-registry"));
+            call(Channel::remote(&secured.services[0].url(), &names, secure).unwrap(), method).await
+        })
+    };
+    assert_eq!(ask(&files), Code::Unavailable);
+    secured.says(0, "certificates were replaced");
+    assert_eq!(ask(&next.identity(directory.path(), "gateway", &[&next])), Code::Ok);
+    secured.services[0].process.signal("TERM");
+    assert!(secured.services[0].process.end().success());
+    secured.services[0].restart();
+    eventually("the gateway finds it again", || {
+        (wire::register(gateway.address, "after-the-restart") != 2).then_some(())
+    });
+}
+
+/// Ends the peers, also when an assertion fails before they have ended.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
