@@ -24,7 +24,7 @@ SHAPES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART
 RELEASE, NAMESPACE = "demo", "p2p"
 OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version()
 # Kinds that Kubernetes does not have by itself.
-CUSTOM = {"ServiceMonitor"}
+CUSTOM = {"ServiceMonitor", "Certificate", "Issuer"}
 GRPC = {"registry", "catalog", "audit"}
 ROLES = {"gateway", "datetime"} | GRPC
 
@@ -128,6 +128,25 @@ class Rendering(unittest.TestCase):
             with self.subTest(values=wrong), self.assertRaises(Refused):
                 render(wrong)
         render({"global": {"anything": "goes"}})
+
+    def test_tls_mounts_the_certificate_of_the_role(self):
+        for values, secret in (({"tls": {"enabled": True}}, "demo-lonja-{}-tls"), (shape("cluster"), "{}-tls")):
+            manifests = objects(values)
+            made = {c["spec"]["secretName"]: c["spec"]["dnsNames"] for c in of_kind(manifests, "Certificate") if "dnsNames" in c["spec"]}
+            for deployment in of_kind(manifests, "Deployment"):
+                role = component(deployment["metadata"]["labels"])
+                spec = deployment["spec"]["template"]["spec"]
+                if role not in GRPC | {"gateway"}:
+                    self.assertNotIn("volumes", spec)
+                    continue
+                name = spec["volumes"][0]["secret"]["secretName"]
+                self.assertEqual(name, secret.format(role))
+                if made:
+                    self.assertEqual(made[name], [f"lonja-{role}"])
+                # The kubelet has no certificate.
+                self.assertIn("httpGet", spec["containers"][0]["readinessProbe"])
+        with self.assertRaisesRegex(Refused, "tls.existingSecrets.gateway is needed"):
+            render({"tls": {"enabled": True, "certManager": {"enabled": False}}})
 
     def test_a_redis_that_is_nowhere_is_refused(self):
         with self.assertRaisesRegex(Refused, "externalRedis.host is needed"):

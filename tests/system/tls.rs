@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     net::TcpStream,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -335,6 +336,30 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
     eventually("the gateway finds it again", || {
         (wire::register(gateway.address, "after-the-restart") != 2).then_some(())
     });
+}
+
+#[test]
+fn the_script_makes_certificates_that_the_services_take() {
+    let directory = TempDir::new().unwrap();
+    for _ in 0..2 {
+        // The second time the authority is there already.
+        let mut script = Command::new(repository("deploy/certificates.sh"));
+        let made = script.arg(directory.path()).status().unwrap();
+        assert!(made.success(), "needs openssl: apt-get install openssl");
+    }
+    let start = |role: &'static str, arguments: &[&str]| {
+        let file = |name: &str| directory.path().join(role).join(name).display().to_string();
+        let (cert, key, ca) = (file("tls.crt"), file("tls.key"), file("ca.crt"));
+        let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca];
+        Service::start_at("127.0.0.1:0", role, &[arguments, &tls[..]].concat(), &[])
+    };
+    let store = format!("embedded:{}", directory.path().join("data").display());
+    let services = ROLES.map(|role| start(role, &["--store", &store]));
+    let urls = services.each_ref().map(Service::url);
+    let gateway = start("gateway", &["--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]]);
+    assert_eq!(wire::register(gateway.address, "alice"), 0);
+    assert_eq!(wire::connect_as(gateway.address, "alice", 50_085), 0);
+    assert_eq!(wire::publish(gateway.address, "alice", "hello.txt"), 0);
 }
 
 /// Ends the peers, also when an assertion fails before they have ended.

@@ -83,3 +83,15 @@ capabilities: {drop: [ALL]}
 {{- else if .Values.jaeger.enabled -}}http://{{ include "lonja.fullname" . }}-jaeger:4317
 {{- end -}}
 {{- end -}}
+
+{{/* The roles that have a certificate. */}}
+{{- define "lonja.tlsRoles" -}}gateway {{ include "lonja.grpcRoles" . }}{{- end -}}
+
+{{/* The secret with a role's certificate. Takes root and role. */}}
+{{- define "lonja.tlsSecret" -}}
+{{- if .root.Values.tls.certManager.enabled -}}
+{{- printf "%s-%s-tls" (include "lonja.fullname" .root) .role -}}
+{{- else -}}
+{{- required (printf "tls.existingSecrets.%s is needed without cert-manager" .role) (index .root.Values.tls.existingSecrets .role) -}}
+{{- end -}}
+{{- end -}}
