@@ -49,7 +49,7 @@ impl Clock {
         self.ask().unwrap_or_else(|error| {
             if !self.warned {
                 self.warned = true;
-                eprintln!("lonja: {} gives no time, so this machine's is taken: {error}", self.url);
+                complain!("lonja: {} gives no time, so this machine's is taken: {error}", self.url);
             }
             local()
         })

@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, Write as _},
+    net::SocketAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
 };
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     CommandError,
     copy::{Copied, Job, target_path},
+    fetch::Source,
     index::reply_text,
     partial::Target,
     peer::{Peer, PeerError},
@@ -186,8 +188,17 @@ fn get(
     let target = Target { path: path.clone(), overwrite: force };
     // Before anybody is asked for anything.
     target.check().map_err(crate::copy::CopyError::from)?;
-    connected(peer, user, Peer::list_users)?;
-    let sources = from.iter().map(|user| peer.source(user)).collect::<Result<Vec<_>, _>>()?;
+    let online = connected(peer, user, Peer::list_users)?;
+    let source = |name: &String| {
+        let entry = online.iter().find(|entry| entry.username.as_str() == name);
+        let address = entry.map(|entry| SocketAddr::new(entry.address.into(), entry.port.get()));
+        let user = visible(name);
+        match address {
+            Some(address) => Ok(Source { user, address }),
+            None => Err(PeerError::NotListed(user)),
+        }
+    };
+    let sources = from.iter().map(source).collect::<Result<Vec<_>, _>>()?;
     let progress = Progress::on_terminal();
     let interrupt = &peer.interrupt().clone();
     let job = Job { filename: &filename, target: &target, interrupt, progress: &progress };
@@ -256,7 +267,7 @@ impl Told {
                     "operation": get_file::NAME,
                     "status": 0,
                     "reply": format!("{} OK", get_file::NAME),
-                    "path": path,
+                    "path": path.to_string_lossy(),
                     "bytes": copied.bytes,
                     "resumed": copied.resumed,
                     "blake3": copied.hash.map(|hash| hash.to_hex().to_string()),
@@ -266,7 +277,7 @@ impl Told {
             (Ok((path, copied)), false) => {
                 writeln!(out, "{}", visible(&path.to_string_lossy()))?;
                 if copied.hash.is_none() {
-                    eprintln!("lonja: copied from an original peer, which gives nothing to check it against");
+                    complain!("lonja: copied from an original peer, which gives nothing to check it against");
                 }
             }
             (Err(error), true) => {

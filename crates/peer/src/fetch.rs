@@ -23,9 +23,6 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a peer may take to answer, and until the next bytes.
 const STALL: Duration = Duration::from_secs(20);
-/// How long an original peer may take over an operation that it does not know, before it
-/// is asked in its own words.
-const UNKNOWN: Duration = Duration::from_secs(5);
 /// How long a peer may compute the hash of a file, which it does once.
 const HASHING: Duration = Duration::from_secs(600);
 /// How long to wait before asking again whether it has.
@@ -164,7 +161,7 @@ impl Source {
     pub fn whole(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Incoming, FetchError> {
         let mut request = Vec::new();
         get_file::encode(filename, &mut request);
-        let mut incoming = self.send(&request, STALL, interrupt)?;
+        let mut incoming = self.send(&request, interrupt)?;
         match self.status(&mut incoming)? {
             Some(0) => Ok(incoming),
             Some(get_file::STATUS_NO_FILE) => Err(FetchError::NoFile(self.user.clone())),
@@ -182,10 +179,10 @@ impl Source {
     ) -> Result<Answer, FetchError> {
         let mut request = Vec::new();
         Part { filename: filename.clone(), offset, length }.encode(&mut request);
-        let mut incoming = self.send(&request, UNKNOWN, interrupt)?;
-        // An original peer may answer "any other failure", close, or wait for more.
+        let mut incoming = self.send(&request, interrupt)?;
+        // An original peer answers "any other failure", or closes on what it has not read.
         let status = match self.status(&mut incoming) {
-            Err(FetchError::Io(..)) => None,
+            Err(FetchError::Io(_, error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
             status => status?,
         };
         match status {
@@ -194,7 +191,6 @@ impl Source {
             Some(get_part::STATUS_NOT_YET) => return Ok(Answer::NotYet),
             _ => return Ok(Answer::Unknown),
         }
-        self.set_timeout(&incoming, STALL)?;
         let mut head = [0; get_part::HEAD];
         let mut read = 0;
         while read < head.len() {
@@ -206,12 +202,12 @@ impl Source {
         Ok(Answer::Head(Head::decode(&head), incoming))
     }
 
-    fn send(&self, request: &[u8], answer: Duration, interrupt: &Interrupt) -> Result<Incoming, FetchError> {
+    fn send(&self, request: &[u8], interrupt: &Interrupt) -> Result<Incoming, FetchError> {
         let send = || {
             let stream = TcpStream::connect_timeout(&self.address, CONNECT)?;
             let watched = interrupt.watch(&stream)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(answer))?;
+            stream.set_read_timeout(Some(STALL))?;
             stream.set_write_timeout(Some(STALL))?;
             (&stream).write_all(request)?;
             Ok((stream, watched))
@@ -236,10 +232,6 @@ impl Source {
             0 => Ok(None),
             _ => Ok(Some(reply::read_status(status[0]).unwrap_or(get_file::STATUS_FAILED))),
         }
-    }
-
-    fn set_timeout(&self, incoming: &Incoming, timeout: Duration) -> Result<(), FetchError> {
-        incoming.stream.set_read_timeout(Some(timeout)).map_err(|error| self.io(error))
     }
 
     fn io(&self, error: io::Error) -> FetchError {

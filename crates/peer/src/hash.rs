@@ -67,7 +67,9 @@ fn subtrees(file: &File, size: u64, interrupt: &Interrupt) -> io::Result<Vec<Cha
         }
     };
     let mut all = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(some_of_them)).collect();
+        // Where no thread can be had, fewer do it.
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, some_of_them).ok();
+        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
         let mut all = some_of_them()?;
         for other in others {
             // It does not panic.

@@ -10,7 +10,10 @@ use parking_lot::Mutex;
 
 /// Stops waits on the sockets that it watches. Clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct Interrupt(Arc<Mutex<State>>);
+pub struct Interrupt {
+    state: Arc<Mutex<State>>,
+    parent: Option<Box<Self>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -22,14 +25,21 @@ struct State {
 /// A socket is watched for as long as this lives.
 #[derive(Debug)]
 pub struct Watched {
-    interrupt: Interrupt,
+    state: Arc<Mutex<State>>,
     number: u64,
+    _by_parent: Option<Box<Self>>,
 }
 
 impl Interrupt {
+    /// One of its own that this one raises too.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { state: Arc::default(), parent: Some(Box::new(self.clone())) }
+    }
+
     /// Ends every read and write on a watched socket, those to come too.
     pub fn raise(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.raised = true;
         for (_, socket) in &state.sockets {
             // It may have ended by itself.
@@ -40,12 +50,12 @@ impl Interrupt {
     /// Whether it has been raised since the last [`Self::reset`].
     #[must_use]
     pub fn is_raised(&self) -> bool {
-        self.0.lock().raised
+        self.state.lock().raised || self.parent.as_ref().is_some_and(|parent| parent.is_raised())
     }
 
     /// Makes it ready for the next command.
     pub fn reset(&self) {
-        self.0.lock().raised = false;
+        self.state.lock().raised = false;
     }
 
     /// Watches a socket.
@@ -53,21 +63,22 @@ impl Interrupt {
     /// # Errors
     /// [`io::ErrorKind::Interrupted`] when it is raised; or no descriptor is left.
     pub fn watch(&self, socket: &TcpStream) -> io::Result<Watched> {
+        let by_parent = self.parent.as_ref().map(|parent| parent.watch(socket)).transpose()?;
         let socket = socket.try_clone()?;
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.raised {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let number = state.next;
         state.next += 1;
         state.sockets.push((number, socket));
-        Ok(Watched { interrupt: self.clone(), number })
+        Ok(Watched { state: Arc::clone(&self.state), number, _by_parent: by_parent.map(Box::new) })
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.interrupt.0.lock().sockets.retain(|(number, _)| *number != self.number);
+        self.state.lock().sockets.retain(|(number, _)| *number != self.number);
     }
 }
 

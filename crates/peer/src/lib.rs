@@ -6,6 +6,9 @@
 //! peers, [`copy`] what it gets from them; [`shell`], [`commands`] and [`share`] are the
 //! three ways to use it. docs/protocol.md is the source of every rule.
 
+#[macro_use]
+mod text;
+
 mod clock;
 mod commands;
 pub mod copy;
@@ -23,7 +26,6 @@ mod share;
 pub mod shared;
 mod shell;
 mod signals;
-mod text;
 
 use std::{
     io,
@@ -124,7 +126,7 @@ pub fn run(config: Config) -> ExitCode {
         // Whoever read the results has had enough of them.
         Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("lonja: {}{}", text::visible(&error.to_string()), hint(&error));
+            complain!("lonja: {}{}", text::visible(&error.to_string()), hint(&error));
             error.exit_code()
         }
     }

@@ -201,8 +201,10 @@ impl Peer {
                 Ok(())
             }
             Err(error) => {
-                // What it left behind may still be there to be replaced another time.
+                // What it left behind may still be there to be replaced another time, and so
+                // may what the index did without being heard.
                 if left.is_none()
+                    && !matches!(error, PeerError::Index(_))
                     && let Some(marker) = marker
                 {
                     marker.clear();
@@ -241,7 +243,7 @@ impl Peer {
                 self.ask(now, Some(user), Command::Disconnect)?;
                 self.connect_at(now, user, port)?;
                 let again = self.data.published(user).unwrap_or_default();
-                eprintln!(
+                complain!(
                     "lonja: replaced the session of {user} that was left behind, {} files",
                     again.len()
                 );
@@ -289,7 +291,7 @@ impl Peer {
             return;
         };
         if let Err(error) = self.publish_unkept(&now, user, &filename, &description) {
-            eprintln!("lonja: {} is not published again: {error}", crate::text::visible(&file.filename));
+            complain!("lonja: {} is not published again: {error}", crate::text::visible(&file.filename));
         }
     }
 
@@ -299,9 +301,11 @@ impl Peer {
     /// When there is none, or the index does not answer.
     pub(crate) fn disconnect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
         let user = username(name)?;
-        self.ask(now, Some(&user), Command::Disconnect)?;
-        self.close(&user);
-        Ok(())
+        let disconnected = self.ask(now, Some(&user), Command::Disconnect);
+        if matches!(disconnected, Ok(()) | Err(PeerError::Refused { .. })) {
+            self.close(&user);
+        }
+        disconnected
     }
 
     /// Ends all sessions.
@@ -311,7 +315,7 @@ impl Peer {
             match self.ask(&now, Some(&user), Command::Disconnect) {
                 Ok(()) | Err(PeerError::Refused { .. }) => self.close(&user),
                 Err(error) => {
-                    eprintln!("lonja: {user} stays connected: {error}");
+                    complain!("lonja: {user} stays connected: {error}");
                     // Its marker stays, so that the next start replaces it.
                     self.sessions.remove(&user);
                 }
@@ -489,7 +493,7 @@ impl Peer {
 
 fn say_if_not(kept: Result<(), DataError>) {
     if let Err(error) = kept {
-        eprintln!("lonja: {error}");
+        complain!("lonja: {error}");
     }
 }
 

@@ -17,10 +17,11 @@ use lonja_wire::{
 use parking_lot::{Condvar, Mutex};
 #[cfg(target_os = "linux")]
 use rustix::io::retry_on_intr;
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::{
     interrupt::Interrupt,
-    shared::{OpenError, Opened, Shared},
+    shared::{OpenError, Shared},
 };
 
 /// Callers at one time; others wait for their turn.
@@ -31,6 +32,8 @@ const STACK: usize = 256 << 10;
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a caller may take nothing of what it asked for.
 const STALL: Duration = Duration::from_secs(20);
+/// How long sending may block before the time and the end are looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// A caller that takes fewer bytes in a second than this is cut off,
 const SLOWEST: u64 = 1024;
 /// after this time.
@@ -106,6 +109,7 @@ impl Drop for Server {
             // It does not panic, and there is nobody to tell.
             let _ = accepting.join();
         }
+        self.service.shared.join();
     }
 }
 
@@ -156,14 +160,22 @@ impl Service {
     }
 
     fn serve(&self, stream: TcpStream) -> io::Result<()> {
-        let _watched = self.stop.watch(&stream)?;
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(STALL))?;
-        match read_request(&stream)? {
-            Some(Asked::File(filename)) => self.send_file(&stream, &filename)?,
-            Some(Asked::Part(part)) => self.send_part(&stream, &part)?,
-            Some(Asked::Other) => send_status(&stream, get_file::STATUS_FAILED)?,
+        stream.set_write_timeout(Some(LOOK))?;
+        let asked = {
+            let _watched = self.stop.watch(&stream)?;
+            read_request(&stream)?
+        };
+        let answered = match asked {
+            Some(Asked::File(filename)) => self.send_file(&stream, &filename),
+            Some(Asked::Part(part)) => self.send_part(&stream, &part),
+            Some(Asked::Other) => send_status(&stream, get_file::STATUS_FAILED),
             None => return Ok(()),
+        };
+        if let Err(error) = answered {
+            // The end of the stream would be taken for that of the file: it is reset.
+            set_socket_linger(&stream, Some(Duration::ZERO))?;
+            return Err(error);
         }
         linger(&stream)
     }
@@ -173,7 +185,7 @@ impl Service {
             Ok(opened) => {
                 send_status(stream, 0)?;
                 // To its end, wherever that is by then: nothing was said of its size.
-                send(stream, &opened, 0, u64::MAX)
+                self.send(stream, &opened.file, 0, u64::MAX)
             }
             Err(error) => send_status(stream, status(&error)),
         }
@@ -184,16 +196,45 @@ impl Service {
             Ok(opened) => opened,
             Err(error) => return send_status(stream, status(&error)),
         };
-        let hash = match self.shared.hash(&part.filename, &opened, &self.stop) {
+        let file = opened.file.try_clone()?;
+        let (size, modified) = (opened.size, opened.modified);
+        let hash = match self.shared.hash(&part.filename, opened, &self.stop) {
             Ok(Some(hash)) => *hash.as_bytes(),
-            Ok(None) => return send_status(stream, get_part::STATUS_NOT_YET),
-            Err(_) => return send_status(stream, get_file::STATUS_FAILED),
+            // "Any other failure" would be taken for the answer of an original peer.
+            Ok(None) | Err(_) => return send_status(stream, get_part::STATUS_NOT_YET),
         };
-        let head = Head { size: opened.size, modified: opened.modified, hash };
+        let head = Head { size, modified, hash };
         let mut bytes = vec![reply::status(0)];
         bytes.extend_from_slice(&head.encode());
         (&*stream).write_all(&bytes)?;
-        send(stream, &opened, part.offset, head.bytes_of(part.offset, part.length))
+        self.send(stream, &file, part.offset, head.bytes_of(part.offset, part.length))
+    }
+
+    /// Sends a range, as much of it as there is.
+    fn send(&self, stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<()> {
+        let begin = Instant::now();
+        let mut progress = begin;
+        let mut sent = 0;
+        while sent < length {
+            match send_piece(stream, file, offset + sent, PIECE.min(length - sent)) {
+                Ok(0) => return Ok(()),
+                Ok(more) => {
+                    sent += more;
+                    progress = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress.elapsed() < STALL => {}
+                Err(error) => return Err(error),
+            }
+            if self.stop.is_raised() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if let Some(late) = begin.elapsed().checked_sub(PATIENCE)
+                && sent < late.as_secs() * SLOWEST
+            {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -206,24 +247,6 @@ fn status(error: &OpenError) -> u8 {
 
 fn send_status(mut stream: &TcpStream, status: u8) -> io::Result<()> {
     stream.write_all(&[reply::status(status)])
-}
-
-/// Sends a range, as much of it as there is.
-fn send(stream: &TcpStream, opened: &Opened, offset: u64, length: u64) -> io::Result<()> {
-    let begin = Instant::now();
-    let mut sent = 0;
-    while sent < length {
-        match send_piece(stream, &opened.file, offset + sent, PIECE.min(length - sent))? {
-            0 => return Ok(()),
-            more => sent += more,
-        }
-        if let Some(late) = begin.elapsed().checked_sub(PATIENCE)
-            && sent < late.as_secs() * SLOWEST
-        {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(())
 }
 
 /// The bytes do not come by this process.

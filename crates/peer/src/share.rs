@@ -96,21 +96,26 @@ impl<'a> Share<'a> {
         let (address, shared) = self.serving()?;
         self.tell(&Event::Serving { user: self.user.as_str(), address })?;
         let mut wait = self.reconcile(shared.directory(), false)?;
+        let mut checked = Instant::now();
         while !ended.load(Ordering::SeqCst) {
-            let check = match changed.recv_timeout(wait) {
+            match changed.recv_timeout(wait) {
                 Ok(()) => {
                     let end = Instant::now() + BUSY;
                     while Instant::now() < end
                         && !ended.load(Ordering::SeqCst)
                         && changed.recv_timeout(QUIET).is_ok()
                     {}
-                    false
                 }
-                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Timeout) => {}
                 // The signals keep a sender.
                 Err(RecvTimeoutError::Disconnected) => break,
-            };
+            }
             if !ended.load(Ordering::SeqCst) {
+                // A directory in which something always changes is no reason not to look.
+                let check = wait < CHECK || checked.elapsed() >= CHECK;
+                if check {
+                    checked = Instant::now();
+                }
                 wait = self.reconcile(shared.directory(), check)?;
             }
         }
@@ -130,7 +135,7 @@ impl<'a> Share<'a> {
         match reconciled {
             Ok(()) => {
                 if std::mem::take(&mut self.silent) {
-                    eprintln!("lonja: the index answers again");
+                    complain!("lonja: the index answers again");
                 }
                 Ok(CHECK)
             }
@@ -138,7 +143,7 @@ impl<'a> Share<'a> {
             Err(Stopped::Again) => Ok(QUIET),
             Err(Stopped::Peer(error)) => {
                 if !self.silent && !self.peer.interrupt().is_raised() {
-                    eprintln!("lonja: {error}; trying again");
+                    complain!("lonja: {error}; trying again");
                     self.silent = true;
                 }
                 Ok(RETRY)
@@ -166,7 +171,8 @@ impl<'a> Share<'a> {
             }
             result = self.publish(new);
         }
-        if published.len() != self.peer.published(&self.user).len() || result.is_err() || check {
+        let now = self.peer.published(&self.user);
+        if !now.iter().map(|file| &file.filename).eq(&published) {
             self.peer.keep_published(&self.user);
         }
         result
@@ -187,7 +193,7 @@ impl<'a> Share<'a> {
         if !unregistered && !error.is(Outcome::NotConnected) {
             return Err(error.into());
         }
-        eprintln!("lonja: the index has no session of {} any more: connecting again", self.user);
+        complain!("lonja: the index has no session of {} any more: connecting again", self.user);
         if unregistered {
             self.peer.register(&now, self.user.as_str())?;
         }
@@ -285,7 +291,7 @@ impl<'a> Share<'a> {
 
     fn leave_out(&mut self, name: &str, why: &str) {
         if self.left_out.insert(name.to_owned()) {
-            eprintln!("lonja: {} is not published: {why}", visible(name));
+            complain!("lonja: {} is not published: {why}", visible(name));
         }
     }
 }
@@ -305,7 +311,7 @@ fn watch(directory: &Path, changes: SyncSender<()>) -> Option<notify::Recommende
     });
     watching
         .inspect_err(|error| {
-            eprintln!("lonja: changes are noticed only every {} s: {error}", CHECK.as_secs());
+            complain!("lonja: changes are noticed only every {} s: {error}", CHECK.as_secs());
         })
         .ok()
 }

@@ -6,6 +6,8 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Component, Path},
+    sync::Arc,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -40,6 +42,9 @@ pub struct Shared {
     directory: Dir,
     published: Mutex<HashMap<String, Option<Hashed>>>,
     hashed: Condvar,
+    hashers: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while a hash is computed.
+    one: Mutex<()>,
 }
 
 /// The hash of a file as it was.
@@ -87,7 +92,13 @@ impl Shared {
     /// When it is no directory.
     pub fn new(directory: &Path) -> io::Result<Self> {
         let directory = Dir::open_ambient_dir(directory, ambient_authority())?;
-        Ok(Self { directory, published: Mutex::default(), hashed: Condvar::new() })
+        Ok(Self {
+            directory,
+            published: Mutex::default(),
+            hashed: Condvar::new(),
+            hashers: Mutex::default(),
+            one: Mutex::default(),
+        })
     }
 
     /// The directory.
@@ -149,45 +160,69 @@ impl Shared {
         Ok(Opened { file, size: metadata.len(), modified: metadata.mtime(), stamp: Stamp::of(&metadata) })
     }
 
-    /// The hash of a file that was opened; `None` if another thread still computes it.
+    /// The hash of a file that was opened; `None` if it is still being computed, which
+    /// another thread does, one file at a time.
     ///
     /// # Errors
-    /// When it cannot be read, or that is stopped.
+    /// When no thread can be had.
     pub fn hash(
-        &self,
+        self: &Arc<Self>,
         filename: &Filename,
-        opened: &Opened,
+        opened: Opened,
         stop: &Interrupt,
     ) -> io::Result<Option<blake3::Hash>> {
         let end = Instant::now() + HASH_WAIT;
+        let stamp = opened.stamp;
+        let mut opened = Some(opened);
         let mut published = self.published.lock();
         loop {
             let Some(known) = published.get_mut(filename.as_str()) else { return Ok(None) };
-            match known {
-                Some(hashed) if hashed.stamp == opened.stamp => {
+            match (&known, opened.take()) {
+                (Some(hashed), rest) if hashed.stamp == stamp => {
                     if hashed.hash.is_some() {
                         return Ok(hashed.hash);
                     }
-                    if self.hashed.wait_until(&mut published, end).timed_out() {
-                        return Ok(None);
-                    }
+                    opened = rest;
                 }
-                _ => {
-                    *known = Some(Hashed { stamp: opened.stamp, hash: None });
-                    break;
+                (_, Some(file)) => {
+                    let (shared, filename, stop) = (Arc::clone(self), filename.clone(), stop.clone());
+                    let hashing = thread::Builder::new().name("hash".to_owned());
+                    let hashing = hashing.spawn(move || shared.compute(&filename, &file, &stop))?;
+                    *known = Some(Hashed { stamp, hash: None });
+                    let mut hashers = self.hashers.lock();
+                    hashers.retain(|hasher| !hasher.is_finished());
+                    hashers.push(hashing);
                 }
+                // It failed, or the file has become another one.
+                (_, None) => return Ok(None),
+            }
+            if self.hashed.wait_until(&mut published, end).timed_out() {
+                return Ok(None);
             }
         }
-        drop(published);
-        let hash = hash::of_file(&opened.file, opened.size, stop);
+    }
+
+    fn compute(&self, filename: &Filename, opened: &Opened, stop: &Interrupt) {
+        let hash = {
+            let _one = self.one.lock();
+            hash::of_file(&opened.file, opened.size, stop)
+        };
         let mut published = self.published.lock();
         if let Some(known) = published.get_mut(filename.as_str())
             && known.is_some_and(|hashed| hashed.stamp == opened.stamp)
         {
-            *known = hash.as_ref().ok().map(|hash| Hashed { stamp: opened.stamp, hash: Some(*hash) });
+            *known = hash.ok().map(|hash| Hashed { stamp: opened.stamp, hash: Some(hash) });
         }
         self.hashed.notify_all();
-        hash.map(Some)
+    }
+
+    /// Waits for the threads that compute hashes, which have been stopped.
+    pub(crate) fn join(&self) {
+        let hashers = std::mem::take(&mut *self.hashers.lock());
+        for hasher in hashers {
+            // There is nobody to tell of a panic.
+            let _ = hasher.join();
+        }
     }
 }
 
@@ -254,14 +289,14 @@ mod tests {
     #[test]
     fn a_hash_is_that_of_the_file_as_it_is_now() {
         let directory = TempDir::new().unwrap();
-        let shared = Shared::new(directory.path()).unwrap();
+        let shared = Arc::new(Shared::new(directory.path()).unwrap());
         shared.publish(&name("a"));
         for content in ["one", "another"] {
             fs::write(directory.path().join("a"), content).unwrap();
-            let opened = shared.open(&name("a")).unwrap();
-            assert_eq!(opened.size, content.len() as u64);
             for _ in 0..2 {
-                let hash = shared.hash(&name("a"), &opened, &Interrupt::default()).unwrap().unwrap();
+                let opened = shared.open(&name("a")).unwrap();
+                assert_eq!(opened.size, content.len() as u64);
+                let hash = shared.hash(&name("a"), opened, &Interrupt::default()).unwrap().unwrap();
                 assert_eq!(hash, blake3::hash(content.as_bytes()));
             }
         }

@@ -1,5 +1,13 @@
 //! Text from other peers, for a terminal.
 
+/// Writes a line to standard error. Whoever has closed it does not want to know.
+macro_rules! complain {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($line)*);
+    }};
+}
+
 /// Whether a character changes how others around it are shown, or is not shown: a control
 /// character, a direction mark, a line separator.
 #[must_use]

@@ -55,7 +55,7 @@ fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Head, Vec<Sour
             Ok(None) => return Err(CopyError::Original(source.user.clone())),
             Err(FetchError::Interrupted) => return Err(FetchError::Interrupted.into()),
             Err(error) => {
-                eprintln!("lonja: {error}; copying from the others");
+                complain!("lonja: {error}; copying from the others");
                 last = Some(error);
                 continue;
             }
@@ -158,15 +158,18 @@ fn append_all(job: &Job<'_>, sources: &[Source], head: &Head, copy: &mut Verifie
     let plan = Plan::new((head.size - start).div_ceil(SEGMENT));
     let ahead = AHEAD * sources.len() as u64;
     let (fetched, arrivals) = mpsc::sync_channel(sources.len());
+    // Whoever is still at a segment that has come from another is not waited for.
+    let over = job.interrupt.child();
     thread::scope(|scope| {
         for source in sources {
             let fetched = fetched.clone();
-            let plan = &plan;
-            scope.spawn(move || fetch_until_the_end(job, source, head, start, (plan, ahead), &fetched));
+            let (plan, job) = (&plan, Job { interrupt: &over, ..*job });
+            scope.spawn(move || fetch_until_the_end(&job, source, head, start, (plan, ahead), &fetched));
         }
         drop(fetched);
         let result = append_in_order(job, &plan, copy, &arrivals);
         plan.end();
+        over.raise();
         // Whoever has one more to hand over finds nobody there.
         drop(arrivals);
         result

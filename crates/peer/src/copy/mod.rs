@@ -57,7 +57,7 @@ pub enum CopyError {
 }
 
 /// What a copy goes on with.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
     /// What is copied.
     pub filename: &'a Filename,
@@ -132,7 +132,12 @@ impl Job<'_> {
             }
             if resumed == 0 {
                 copy.discard();
-                return Err(CopyError::Wrong(source.user.clone()));
+                // It may have changed while it was sent.
+                let now = source.head(self.filename, self.interrupt)?;
+                return match now.is_some_and(|now| is_same(&now, head)) {
+                    true => Err(CopyError::Wrong(source.user.clone())),
+                    false => Ok(None),
+                };
             }
             // What was left from an earlier attempt may be at fault.
             copy.clear().map_err(|error| self.cannot_write(error))?;

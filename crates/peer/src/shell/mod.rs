@@ -193,7 +193,7 @@ fn list(
         Err(error) => {
             writeln!(out, "{}", reply_text(operation, error.status(operation)))?;
             if !matches!(error, PeerError::Refused { .. }) {
-                eprintln!("lonja: {error}");
+                complain!("lonja: {error}");
             }
             Ok(Done::No)
         }
@@ -229,7 +229,7 @@ fn get_file(
     let reason = if no_file { ", FILE DOES NOT EXIST" } else { "" };
     writeln!(io::stdout(), "{} FAIL{reason}", get_file::NAME)?;
     if !no_file {
-        eprintln!("lonja: {error}");
+        complain!("lonja: {error}");
     }
     Ok(Done::No)
 }
