@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
+    process,
 };
 
 use lonja_wire::{Command as Request, Filename, Operation, Outcome, Username, get_file};
@@ -107,7 +108,13 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
         return Share::new(peer, user, description, json).run(&directory);
     }
     let interrupt = peer.interrupt().clone();
-    on_signal(move |_| interrupt.raise())?;
+    on_signal(move |_| {
+        if interrupt.is_raised() {
+            // Whatever holds it up, a second signal is meant.
+            process::exit(1);
+        }
+        interrupt.raise();
+    })?;
     let now = peer.now();
     let result = match command {
         Command::Register => told.status(Operation::Register, peer.register(&now, name)),

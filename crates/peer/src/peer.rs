@@ -444,6 +444,18 @@ impl Peer {
         listed_or(Operation::ListContent, listed)
     }
 
+    /// Whether the index has a session of the user.
+    ///
+    /// # Errors
+    /// When it has none, or does not answer.
+    pub(crate) fn check_session(&self, now: &Datetime, user: &Username) -> Result<(), PeerError> {
+        // Nobody has the empty name, so the answer of a connected user is short.
+        match self.ask(now, Some(user), Command::ListContent(None)) {
+            Err(error) if error.is(Outcome::RemoteNotRegistered) => Ok(()),
+            answer => answer,
+        }
+    }
+
     /// Where a user serves, by the last list of users.
     ///
     /// # Errors

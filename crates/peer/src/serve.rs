@@ -128,9 +128,9 @@ fn accept_until_stopped(listener: &TcpListener, service: &Arc<Service>) {
         }
         let serving = Arc::clone(service);
         let caller = thread::Builder::new().name("caller".to_owned()).stack_size(STACK).spawn(move || {
+            let _place = Place(&serving);
             // Whatever ended it, the caller knows: there is nobody else to tell.
             let _ = serving.serve(stream);
-            serving.leave();
         });
         match caller {
             Ok(caller) => threads.push(caller),
@@ -140,6 +140,15 @@ fn accept_until_stopped(listener: &TcpListener, service: &Arc<Service>) {
     }
     for thread in threads {
         let _ = thread.join();
+    }
+}
+
+/// The place of a caller, given back however it ends.
+struct Place<'a>(&'a Service);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,7 +31,7 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(200);
 /// but no longer than this after the first change.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often the directory and the index are compared, whatever was noticed.
+/// How often the directory and the session are looked at, whatever was noticed.
 const CHECK: Duration = Duration::from_secs(30);
 /// When to try again after the index did not answer.
 const RETRY: Duration = Duration::from_secs(2);
@@ -72,7 +73,10 @@ impl<'a> Share<'a> {
         let ended = Arc::new(AtomicBool::new(false));
         let (end, wake, interrupt) = (Arc::clone(&ended), changes.clone(), self.peer.interrupt().clone());
         on_signal(move |_| {
-            end.store(true, Ordering::SeqCst);
+            if end.swap(true, Ordering::SeqCst) {
+                // Whatever holds it up, a second signal is meant.
+                process::exit(1);
+            }
             interrupt.raise();
             // If it is full, it wakes as well.
             let _ = wake.try_send(());
@@ -181,8 +185,8 @@ impl<'a> Share<'a> {
     /// Whether the index still has the session: if not, it is opened again.
     fn check(&mut self) -> Result<(), Stopped> {
         let now = self.peer.recent();
-        match self.peer.list_content(&now, self.user.as_str()) {
-            Ok(_) => Ok(()),
+        match self.peer.check_session(&now, &self.user) {
+            Ok(()) => Ok(()),
             Err(error) => self.reconnect(error),
         }
     }

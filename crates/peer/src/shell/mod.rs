@@ -8,6 +8,7 @@ use std::{
     path::Path,
     process,
     sync::Arc,
+    time::Duration,
 };
 
 use lonja_wire::{Datetime, Operation, get_file};
@@ -29,6 +30,9 @@ use crate::{
     text::visible,
 };
 
+/// How long what is under way may take to end when the shell is told to.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Runs until the last line; gives whether every command of a script was carried out.
 ///
 /// # Errors
@@ -45,9 +49,11 @@ pub(crate) fn run(peer: Peer) -> io::Result<bool> {
             return;
         }
         // Whatever the shell is at has been stopped, and it begins nothing else.
-        let mut peer = ended.lock();
-        interrupt.reset();
-        peer.leave();
+        // Where its output has nobody to read it, it cannot wait for that.
+        if let Some(mut peer) = ended.try_lock_for(PATIENCE) {
+            interrupt.reset();
+            peer.leave();
+        }
         modes.restore();
         process::exit(match signal {
             Signal::Interrupt => 1,
