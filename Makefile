@@ -2,6 +2,7 @@
 
 PYTHON := python3
 VENV := .venv
+PAGE := services/console/web
 # What only the tests and the example peer need.
 ZEEP := zeep==4.3.3
 # Helm's own engine, and Kubernetes' schemas.
@@ -9,12 +10,13 @@ HELM := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 PyYAML
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 
-.PHONY: test test-helm test-containers helm-readme helm-examples lint advisories proto-lint bench soak fuzz clean
+.PHONY: test page test-browser test-helm test-containers helm-readme helm-examples lint advisories proto-lint bench soak fuzz clean
 
-test: lint advisories test-helm $(VENV)/made
+test: page lint advisories test-helm $(VENV)/made
 	redis-server --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq redis-server; } \
 	  || { echo "install Redis 7: apt-get install redis-server, or brew install redis" >&2; exit 1; }
 	cargo test --workspace
+	$(MAKE) test-browser
 
 test-helm: $(VENV)/made
 	$(VENV)/bin/python tests/helm/test_chart.py
@@ -24,6 +26,19 @@ helm-readme:
 	$(PYTHON) helm/readme.py > helm/lonja/README.md
 helm-examples: $(VENV)/made
 	$(VENV)/bin/python tests/helm/test_chart.py examples
+
+# The console's page, which the next build embeds. Needs Node.
+page: $(PAGE)/dist/index.html
+$(PAGE)/dist/index.html: $(shell find $(PAGE) proto -path '*/node_modules' -prune -o -path '*/dist' -prune -o -path '*/gen' -prune -o -type f -print)
+	npm --version >/dev/null 2>&1 || { echo "install Node.js 20 or newer: https://nodejs.org" >&2; exit 1; }
+	cd $(PAGE) && npm ci --no-audit --no-fund && npm run build
+
+# In a real browser. LONJA is the program under test.
+test-browser: page
+	chromium --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } \
+	  || { echo "install Chromium: apt-get install chromium" >&2; exit 1; }
+	cargo build
+	cd tests/browser && npm ci --no-audit --no-fund && npm test
 
 # The stack of docker-compose.yml, built and run by the container engine of this machine.
 test-containers: $(VENV)/made

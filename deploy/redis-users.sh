@@ -10,6 +10,6 @@ cat <<USERS
 user default off resetpass ~* &* +@all
 user health on nopass -@all +ping
 user registry on >${LONJA_REDIS_REGISTRY_PASSWORD:?} ~$prefix:registry:* $common +mget +hget +hset +hsetnx +hdel +hlen +hgetall +multi +exec +time
-user catalog on >${LONJA_REDIS_CATALOG_PASSWORD:?} ~$prefix:catalog:* $common +exists +unlink +hget +hset +hdel +hlen +hgetall +hexists +hincrby
+user catalog on >${LONJA_REDIS_CATALOG_PASSWORD:?} ~$prefix:catalog:* $common +exists +unlink +hget +hset +hdel +hlen +hgetall +hexists +hincrby +time +xadd +xrange
 user audit on >${LONJA_REDIS_AUDIT_PASSWORD:?} ~$prefix:audit:* $common +xadd +xrange +hget +hset +hdel +hlen +hgetall +time
 USERS

@@ -4,11 +4,12 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "lonja/registry/v1/registry.proto",
     "lonja/catalog/v1/catalog.proto",
     "lonja/audit/v1/audit.proto",
     "lonja/batch/v1/batch.proto",
+    "lonja/console/v1/console.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

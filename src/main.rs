@@ -1,5 +1,6 @@
 //! `lonja`: every service of the index, and all of them in one process.
 
+mod audit;
 mod health;
 mod up;
 
@@ -40,14 +41,26 @@ enum Command {
     Registry(lonja_registry::Config),
     /// Run the catalog: what each session published
     Catalog(lonja_catalog::Config),
-    /// Run the audit: every operation, in order
-    Audit(lonja_audit::Config),
+    /// Run the audit: every operation, in order; or look at what is recorded
+    Audit(AuditCommand),
     /// Run the datetime service: the SOAP service that peers ask for the time
     Datetime(lonja_datetime::Config),
+    /// Run the console: the page that shows the index live
+    Console(lonja_console::Config),
     /// Be a peer: a shell, or one command
     Peer(lonja_peer::Config),
     /// Ask a gRPC service whether it is ready; exit 0 if it is
     Health(health::Config),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct AuditCommand {
+    #[command(flatten)]
+    service: lonja_audit::Config,
+    /// Instead of running it
+    #[command(subcommand)]
+    look: Option<audit::Look>,
 }
 
 fn main() -> ExitCode {
@@ -108,6 +121,7 @@ impl Command {
             Self::Catalog(_) => "lonja-catalog",
             Self::Audit(_) => "lonja-audit",
             Self::Datetime(_) => "lonja-datetime",
+            Self::Console(_) => "lonja-console",
             Self::Peer(_) => "lonja-peer",
             Self::Health(_) => "lonja-health",
         }
@@ -120,8 +134,10 @@ async fn run(command: Command, shutdown: CancellationToken) -> anyhow::Result<()
         Command::Gateway(config) => lonja_gateway::run(config, shutdown).await?,
         Command::Registry(config) => Box::pin(lonja_registry::run(config, shutdown)).await?,
         Command::Catalog(config) => Box::pin(lonja_catalog::run(config, shutdown)).await?,
-        Command::Audit(config) => lonja_audit::run(config, shutdown).await?,
+        Command::Audit(AuditCommand { look: Some(look), .. }) => audit::run(look, shutdown).await?,
+        Command::Audit(config) => lonja_audit::run(config.service, shutdown).await?,
         Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,
+        Command::Console(config) => lonja_console::run(config, shutdown).await?,
         Command::Health(config) => health::run(config).await?,
         // It has threads of its own and was run before.
         Command::Peer(_) => {}

@@ -4,21 +4,24 @@
 
 use std::{
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
 use lonja_audit::{AuditConfig, AuditGrpc, AuditServiceServer};
+use lonja_catalog::search::{Follower, Search};
 use lonja_catalog::{CatalogConfig, CatalogGrpc, CatalogServiceServer};
 use lonja_chassis::{
+    admin,
     health::Health,
     http,
-    journal::{Journal, OpenError},
+    journal::Journal,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
     rpc::Channel,
-    service::{RunError, serve_admin, upkeep},
+    service::{BackendChannels, RunError, upkeep},
 };
+use lonja_console::{Console, ConsoleConfig, Probe, Probes};
 use lonja_gateway::{Backend, Gateway, GatewayConfig};
 use lonja_registry::{RegistryGrpc, RegistryServiceServer};
 use tokio::net::TcpListener;
@@ -33,7 +36,7 @@ pub(crate) struct Config {
     /// Address for the time over SOAP; existing peers ask at port 8000
     #[arg(long, env = "LONJA_DATETIME_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8000")]
     datetime_listen: SocketAddr,
-    /// Address for the console: /livez, /readyz and /metrics
+    /// Address for the console, and for /livez, /readyz and /metrics
     #[arg(long, env = "LONJA_CONSOLE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     console_listen: SocketAddr,
     /// Directory that keeps the state
@@ -45,6 +48,8 @@ pub(crate) struct Config {
     catalog: CatalogConfig,
     #[command(flatten)]
     audit: AuditConfig,
+    #[command(flatten)]
+    console: ConsoleConfig,
 }
 
 /// Runs everything until shutdown.
@@ -57,16 +62,20 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     } else {
         OperationLog::to_stdout()?
     };
-    let (backend, journal) = open(&config, &lines, &shutdown)?;
+    let Opened { channels, search, journal } = open(&config, &lines, &shutdown)?;
     announce(&peers, &datetime, &console)?;
 
     let health = Health::new();
+    let backend = Backend::new(channels.clone());
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
-    let (served, ..) = tokio::join!(
+    let probes = probes(&health, datetime.local_addr()?);
+    let page = Console::new(config.console, channels, probes, shutdown.clone());
+    let (served, shown, ..) = tokio::join!(
         gateway.serve(peers, shutdown.clone()),
+        page.serve(console, admin::router(health.clone()), &health),
+        search.run(shutdown.clone()),
         http::serve(datetime, lonja_datetime::router(), shutdown.clone()),
         health.watch("lonja", shutdown.clone(), || backend.is_ready()),
-        serve_admin(Some(console), &health, &shutdown),
         upkeep(&shutdown),
     );
     tokio::task::spawn_blocking(move || {
@@ -74,33 +83,50 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         writer.finish();
     })
     .await?;
-    Ok(served?)
+    served?;
+    shown
 }
 
-/// Opens the stores, which share one journal, and puts the services' clients on them.
-fn open(
-    config: &Config,
-    lines: &OperationLog,
-    shutdown: &CancellationToken,
-) -> Result<(Backend, Journal), OpenError> {
+/// The services that keep state.
+struct Opened {
+    channels: BackendChannels,
+    /// Keeps search current.
+    search: Follower<lonja_catalog::store::EmbeddedStore>,
+    journal: Journal,
+}
+
+/// Opens the stores, which share one journal, and puts the services on them.
+fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> Result<Opened, RunError> {
     let mut journal = Journal::open(&config.data_dir, "lonja")?;
     let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
     let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &config.catalog)?;
     let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &config.audit)?;
     let journal = journal.start()?;
     let audit = AuditGrpc::new(audit, lines.clone(), shutdown.clone());
-    let backend = Backend::new(
-        Channel::local(RegistryServiceServer::new(RegistryGrpc::new(registry))),
-        Channel::local(CatalogServiceServer::new(CatalogGrpc::new(catalog))),
-        Channel::local(AuditServiceServer::new(audit)),
-    );
-    Ok((backend, journal))
+    let (search, follower) = Search::new(catalog.clone()).map_err(io::Error::other)?;
+    let channels = BackendChannels {
+        registry: Channel::local(RegistryServiceServer::new(RegistryGrpc::new(registry))),
+        catalog: Channel::local(CatalogServiceServer::new(CatalogGrpc::new(catalog, search))),
+        audit: Channel::local(AuditServiceServer::new(audit)),
+    };
+    Ok(Opened { channels, search: follower, journal })
+}
+
+/// How the console finds out about the services that it does not call.
+fn probes(health: &Health, mut datetime: SocketAddr) -> Probes {
+    if datetime.ip().is_unspecified() {
+        datetime.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    Probes(vec![
+        ("gateway".to_owned(), Probe::Here(health.clone())),
+        ("datetime".to_owned(), Probe::Page(format!("http://{datetime}/?wsdl"))),
+    ])
 }
 
 fn announce(peers: &TcpListener, datetime: &TcpListener, console: &TcpListener) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "peers connect to  {}", peers.local_addr()?)?;
     writeln!(stdout, "time over SOAP    http://{}/?wsdl", datetime.local_addr()?)?;
-    writeln!(stdout, "health, metrics   http://{}/readyz", console.local_addr()?)?;
+    writeln!(stdout, "console           http://{}/", console.local_addr()?)?;
     stdout.flush()
 }

@@ -157,6 +157,20 @@ impl RegistryService for Back {
         not_here()
     }
 
+    async fn look_up_sessions(
+        &self,
+        _: Request<proto::LookUpSessionsRequest>,
+    ) -> Result<Response<proto::LookUpSessionsResponse>, Status> {
+        not_here()
+    }
+
+    async fn find_sessions(
+        &self,
+        _: Request<proto::FindSessionsRequest>,
+    ) -> Result<Response<proto::FindSessionsResponse>, Status> {
+        not_here()
+    }
+
     async fn get_statistics(
         &self,
         _: Request<proto::GetStatisticsRequest>,

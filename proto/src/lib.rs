@@ -24,10 +24,17 @@ mod generated {
         tonic::include_proto!("lonja.catalog.v1");
     }
     pub mod audit {
-        tonic::include_proto!("lonja.audit.v1");
+        // Named as other protos name it.
+        pub mod v1 {
+            tonic::include_proto!("lonja.audit.v1");
+        }
+        pub use v1::*;
     }
     pub mod batch {
         tonic::include_proto!("lonja.batch.v1");
+    }
+    pub mod console {
+        tonic::include_proto!("lonja.console.v1");
     }
 }
 
@@ -55,6 +62,13 @@ pub mod audit {
 /// `lonja.batch.v1`: calls that wait at the same moment, in one.
 pub mod batch {
     pub use crate::generated::batch::*;
+}
+
+/// `lonja.console.v1`: the index as people look at it.
+pub mod console {
+    pub use crate::generated::console::*;
+    /// The name under which health is asked.
+    pub const SERVICE_NAME: &str = console_service_server::SERVICE_NAME;
 }
 
 /// All protos as a serialized `FileDescriptorSet`, for server reflection.

@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod audit_command;
 mod balancing;
 mod chaos;
 mod cluster;
 mod command_line;
 mod concurrency;
+mod console;
 mod crash;
 mod datetime;
 mod front_door;

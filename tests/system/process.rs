@@ -135,16 +135,17 @@ impl Index {
     }
 
     fn start_on(data: Arc<TempDir>, arguments: Vec<String>) -> Self {
-        let mut process = Process::spawn(
-            lonja()
-                .args(["up", "--gateway-listen", "127.0.0.1:0", "--datetime-listen", "127.0.0.1:0"])
-                .args(["--console-listen", "127.0.0.1:0", "--data-dir"])
-                .arg(data.path())
-                .args(&arguments),
-        );
+        let mut command = lonja();
+        command.args(["up", "--data-dir"]).arg(data.path()).args(&arguments);
+        for option in ["--gateway-listen", "--datetime-listen", "--console-listen"] {
+            if !arguments.iter().any(|argument| argument == option) {
+                command.args([option, "127.0.0.1:0"]);
+            }
+        }
+        let mut process = Process::spawn(&mut command);
         let peers = process.address("peers connect to");
         let datetime = process.address("time over SOAP");
-        let console = process.address("health, metrics");
+        let console = process.address("console");
         Self { process, peers, datetime, console, data, arguments }
     }
 

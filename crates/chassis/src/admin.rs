@@ -6,14 +6,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{health::Health, http, telemetry};
 
-/// Serves the endpoints until shutdown.
-pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
-    let router = Router::new()
+/// The endpoints.
+pub fn router(health: Health) -> Router {
+    Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(|| async { telemetry::render_metrics() }))
-        .with_state(health);
-    http::serve(listener, router, shutdown).await;
+        .with_state(health)
+}
+
+/// Serves the endpoints until shutdown.
+pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
+    http::serve(listener, router(health), shutdown).await;
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, String) {

@@ -1,11 +1,12 @@
-//! Serving HTTP/1.1 within limits: on connections, and on how long a caller may take.
+//! Serving HTTP within limits: on connections, and on how long a caller may take.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -25,12 +26,31 @@ const CONNECTIONS: usize = 1024;
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection may last in all.
 const CONNECTION: Duration = Duration::from_secs(30);
+/// Calls that one connection may have open over HTTP/2.
+const STREAMS: u32 = 64;
+/// How often a caller over HTTP/2 is asked for a sign of life, and how soon it must come.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long to wait before the next attempt when accepting fails, for want of
 /// descriptors most likely.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until shutdown; requests in flight then get the drain time to finish.
+/// Serves pages over HTTP/1.1, a connection for each, until shutdown; requests in flight
+/// then get the drain time to finish.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    accept(listener, &shutdown, |stream| serve_page(stream, router.clone(), shutdown.clone())).await;
+}
+
+/// Serves pages and streams that last, over HTTP/1.1 and HTTP/2, until shutdown. Who serves
+/// a stream is to end it then.
+pub async fn serve_streams(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    accept(listener, &shutdown, |stream| serve_stream(stream, router.clone(), shutdown.clone())).await;
+}
+
+/// Accepts connections until shutdown, and has each served.
+async fn accept<F>(listener: TcpListener, shutdown: &CancellationToken, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let accept = async {
@@ -39,7 +59,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let connection = serve_connection(stream, router.clone(), shutdown.clone());
+                    let connection = serve(stream);
                     connections.spawn(async move {
                         connection.await;
                         drop(place);
@@ -55,7 +75,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     shutdown.run_until_cancelled(accept).await;
     drop(listener);
     connections.close();
-    shutdown::within_drain(&shutdown, connections.wait()).await;
+    shutdown::within_drain(shutdown, connections.wait()).await;
 }
 
 /// A page that cannot be fetched: one line that says why.
@@ -96,7 +116,7 @@ pub async fn get(url: &str) -> Result<(u16, String), GetError> {
     page
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve_page(stream: TcpStream, router: Router, shutdown: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // A connection that is kept open takes another caller's place.
@@ -109,6 +129,24 @@ async fn serve_connection(stream: TcpStream, router: Router, shutdown: Cancellat
         // Whatever ended it, the caller knows: there is nobody else to tell.
         _ = connection.as_mut() => return,
         () = limit => return,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = shutdown::within_drain(&shutdown, connection).await;
+}
+
+async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    // An answer may be a few bytes, and is looked at while it comes.
+    let _ = stream.set_nodelay(true);
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let mut http2 = server.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    http2.keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
+    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // Whatever ended it, the caller knows: there is nobody else to tell.
+        _ = connection.as_mut() => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = shutdown::within_drain(&shutdown, connection).await;

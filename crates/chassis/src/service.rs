@@ -16,7 +16,7 @@ use crate::{
     journal::OpenError,
     net::{ListenError, listen},
     redis::{Redis, RedisError},
-    rpc::{self, Callers, ServeError, TlsConfig, TlsError},
+    rpc::{self, Callers, Channel, ChannelError, NameServer, Names, ServeError, TlsConfig, TlsError},
     store_url::StoreUrl,
     telemetry,
 };
@@ -58,6 +58,55 @@ impl ServiceConfig {
     }
 }
 
+/// Where the services are that keep state, for one that calls them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BackendConfig {
+    /// Where the registry is
+    #[arg(long, env = "LONJA_REGISTRY", value_name = "URL")]
+    pub registry: String,
+    /// Where the catalog is
+    #[arg(long, env = "LONJA_CATALOG", value_name = "URL")]
+    pub catalog: String,
+    /// Where the audit is
+    #[arg(long, env = "LONJA_AUDIT", value_name = "URL")]
+    pub audit: String,
+    /// Ask this name server for the replicas of a service, instead of the system's
+    #[arg(long, env = "LONJA_DNS_SERVER", value_name = "IP[:PORT]")]
+    pub dns_server: Option<NameServer>,
+    /// Who it is to other services.
+    #[command(flatten)]
+    pub tls: TlsConfig,
+}
+
+/// Ways to the services that keep state. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct BackendChannels {
+    /// Users and sessions.
+    pub registry: Channel,
+    /// What each session published.
+    pub catalog: Channel,
+    /// Every operation, in order.
+    pub audit: Channel,
+}
+
+impl BackendConfig {
+    /// Ways to these services, across the network.
+    ///
+    /// # Errors
+    /// When an address cannot be one, or the certificates cannot be used.
+    pub fn channels(&self) -> Result<BackendChannels, RunError> {
+        let names = Names::new(self.dns_server)?;
+        let tls = self.tls.load()?;
+        let channel =
+            |address: &str, name| Channel::remote(address, &names, tls.clone().map(|tls| (tls, name)));
+        Ok(BackendChannels {
+            registry: channel(&self.registry, "lonja-registry")?,
+            catalog: channel(&self.catalog, "lonja-catalog")?,
+            audit: channel(&self.audit, "lonja-audit")?,
+        })
+    }
+}
+
 /// Why a service ended other than by shutdown: one line for a person.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -70,6 +119,9 @@ pub enum RunError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Another service cannot be where it is said to be.
+    #[error(transparent)]
+    Address(#[from] ChannelError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),

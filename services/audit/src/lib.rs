@@ -1,6 +1,9 @@
 //! The audit: every operation that peers asked for, in order, each exactly once.
 
+mod counts;
 mod filter;
+mod reader;
+mod sample;
 mod service;
 pub mod store;
 
@@ -28,7 +31,17 @@ pub struct AuditConfig {
 }
 
 /// Who may call what, where callers show who they are: the star of docs/architecture.md.
-const CALLERS: Callers = &[("lonja-gateway", &["lonja.audit.v1.AuditService/RecordOperations"])];
+const CALLERS: Callers = &[
+    ("lonja-gateway", &["lonja.audit.v1.AuditService/RecordOperations"]),
+    (
+        "lonja-console",
+        &[
+            "lonja.audit.v1.AuditService/ListOperations",
+            "lonja.audit.v1.AuditService/TailOperations",
+            "lonja.audit.v1.AuditService/CountOperations",
+        ],
+    ),
+];
 
 /// Settings of an audit that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -76,7 +89,7 @@ async fn serve_store(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let health = Health::new();
-    let mut routes = rpc::routes(&health, DESCRIPTORS)?;
+    let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
     routes.add_service(AuditServiceServer::new(AuditGrpc::new(store.clone(), lines, shutdown.clone())));
     serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
 }

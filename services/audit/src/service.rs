@@ -2,27 +2,30 @@
 
 use std::{fmt::Write as _, pin::Pin};
 
-use futures_util::{Stream, stream};
-use lonja_chassis::{operation_log::OperationLog, text::Printable};
+use futures_util::{Stream, StreamExt as _, stream};
+use lonja_chassis::{clock::unix_ms, operation_log::OperationLog, text::Printable};
 use lonja_proto::audit::{
-    ListOperationsRequest, ListOperationsResponse, Operation, OperationFilter, OperationRecord,
-    RecordOperationsRequest, RecordOperationsResponse, TailOperationsRequest, TailOperationsResponse,
-    audit_service_server::AuditService,
+    CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
+    Operation, OperationRecord, RecordOperationsRequest, RecordOperationsResponse, TailOperationsRequest,
+    TailOperationsResponse, audit_service_server::AuditService,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    counts::{self, Counter},
     filter::matches,
+    reader::{self, Reader},
+    sample::Sampler,
     store::{Batch, Position, Store},
 };
 
 /// Records that may be stored at once.
 const MAX_BATCH: usize = 4096;
-/// Records in a page, where the caller does not say.
-const PAGE: usize = 512;
-/// Records in a page at most.
-const MAX_PAGE: usize = 4096;
+/// Records that a tail may begin with.
+const MAX_NEWEST: u32 = 1000;
+/// Seconds of the past that may be counted.
+const MAX_PAST: u32 = 600;
 
 /// Answers `lonja.audit.v1` from a store.
 #[derive(Debug, Clone)]
@@ -60,58 +63,13 @@ fn position(token: &str) -> Result<Position, Status> {
     token.parse().map_err(|_| Status::invalid_argument("page_token: not one that this service gave"))
 }
 
-/// A reader's place among the records.
-struct Reader<S> {
-    store: S,
-    filter: OperationFilter,
-    size: usize,
-    position: Position,
-    /// Read, but not given out yet.
-    ahead: std::vec::IntoIter<(Position, OperationRecord)>,
-}
-
-impl<S: Store> Reader<S> {
-    fn new(store: S, filter: Option<OperationFilter>, size: u32, position: Position) -> Self {
-        let size = match size as usize {
-            0 => PAGE,
-            size => size.min(MAX_PAGE),
-        };
-        Self { store, filter: filter.unwrap_or_default(), size, position, ahead: Vec::new().into_iter() }
-    }
-
-    /// The next records that match, at most a page of them; none at the end.
-    async fn page(&mut self) -> Result<Vec<OperationRecord>, Status> {
-        let mut page = Vec::new();
-        while page.len() < self.size {
-            match self.ahead.next() {
-                Some((behind, record)) => {
-                    self.position = behind;
-                    if matches(&self.filter, &record) {
-                        page.push(record);
-                    }
-                }
-                None => {
-                    let end = self.store.end().await?;
-                    let read = self.store.read(self.position).await?;
-                    if read.is_empty() {
-                        // Nothing lies between: waiting must not begin inside a row.
-                        self.position = self.position.max(end);
-                        break;
-                    }
-                    self.ahead = read.into_iter();
-                }
-            }
-        }
-        Ok(page)
-    }
-}
-
 type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl<S: Store + Clone> AuditService for AuditGrpc<S> {
     type ListOperationsStream = Pages<ListOperationsResponse>;
     type TailOperationsStream = Pages<TailOperationsResponse>;
+    type CountOperationsStream = Pages<CountOperationsResponse>;
 
     async fn record_operations(
         &self,
@@ -156,7 +114,7 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
             if records.is_empty() {
                 return Ok(None);
             }
-            let page = ListOperationsResponse { records, next_page_token: reader.position.to_string() };
+            let page = ListOperationsResponse { records, next_page_token: reader.position().to_string() };
             Ok(Some((page, (reader, left - 1))))
         };
         Ok(Response::new(Box::pin(stream::try_unfold((reader, pages), next))))
@@ -167,25 +125,52 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
         request: Request<TailOperationsRequest>,
     ) -> Result<Response<Self::TailOperationsStream>, Status> {
         let request = request.into_inner();
-        let from = match request.page_token.as_str() {
-            "" => self.store.end().await?,
-            token => position(token)?,
-        };
-        let reader = Reader::new(self.store.clone(), request.filter, 0, from);
-        let next = |(mut reader, shutdown): (Reader<S>, CancellationToken)| async move {
-            loop {
-                let records = reader.page().await?;
-                if !records.is_empty() {
-                    let page =
-                        TailOperationsResponse { records, next_page_token: reader.position.to_string() };
-                    return Ok(Some((page, (reader, shutdown))));
-                }
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(None),
-                    () = reader.store.wait_beyond(reader.position) => {}
-                }
+        let filter = request.filter.unwrap_or_default();
+        let (first, from) = match request.page_token.as_str() {
+            "" => {
+                let count = request.newest.min(MAX_NEWEST) as usize;
+                let is_wanted = |record: &OperationRecord| matches(&filter, record);
+                let newest = reader::newest(&self.store, count, is_wanted, |_| false).await?;
+                (newest.records, newest.behind)
             }
+            token => (Vec::new(), position(token)?),
         };
-        Ok(Response::new(Box::pin(stream::try_unfold((reader, self.shutdown.clone()), next))))
+        let reader = Reader::new(self.store.clone(), Some(filter), 0, from);
+        let sampler = Sampler::new(reader, request.sample_size as usize, self.shutdown.clone());
+        let first = (!first.is_empty()).then(|| TailOperationsResponse {
+            records: first,
+            next_page_token: from.to_string(),
+            skipped: 0,
+        });
+        let next = async |mut sampler: Sampler<S>| {
+            let page = sampler.page().await?;
+            Ok(page.map(|page| (page, sampler)))
+        };
+        let pages = stream::try_unfold(sampler, next);
+        Ok(Response::new(Box::pin(stream::iter(first.map(Ok)).chain(pages))))
+    }
+
+    async fn count_operations(
+        &self,
+        request: Request<CountOperationsRequest>,
+    ) -> Result<Response<Self::CountOperationsStream>, Status> {
+        let past = request.get_ref().past_seconds.min(MAX_PAST);
+        let now = unix_ms() / 1000;
+        let wanted = now - i64::from(past);
+        let is_past = |oldest: &OperationRecord| counts::second(oldest) < wanted;
+        let newest = if past == 0 { 0 } else { usize::MAX };
+        let newest = reader::newest(&self.store, newest, |_| true, is_past).await?;
+        let since = match newest.records.first() {
+            // Of its second only a part may have been looked at.
+            Some(oldest) if !newest.is_enough => counts::second(oldest) + 1,
+            _ => wanted,
+        };
+        let reader = Reader::new(self.store.clone(), None, 0, newest.behind);
+        let counter = Counter::new(reader, &newest.records, since, self.shutdown.clone());
+        let next = async |mut counter: Counter<S>| {
+            let page = counter.page().await?;
+            Ok(page.map(|page| (page, counter)))
+        };
+        Ok(Response::new(Box::pin(stream::try_unfold(counter, next))))
     }
 }

@@ -1,7 +1,10 @@
 //! The catalog: what each session has published.
 
+pub mod search;
 mod service;
 pub mod store;
+
+use std::io;
 
 use lonja_chassis::{
     health::Health,
@@ -14,6 +17,7 @@ use lonja_proto::{DESCRIPTORS, catalog::SERVICE_NAME};
 use tokio_util::sync::CancellationToken;
 
 pub use lonja_proto::catalog::catalog_service_server::CatalogServiceServer;
+use search::Search;
 pub use service::CatalogGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
@@ -26,17 +30,23 @@ pub struct CatalogConfig {
 }
 
 /// Who may call what, where callers show who they are: the star of docs/architecture.md.
-const CALLERS: Callers = &[(
-    "lonja-gateway",
-    &[
-        "lonja.catalog.v1.CatalogService/PublishFile",
-        "lonja.catalog.v1.CatalogService/DeleteFile",
-        "lonja.catalog.v1.CatalogService/ListFiles",
-        "lonja.catalog.v1.CatalogService/EndSession",
-        "lonja.catalog.v1.CatalogService/ListSessions",
-        "lonja.catalog.v1.CatalogService/GetStatistics",
-    ],
-)];
+const CALLERS: Callers = &[
+    (
+        "lonja-gateway",
+        &[
+            "lonja.catalog.v1.CatalogService/PublishFile",
+            "lonja.catalog.v1.CatalogService/DeleteFile",
+            "lonja.catalog.v1.CatalogService/ListFiles",
+            "lonja.catalog.v1.CatalogService/EndSession",
+            "lonja.catalog.v1.CatalogService/ListSessions",
+            "lonja.catalog.v1.CatalogService/GetStatistics",
+        ],
+    ),
+    (
+        "lonja-console",
+        &["lonja.catalog.v1.CatalogService/SearchFiles", "lonja.catalog.v1.CatalogService/GetStatistics"],
+    ),
+];
 
 /// Settings of a catalog that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -72,8 +82,12 @@ async fn serve_store(
     store: impl Store + Clone,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    let (search, follower) = Search::new(store.clone()).map_err(io::Error::other)?;
     let health = Health::new();
-    let mut routes = rpc::routes(&health, DESCRIPTORS)?;
-    routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone())));
-    serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
+    let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
+    routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone(), search)));
+    let ready = || store.is_ready();
+    let service = serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), ready, shutdown.clone());
+    let (served, ()) = tokio::join!(service, follower.run(shutdown));
+    served
 }

@@ -10,7 +10,10 @@ use metrics::gauge;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::store::{File, Store};
+use crate::{
+    search::{Found, Search, SearchError, SearchQuery},
+    store::{File, Listed, Store},
+};
 
 /// Bytes that a name or a description may have.
 const MAX_NAME: usize = 255;
@@ -21,16 +24,26 @@ const MAX_PAGE: usize = 4096;
 /// Sessions in a page at most.
 const MAX_SESSIONS_PAGE: usize = 1000;
 
-/// Answers `lonja.catalog.v1` from a store.
+/// Files in a page of what was found, where the caller does not say,
+const FOUND_PAGE: usize = 50;
+/// and at most.
+const MAX_FOUND_PAGE: usize = 1000;
+/// How far into what was found one may look: each page costs what all before it cost.
+const MAX_OFFSET: usize = 10_000;
+/// Bytes that a query may have.
+const MAX_QUERY: usize = 1024;
+
+/// Answers `lonja.catalog.v1` from a store, and searches in an index of it.
 #[derive(Debug, Clone)]
 pub struct CatalogGrpc<S> {
     store: S,
+    search: Search,
 }
 
 impl<S: Store> CatalogGrpc<S> {
-    /// A service on this store.
-    pub fn new(store: S) -> Self {
-        Self { store }
+    /// A service on this store and an index of it.
+    pub fn new(store: S, search: Search) -> Self {
+        Self { store, search }
     }
 }
 
@@ -45,6 +58,30 @@ fn file(file: Option<proto::File>) -> Result<File, Status> {
         return Err(Status::invalid_argument("filename: 1 to 255 bytes; description: at most 255 bytes"));
     }
     Ok(File { filename, description })
+}
+
+impl From<SearchError> for Status {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::NotReady | SearchError::Stopped => Self::unavailable(error.to_string()),
+            SearchError::Index(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+fn search_query(request: proto::SearchFilesRequest) -> Result<SearchQuery, Status> {
+    let offset = request.offset as usize;
+    if offset > MAX_OFFSET || request.query.len() > MAX_QUERY {
+        return Err(Status::invalid_argument("offset: at most 10000; query: at most 1024 bytes"));
+    }
+    let session = (!request.session_id.is_empty()).then(|| session_id(&request.session_id)).transpose()?;
+    let limit = page_size(request.page_size, FOUND_PAGE, MAX_FOUND_PAGE);
+    Ok(SearchQuery { text: request.query, session, offset, limit })
+}
+
+fn found(found: Found) -> proto::FoundFile {
+    let Found { session, username, file: File { filename, description } } = found;
+    proto::FoundFile { session_id: session, username, file: Some(proto::File { filename, description }) }
 }
 
 fn page_size(asked: u32, default: usize, max: usize) -> usize {
@@ -101,7 +138,8 @@ impl<S: Store> CatalogService for CatalogGrpc<S> {
         let total = u32::try_from(files.len()).unwrap_or(u32::MAX);
         let size = page_size(request.page_size, PAGE, MAX_PAGE);
         Ok(pages(files, size, move |files| {
-            let file = |File { filename, description }| proto::File { filename, description };
+            let file =
+                |Listed { file: File { filename, description }, .. }| proto::File { filename, description };
             proto::ListFilesResponse { total, files: files.into_iter().map(file).collect() }
         }))
     }
@@ -126,6 +164,25 @@ impl<S: Store> CatalogService for CatalogGrpc<S> {
                 username,
             };
             proto::ListSessionsResponse { sessions: sessions.into_iter().map(session).collect() }
+        }))
+    }
+
+    async fn search_files(
+        &self,
+        request: Request<proto::SearchFilesRequest>,
+    ) -> Result<Response<proto::SearchFilesResponse>, Status> {
+        let request = request.into_inner();
+        let revision = self.search.revision()?;
+        if revision == request.known_revision {
+            let response = proto::SearchFilesResponse { revision, not_modified: true, ..Default::default() };
+            return Ok(Response::new(response));
+        }
+        let (revision, page) = self.search.search(search_query(request)?).await?;
+        Ok(Response::new(proto::SearchFilesResponse {
+            revision,
+            not_modified: false,
+            total: page.total,
+            files: page.found.into_iter().map(found).collect(),
         }))
     }
 

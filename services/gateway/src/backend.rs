@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lonja_chassis::{rpc::Channel, throttle::Throttle};
+use lonja_chassis::{rpc::Channel, service::BackendChannels, throttle::Throttle};
 use lonja_proto::{
     Reason,
     audit::audit_service_client::AuditServiceClient,
@@ -18,7 +18,7 @@ use tonic::Status;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
 /// What peers ask for most; what waits at the same moment travels together.
-pub(crate) const REGISTRY_BATCHED: [&str; 6] = [
+const REGISTRY_BATCHED: [&str; 6] = [
     "lonja.registry.v1.RegistryService/RegisterUser",
     "lonja.registry.v1.RegistryService/UnregisterUser",
     "lonja.registry.v1.RegistryService/OpenSession",
@@ -26,7 +26,7 @@ pub(crate) const REGISTRY_BATCHED: [&str; 6] = [
     "lonja.registry.v1.RegistryService/GetSession",
     "lonja.registry.v1.RegistryService/GetRemoteSession",
 ];
-pub(crate) const CATALOG_BATCHED: [&str; 3] = [
+const CATALOG_BATCHED: [&str; 3] = [
     "lonja.catalog.v1.CatalogService/PublishFile",
     "lonja.catalog.v1.CatalogService/DeleteFile",
     "lonja.catalog.v1.CatalogService/EndSession",
@@ -43,11 +43,11 @@ pub struct Backend {
 impl Backend {
     /// Clients on these channels.
     #[must_use]
-    pub fn new(registry: Channel, catalog: Channel, audit: Channel) -> Self {
+    pub fn new(channels: BackendChannels) -> Self {
         Self {
-            registry: RegistryServiceClient::new(registry),
-            catalog: CatalogServiceClient::new(catalog),
-            audit: AuditServiceClient::new(audit),
+            registry: RegistryServiceClient::new(channels.registry.batched(&REGISTRY_BATCHED)),
+            catalog: CatalogServiceClient::new(channels.catalog.batched(&CATALOG_BATCHED)),
+            audit: AuditServiceClient::new(channels.audit),
         }
     }
 

@@ -22,14 +22,12 @@ use lonja_chassis::{
     health::Health,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::{Channel, ChannelError, NameServer, Names, TlsConfig},
-    service::{RunError, announce, serve_admin, upkeep},
+    service::{BackendConfig, RunError, announce, serve_admin, upkeep},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::Backend;
-use backend::{CATALOG_BATCHED, REGISTRY_BATCHED};
 pub use proxy::{BadNetwork, Networks};
 pub use server::Gateway;
 
@@ -74,21 +72,9 @@ pub struct Config {
     /// Address for /livez, /readyz and /metrics; none if not given
     #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
-    /// Where the registry is
-    #[arg(long, env = "LONJA_REGISTRY", value_name = "URL")]
-    pub registry: String,
-    /// Where the catalog is
-    #[arg(long, env = "LONJA_CATALOG", value_name = "URL")]
-    pub catalog: String,
-    /// Where the audit is
-    #[arg(long, env = "LONJA_AUDIT", value_name = "URL")]
-    pub audit: String,
-    /// Ask this name server for the replicas of a service, instead of the system's
-    #[arg(long, env = "LONJA_DNS_SERVER", value_name = "IP[:PORT]")]
-    pub dns_server: Option<NameServer>,
-    /// Who it is to other services.
+    /// Where the other services are.
     #[command(flatten)]
-    pub tls: TlsConfig,
+    pub backend: BackendConfig,
     /// What is its own.
     #[command(flatten)]
     pub gateway: GatewayConfig,
@@ -100,37 +86,19 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(bad)
 }
 
-/// Why a gateway ended other than by shutdown: one line for a person.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// Where a service is said to be.
-    #[error(transparent)]
-    Address(#[from] ChannelError),
-    /// What can go wrong with any service.
-    #[error(transparent)]
-    Run(#[from] RunError),
-}
-
 /// Runs a gateway until shutdown. Prints where it listens.
 ///
 /// # Errors
 /// When an address cannot be used.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), GatewayError> {
-    let names = Names::new(config.dns_server).map_err(RunError::from)?;
-    let tls = config.tls.load().map_err(RunError::from)?;
-    let channel = |address: &str, name| Channel::remote(address, &names, tls.clone().map(|tls| (tls, name)));
-    let backend = Backend::new(
-        channel(&config.registry, "lonja-registry")?.batched(&REGISTRY_BATCHED),
-        channel(&config.catalog, "lonja-catalog")?.batched(&CATALOG_BATCHED),
-        channel(&config.audit, "lonja-audit")?,
-    );
-    let listener = listen(config.listen).map_err(RunError::from)?;
-    let admin = config.admin_listen.map(listen).transpose().map_err(RunError::from)?;
-    announce(SERVICE_NAME, &listener, admin.as_ref()).map_err(RunError::from)?;
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let backend = Backend::new(config.backend.channels()?);
+    let listener = listen(config.listen)?;
+    let admin = config.admin_listen.map(listen).transpose()?;
+    announce(SERVICE_NAME, &listener, admin.as_ref())?;
     let (lines, writer) = if config.gateway.no_operation_log {
         (OperationLog::off(), OperationLogWriter::off())
     } else {
-        OperationLog::to_stdout().map_err(RunError::from)?
+        OperationLog::to_stdout()?
     };
     let health = Health::new();
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
@@ -140,6 +108,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Gate
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );
-    tokio::task::spawn_blocking(move || writer.finish()).await.map_err(RunError::from)?;
-    Ok(served.map_err(RunError::from)?)
+    tokio::task::spawn_blocking(move || writer.finish()).await?;
+    Ok(served?)
 }

@@ -20,20 +20,30 @@ pub use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
 /// Who may call what, where callers show who they are: the star of docs/architecture.md.
-const CALLERS: Callers = &[(
-    "lonja-gateway",
-    &[
-        "lonja.registry.v1.RegistryService/RegisterUser",
-        "lonja.registry.v1.RegistryService/UnregisterUser",
-        "lonja.registry.v1.RegistryService/OpenSession",
-        "lonja.registry.v1.RegistryService/CloseSession",
-        "lonja.registry.v1.RegistryService/GetSession",
-        "lonja.registry.v1.RegistryService/GetRemoteSession",
-        "lonja.registry.v1.RegistryService/ListSessions",
-        "lonja.registry.v1.RegistryService/FindEndedSessions",
-        "lonja.registry.v1.RegistryService/GetStatistics",
-    ],
-)];
+const CALLERS: Callers = &[
+    (
+        "lonja-gateway",
+        &[
+            "lonja.registry.v1.RegistryService/RegisterUser",
+            "lonja.registry.v1.RegistryService/UnregisterUser",
+            "lonja.registry.v1.RegistryService/OpenSession",
+            "lonja.registry.v1.RegistryService/CloseSession",
+            "lonja.registry.v1.RegistryService/GetSession",
+            "lonja.registry.v1.RegistryService/GetRemoteSession",
+            "lonja.registry.v1.RegistryService/ListSessions",
+            "lonja.registry.v1.RegistryService/FindEndedSessions",
+            "lonja.registry.v1.RegistryService/GetStatistics",
+        ],
+    ),
+    (
+        "lonja-console",
+        &[
+            "lonja.registry.v1.RegistryService/LookUpSessions",
+            "lonja.registry.v1.RegistryService/FindSessions",
+            "lonja.registry.v1.RegistryService/GetStatistics",
+        ],
+    ),
+];
 
 /// Settings of a registry that runs alone.
 #[derive(Debug, Clone, clap::Args)]
@@ -67,7 +77,7 @@ async fn serve_store(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let health = Health::new();
-    let mut routes = rpc::routes(&health, DESCRIPTORS)?;
+    let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
     routes.add_service(RegistryServiceServer::new(RegistryGrpc::new(store.clone())));
     serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
 }

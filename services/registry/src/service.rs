@@ -21,6 +21,10 @@ const MAX_USERNAME: usize = 255;
 const PAGE: usize = 512;
 /// Sessions in a page at most.
 const MAX_PAGE: usize = 4096;
+/// Sessions in a page of what was found, where the caller does not say,
+const FOUND_PAGE: usize = 50;
+/// and at most.
+const MAX_FOUND_PAGE: usize = 1000;
 /// Sessions that may be asked about at once.
 const MAX_KEYS: usize = 1000;
 
@@ -66,6 +70,10 @@ fn session(session: &Session) -> proto::Session {
         }),
         opened_at_ms: session.opened_at_ms,
     }
+}
+
+fn identified(one: &Arc<Session>) -> proto::IdentifiedSession {
+    proto::IdentifiedSession { session_id: one.id.to_string(), session: Some(session(one)) }
 }
 
 type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -163,6 +171,45 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         let ended = self.store.ended(&keys).await?;
         let ended_session_ids = ended.iter().map(SessionId::to_string).collect();
         Ok(Response::new(proto::FindEndedSessionsResponse { ended_session_ids }))
+    }
+
+    async fn look_up_sessions(
+        &self,
+        request: Request<proto::LookUpSessionsRequest>,
+    ) -> Result<Response<proto::LookUpSessionsResponse>, Status> {
+        let usernames = &request.get_ref().usernames;
+        if usernames.len() > MAX_KEYS {
+            return Err(Status::invalid_argument("usernames: at most 1000"));
+        }
+        let sessions = self.store.look_up(usernames).await?.iter().map(identified).collect();
+        Ok(Response::new(proto::LookUpSessionsResponse { sessions }))
+    }
+
+    async fn find_sessions(
+        &self,
+        request: Request<proto::FindSessionsRequest>,
+    ) -> Result<Response<proto::FindSessionsResponse>, Status> {
+        let request = request.get_ref();
+        let listing = self.store.list(None, &request.known_revision).await?;
+        let revision = listing.revision;
+        let Some(sessions) = listing.sessions else {
+            let response = proto::FindSessionsResponse { revision, not_modified: true, ..Default::default() };
+            return Ok(Response::new(response));
+        };
+        let query = request.query.to_lowercase();
+        let matching = |one: &&Arc<Session>| query.is_empty() || one.username.to_lowercase().contains(&query);
+        let found: Vec<_> = sessions.iter().rev().filter(matching).collect();
+        let size = match request.page_size as usize {
+            0 => FOUND_PAGE,
+            size => size.min(MAX_FOUND_PAGE),
+        };
+        let page = found.iter().skip(request.offset as usize).take(size);
+        Ok(Response::new(proto::FindSessionsResponse {
+            revision,
+            not_modified: false,
+            total: found.len() as u64,
+            sessions: page.map(|one| identified(one)).collect(),
+        }))
     }
 
     async fn get_statistics(

@@ -12,5 +12,5 @@ mod tls;
 pub use callers::Callers;
 pub use channel::{Channel, ChannelError};
 pub use names::{BadNameServer, NameServer, Names};
-pub use server::{ServeError, routes, serve};
+pub use server::{ServeError, health, reflection, routes, serve};
 pub use tls::{Tls, TlsConfig, TlsError};

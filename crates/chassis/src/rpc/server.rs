@@ -9,6 +9,8 @@ use tonic::{
     service::{Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
+use tonic_health::pb::health_server::HealthServer;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use super::{
@@ -38,21 +40,38 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Routes with health and reflection on them, to which a service adds itself.
+/// Answers `grpc.health.v1`.
+#[must_use]
+pub fn health(health: &Health) -> HealthServer<impl tonic_health::pb::health_server::Health + use<>> {
+    HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health.reporter()))
+}
+
+/// Answers what a service's methods and messages are.
 ///
 /// # Errors
 /// When the descriptors cannot be read.
-pub fn routes(health: &Health, descriptors: &'static [u8]) -> Result<RoutesBuilder, ServeError> {
+pub fn reflection(
+    descriptors: &'static [u8],
+    service: &'static str,
+) -> Result<ServerReflectionServer<impl ServerReflection>, ServeError> {
+    Ok(tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(descriptors)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(service)
+        .build_v1()?)
+}
+
+/// Routes with health and reflection on them, to which the service adds itself.
+///
+/// # Errors
+/// When the descriptors cannot be read.
+pub fn routes(
+    of: &Health,
+    descriptors: &'static [u8],
+    service: &'static str,
+) -> Result<RoutesBuilder, ServeError> {
     let mut routes = RoutesBuilder::default();
-    routes.add_service(tonic_health::pb::health_server::HealthServer::new(
-        tonic_health::server::HealthService::from_health_reporter(health.reporter()),
-    ));
-    routes.add_service(
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(descriptors)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?,
-    );
+    routes.add_service(health(of)).add_service(reflection(descriptors, service)?);
     Ok(routes)
 }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use lonja_proto::audit::OperationRecord;
 
 use super::{Batch, Position, Store};
+use crate::reader::newest;
 
 /// Makes a test of each rule. `$open` gives a fresh store, for 10,000 records, and
 /// whatever keeps it alive.
@@ -15,6 +16,7 @@ macro_rules! suite {
             a_batch_is_stored_once,
             what_is_new_of_a_batch_is_stored,
             reading_goes_on_where_it_stopped,
+            the_newest_are_found_from_behind,
             waiting_ends_with_the_next_record,
             nothing_is_lost_or_doubled_when_many_write,
         );
@@ -79,6 +81,22 @@ pub(crate) async fn reading_goes_on_where_it_stopped(store: impl Store) {
     store.record(batch("a", 6, 1)).await.unwrap();
     assert_eq!(users(&store, end).await, ["a-6"]);
     assert_eq!(behind_third.to_string().parse(), Ok(behind_third));
+}
+
+pub(crate) async fn the_newest_are_found_from_behind(store: impl Store) {
+    let users = async |count| {
+        let newest = newest(&store, count, |record| record.username != "a-1", |_| false).await.unwrap();
+        assert!(store.read(newest.behind).await.unwrap().is_empty());
+        newest.records.into_iter().map(|record| record.username).collect::<Vec<_>>()
+    };
+    assert!(users(5).await.is_empty());
+    store.record(batch("a", 1, 700)).await.unwrap();
+    for round in 0..100 {
+        store.record(batch("b", 1 + round, 1)).await.unwrap();
+    }
+    assert_eq!(users(2).await, ["b-99", "b-100"]);
+    assert_eq!(users(101).await[..2], ["a-700", "b-1"]);
+    assert_eq!(users(5000).await.len(), 799);
 }
 
 pub(crate) async fn waiting_ends_with_the_next_record(store: impl Store) {

@@ -1,10 +1,13 @@
 //! What every store must do, written once. A store's tests run it with `suite!`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use lonja_proto::{Failure, Reason, SessionId};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
 
-use super::{File, Statistics, Store};
+use super::{Change, File, Statistics, Store};
+use crate::search::{Search, SearchQuery};
 
 /// The limit that the stores under test are to have.
 pub(crate) const MAX_FILES: usize = 1000;
@@ -22,6 +25,9 @@ macro_rules! suite {
             a_session_cannot_grow_without_bound,
             one_of_many_racing_publishers_wins,
             nothing_is_lost_when_many_write,
+            changes_are_told_in_order,
+            search_sees_what_comes_and_goes,
+            search_sees_what_was_there_before_and_came_meanwhile,
         );
     };
 }
@@ -35,8 +41,13 @@ fn refused<T>(reason: Reason) -> Result<T, Failure> {
     Err(Failure::Refused(reason))
 }
 
+/// The session's list, without the order.
+pub(crate) async fn files(store: &impl Store, session: SessionId) -> Vec<File> {
+    store.list(session).await.unwrap().into_iter().map(|listed| listed.file).collect()
+}
+
 async fn names(store: &impl Store, session: SessionId) -> Vec<String> {
-    store.list(session).await.unwrap().into_iter().map(|file| file.filename).collect()
+    files(store, session).await.into_iter().map(|file| file.filename).collect()
 }
 
 pub(crate) async fn a_file_is_published_once(store: impl Store) {
@@ -44,7 +55,7 @@ pub(crate) async fn a_file_is_published_once(store: impl Store) {
     assert_eq!(store.publish(session, "alice", file("a")).await, Ok(()));
     let other = File { description: "another".to_owned(), ..file("a") };
     assert_eq!(store.publish(session, "alice", other).await, refused(Reason::FileExists));
-    assert_eq!(store.list(session).await, Ok(vec![file("a")]));
+    assert_eq!(files(&store, session).await, [file("a")]);
     assert_eq!(store.delete(session, "a").await, Ok(()));
     assert_eq!(store.delete(session, "a").await, refused(Reason::FileNotFound));
     assert_eq!(store.publish(session, "alice", file("a")).await, Ok(()));
@@ -165,4 +176,106 @@ pub(crate) async fn nothing_is_lost_when_many_write(store: impl Store) {
         let own: Vec<_> = names.iter().filter_map(|name| name.strip_prefix(&prefix)).collect();
         assert_eq!(own, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
     }
+}
+
+pub(crate) async fn changes_are_told_in_order(store: impl Store) {
+    let (session, ended) = (SessionId::fresh(), SessionId::fresh());
+    store.publish(session, "alice", file("before")).await.unwrap();
+    let start = store.newest().await.unwrap();
+    store.publish(session, "alice", file("a")).await.unwrap();
+    store.delete(session, "a").await.unwrap();
+    store.publish(session, "alice", file("a")).await.unwrap();
+    store.publish(ended, "bob", file("b")).await.unwrap();
+    store.end_session(ended).await.unwrap();
+
+    let (mut seen, mut cursor) = (Vec::new(), start.clone());
+    loop {
+        let (changes, behind) = store.changes(&cursor).await.unwrap().expect("all are known");
+        if behind == cursor {
+            break;
+        }
+        seen.extend(changes);
+        cursor = behind;
+    }
+    assert!(start.is_before(&cursor) && !cursor.is_before(&start));
+    let tell = |of: SessionId| {
+        let told = seen.iter().filter_map(move |change| match change {
+            Change::Published(session, user, listed) if *session == of => {
+                Some(format!("{user} +{}", listed.file.filename))
+            }
+            Change::Deleted(session, filename) if *session == of => Some(format!("-{filename}")),
+            Change::Ended(session) if *session == of => Some("ended".to_owned()),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(tell(session), ["alice +a", "-a", "alice +a"]);
+    assert_eq!(tell(ended), ["bob +b", "ended"]);
+    let orders = seen.iter().filter_map(|change| match change {
+        Change::Published(of, _, listed) if *of == session => Some(listed.order),
+        _ => None,
+    });
+    assert!(orders.collect::<Vec<_>>().is_sorted(), "{seen:?}");
+}
+
+/// Names of what is found, newest first, once there are so many.
+async fn found(search: &Search, text: &str, session: Option<SessionId>, count: usize) -> Vec<String> {
+    let query = SearchQuery { text: text.to_owned(), session, offset: 0, limit: 1000 };
+    let search = async {
+        loop {
+            if let Ok((_, page)) = search.search(query.clone()).await
+                && page.total == count as u64
+            {
+                return page.found.into_iter().map(|found| found.file.filename).collect();
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = time::timeout(Duration::from_secs(20), search).await;
+    found.unwrap_or_else(|_| panic!("{text:?} does not find {count} files"))
+}
+
+pub(crate) async fn search_sees_what_comes_and_goes(store: impl Store + Clone) {
+    let (search, follower) = Search::new(store.clone()).unwrap();
+    let following = tokio::spawn(follower.run(CancellationToken::new()));
+    let (first, second) = (SessionId::fresh(), SessionId::fresh());
+    found(&search, "", None, 0).await;
+    for name in ["Holiday_photos.zip", "holiday plans.txt", "notes.txt"] {
+        store.publish(first, "alice", file(name)).await.unwrap();
+    }
+    store.publish(second, "Álvaro", file("holiday music.mp3")).await.unwrap();
+    assert_eq!(
+        found(&search, "holi", None, 3).await,
+        ["holiday music.mp3", "holiday plans.txt", "Holiday_photos.zip"]
+    );
+    assert_eq!(found(&search, "HOLIDAY txt", None, 1).await, ["holiday plans.txt"]);
+    assert_eq!(found(&search, "alvaro", None, 1).await, ["holiday music.mp3"]);
+    assert_eq!(found(&search, "holiday", Some(first), 2).await.len(), 2);
+    found(&search, "oliday", None, 0).await;
+
+    let revision = search.revision().unwrap();
+    store.delete(first, "notes.txt").await.unwrap();
+    store.end_session(second).await.unwrap();
+    assert_eq!(found(&search, "", None, 2).await, ["holiday plans.txt", "Holiday_photos.zip"]);
+    assert_ne!(search.revision().unwrap(), revision);
+    following.abort();
+}
+
+pub(crate) async fn search_sees_what_was_there_before_and_came_meanwhile(store: impl Store + Clone) {
+    let sessions: Vec<_> = (0..50).map(|_| SessionId::fresh()).collect();
+    for session in &sessions {
+        store.publish(*session, "alice", file("kept")).await.unwrap();
+        store.publish(*session, "alice", file("gone")).await.unwrap();
+    }
+    let (search, follower) = Search::new(store.clone()).unwrap();
+    let following = tokio::spawn(follower.run(CancellationToken::new()));
+    for session in &sessions {
+        store.delete(*session, "gone").await.unwrap();
+        store.publish(*session, "alice", file("new")).await.unwrap();
+    }
+    found(&search, "kept", None, 50).await;
+    found(&search, "gone", None, 0).await;
+    found(&search, "new", None, 50).await;
+    found(&search, "", None, 100).await;
+    following.abort();
 }

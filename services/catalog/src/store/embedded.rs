@@ -11,11 +11,13 @@ use lonja_chassis::{
 };
 use lonja_proto::{Failure, Reason, SessionId};
 
-use super::{File, Statistics, Store};
+use super::{Change as Changed, Cursor, File, Listed, Statistics, Store};
 use crate::CatalogConfig;
 
 /// Changes that the log may hold beyond twice what is alive.
 const SLACK: u64 = 1024;
+/// Rows that are read at once.
+const ROWS: usize = 256;
 /// How long a tombstone stands: a request is over after seconds.
 const TOMBSTONE: Duration = Duration::from_secs(300);
 
@@ -50,14 +52,14 @@ impl Store for EmbeddedStore {
         self.submit(session, Action::Delete(filename.to_owned())).await
     }
 
-    async fn list(&self, session: SessionId) -> Result<Vec<File>, Failure> {
+    async fn list(&self, session: SessionId) -> Result<Vec<Listed>, Failure> {
         let state = self.log.state();
         let Some(list) = state.sessions.get(&session) else { return Ok(Vec::new()) };
         let mut files: Vec<_> = list.files.iter().collect();
         files.sort_unstable_by_key(|(_, entry)| entry.order);
-        let files = files.into_iter().map(|(filename, entry)| File {
-            filename: filename.to_string(),
-            description: entry.description.to_string(),
+        let files = files.into_iter().map(|(filename, entry)| Listed {
+            order: entry.order,
+            file: File { filename: filename.to_string(), description: entry.description.to_string() },
         });
         Ok(files.collect())
     }
@@ -69,6 +71,43 @@ impl Store for EmbeddedStore {
     async fn sessions(&self) -> Result<Vec<(SessionId, String)>, Failure> {
         let state = self.log.state();
         Ok(state.sessions.iter().map(|(id, list)| (*id, list.username.to_string())).collect())
+    }
+
+    /// The row behind the newest, and the order of the next file: a file of a lesser order
+    /// in a later row was published before and has only moved.
+    async fn newest(&self) -> Result<Cursor, Failure> {
+        let row = *self.log.newest().borrow() + 1;
+        // After the row, so that no file behind it has a lesser order.
+        Ok(Cursor(vec![row, self.log.state().next_order]))
+    }
+
+    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<Changed>, Cursor)>, Failure> {
+        let Cursor(place) = from;
+        let (row, next_order) = (place[0], place[1]);
+        let log = self.log.clone();
+        let rows = tokio::task::spawn_blocking(move || log.read(row, ROWS)).await;
+        let rows = rows.map_err(Failure::unavailable)?.map_err(Failure::unavailable)?;
+        let Some((last, _)) = rows.last() else { return Ok(Some((Vec::new(), from.clone()))) };
+        if rows[0].0 != row {
+            return Ok(None);
+        }
+        let (behind, mut next) = (last + 1, next_order);
+        let mut changes = Vec::new();
+        for change in rows.into_iter().flat_map(|(_, changes)| changes) {
+            let session = change.session_id();
+            match change.kind {
+                Some(Kind::Published(file)) if file.order >= next => {
+                    next = file.order + 1;
+                    let Published { username, filename, description, order } = file;
+                    let listed = Listed { order, file: File { filename, description } };
+                    changes.push(Changed::Published(session, username.into(), listed));
+                }
+                Some(Kind::Deleted(filename)) => changes.push(Changed::Deleted(session, filename)),
+                Some(Kind::EndedAtMs(_)) => changes.push(Changed::Ended(session)),
+                Some(Kind::Published(_)) | None => {}
+            }
+        }
+        Ok(Some((changes, Cursor(vec![behind, next]))))
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
@@ -326,8 +365,7 @@ mod tests {
         drop((store, journal));
 
         let (store, _journal) = open(&directory);
-        let names: Vec<_> = store.list(alive).await.unwrap().into_iter().map(|file| file.filename).collect();
-        assert_eq!(names, ["z", "a", "m"]);
+        assert_eq!(contract::files(&store, alive).await, ["z", "a", "m"].map(contract::file));
         assert_eq!(store.sessions().await.unwrap(), [(alive, "alice".to_owned())]);
         let late = store.publish(dead, "bob", contract::file("late")).await;
         assert_eq!(late, Err(Failure::Refused(Reason::SessionEnded)));
@@ -349,7 +387,29 @@ mod tests {
         drop((store, journal));
 
         let (store, _journal) = open(&directory);
-        assert_eq!(store.list(session).await, Ok(vec![contract::file("first")]));
+        assert_eq!(contract::files(&store, session).await, [contract::file("first")]);
         assert_eq!(store.statistics().await, Ok(Statistics { sessions: 1, files: 1 }));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_moves_in_the_log_is_no_change_and_what_is_cleaned_is_missed() {
+        let directory = TempDir::new().unwrap();
+        let (store, _journal) = open(&directory);
+        let session = SessionId::fresh();
+        store.publish(session, "alice", contract::file("first")).await.unwrap();
+        let start = store.newest().await.unwrap();
+        let mut cursor = start.clone();
+        for round in 0..1500 {
+            let name = format!("file{}", round % 7);
+            store.publish(session, "alice", contract::file(&name)).await.unwrap();
+            store.delete(session, &name).await.unwrap();
+            if round % 100 == 99 {
+                let (changes, behind) = store.changes(&cursor).await.unwrap().expect("all are known");
+                assert_eq!(changes.len(), 200);
+                assert!(!format!("{changes:?}").contains("first"));
+                cursor = behind;
+            }
+        }
+        assert_eq!(store.changes(&start).await, Ok(None));
     }
 }

@@ -21,6 +21,37 @@ pub struct File {
     pub description: String,
 }
 
+/// A file that is published, and when relative to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// More than that of any file published before.
+    pub order: u64,
+    /// The file.
+    pub file: File,
+}
+
+/// What has changed, for search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A file came.
+    Published(SessionId, Box<str>, Listed),
+    /// A file went.
+    Deleted(SessionId, String),
+    /// All files of a session went.
+    Ended(SessionId),
+}
+
+/// A place between two changes: a number for each sequence of changes that a store has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(pub(crate) Vec<u64>);
+
+impl Cursor {
+    /// Whether there may be changes between this place and another.
+    pub(crate) fn is_before(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(own, other)| own < other)
+    }
+}
+
 /// How many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statistics {
@@ -46,7 +77,7 @@ pub trait Store: Send + Sync + 'static {
     fn delete(&self, session: SessionId, filename: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// The session's list in the order of publishing.
-    fn list(&self, session: SessionId) -> impl Future<Output = Result<Vec<File>, Failure>> + Send;
+    fn list(&self, session: SessionId) -> impl Future<Output = Result<Vec<Listed>, Failure>> + Send;
 
     /// Drops the session's list and leaves a tombstone for a few minutes, longer than
     /// any request can be on its way, which refuses what still comes for it.
@@ -54,6 +85,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// The sessions that have something published, each with its user.
     fn sessions(&self) -> impl Future<Output = Result<Vec<(SessionId, String)>, Failure>> + Send;
+
+    /// The place behind the newest change.
+    fn newest(&self) -> impl Future<Output = Result<Cursor, Failure>> + Send;
+
+    /// Some of the changes behind a place, those of each session in the order in which they
+    /// were made, and the place behind them; `None` when some are not known any more.
+    fn changes(
+        &self,
+        from: &Cursor,
+    ) -> impl Future<Output = Result<Option<(Vec<Change>, Cursor)>, Failure>> + Send;
 
     /// How many sessions and files there are. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;

@@ -2,12 +2,32 @@
 --   files:SESSION   hash: filename -> "ORDER DESCRIPTION"
 --   ended:SESSION   tombstone, for a while
 --   sessions        hash: session -> username, of those that have something published
---   totals          hash: files -> how many there are; order -> the newest ORDER
-local KEYS_EACH, ARGS_EACH = 4, 6
+--   totals          hash: files -> how many there are; order -> the newest ORDER, which is
+--                   microseconds of the Unix epoch, and always more than before;
+--                   changes -> number of the newest change
+--   changes         stream of the newest changes, for search: the id of an entry is the
+--                   number of the change, its first field the operation
+local KEYS_EACH, ARGS_EACH = 5, 6
 local TOMBSTONE = 300000
+-- A replica that falls further behind than this reads everything again.
+local CHANGES = 4096
+
+local function next_order(totals)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local next = math.max(now, tonumber(redis.call('HGET', totals, 'order') or 0) + 1)
+  next = string.format('%.0f', next)
+  redis.call('HSET', totals, 'order', next)
+  return next
+end
+
+local function note(changes, totals, ...)
+  local id = string.format('%.0f-0', redis.call('HINCRBY', totals, 'changes', 1))
+  redis.pcall('XADD', changes, 'MAXLEN', '~', CHANGES, id, ...)
+end
 
 local function apply(k, a)
-  local files, ended, sessions, totals = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
+  local files, ended, sessions, totals, changes = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
   local operation, session, username = ARGV[a], ARGV[a + 1], ARGV[a + 2]
   local filename, description, limit = ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   if operation == 'end' then
@@ -17,6 +37,7 @@ local function apply(k, a)
       redis.call('UNLINK', files)
       redis.call('HDEL', sessions, session)
       redis.call('HINCRBY', totals, 'files', -count)
+      note(changes, totals, 'end', session)
     end
     redis.call('SET', ended, '', 'PX', TOMBSTONE)
     return '+'
@@ -27,15 +48,18 @@ local function apply(k, a)
     local count = redis.call('HLEN', files)
     if count >= tonumber(limit) then return '-TOO_MANY_FILES' end
     changed = true
-    local order = redis.call('HINCRBY', totals, 'order', 1)
+    local order = next_order(totals)
     redis.call('HSET', files, filename, order .. ' ' .. description)
     redis.call('HINCRBY', totals, 'files', 1)
     if count == 0 then redis.call('HSET', sessions, session, username) end
+    note(changes, totals, 'publish', session, 'username', username, 'filename', filename,
+      'order', order, 'description', description)
     return '+'
   end
   if redis.call('HDEL', files, filename) == 0 then return '-FILE_NOT_FOUND' end
   changed = true
   redis.call('HINCRBY', totals, 'files', -1)
   if redis.call('HLEN', files) == 0 then redis.call('HDEL', sessions, session) end
+  note(changes, totals, 'delete', session, 'filename', filename)
   return '+'
 end

@@ -4,12 +4,18 @@
 use futures_util::future::try_join_all;
 use lonja_chassis::redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
 use lonja_proto::{Failure, SessionId};
-use redis::{FromRedisValue, cmd};
+use redis::{
+    FromRedisValue, cmd,
+    streams::{StreamId, StreamRangeReply},
+};
 
-use super::{File, Statistics, Store};
+use super::{Change as Changed, Cursor, File, Listed, Statistics, Store};
 use crate::CatalogConfig;
 
 const SCRIPT: &str = include_str!("redis.lua");
+
+/// Changes of a shard that are read at once.
+const CHANGES: usize = 512;
 
 /// Published lists in Redis. Clones share them.
 #[derive(Debug, Clone)]
@@ -30,7 +36,7 @@ impl RedisStore {
     async fn change(&self, operation: &str, session: SessionId, details: [&str; 3]) -> Result<(), Failure> {
         let (shard, id) = (shard(&session.to_bytes()), session.to_string());
         let [username, filename, description] = details;
-        let keys = [&format!("files:{id}"), &format!("ended:{id}"), "sessions", "totals"];
+        let keys = [&format!("files:{id}"), &format!("ended:{id}"), "sessions", "totals", "changes"];
         let keys = keys.map(|name| self.redis.key(shard, name)).to_vec();
         let limit = self.max_files.to_string();
         let arguments = [operation, &id, username, filename, description, &limit];
@@ -40,6 +46,28 @@ impl RedisStore {
             Reply::Done(_) => Ok(()),
             Reply::Refused(name) => Err(Failure::refused(&name)),
         }
+    }
+
+    /// Changes of a shard behind a number, and the number of the last; `None` when some are
+    /// not known any more, or the shard has gone back to what it was before.
+    async fn changes_of(&self, shard: u16, from: u64) -> Result<Option<(Vec<Changed>, u64)>, Failure> {
+        let mut read = redis::pipe();
+        read.cmd("HGET").arg(self.redis.key(shard, "totals")).arg("changes");
+        let range = read.cmd("XRANGE").arg(self.redis.key(shard, "changes"));
+        range.arg(format!("({from}")).arg("+").arg("COUNT").arg(CHANGES);
+        let (newest, entries): (Option<u64>, StreamRangeReply) =
+            self.redis.query_pipeline(&read).await.map_err(Failure::unavailable)?;
+        let is_next = |(entry, number): (&StreamId, u64)| entry.id == format!("{number}-0");
+        let numbered = entries.ids.iter().zip(from + 1..);
+        if newest.unwrap_or_default() < from + entries.ids.len() as u64 || !numbered.clone().all(is_next) {
+            return Ok(None);
+        }
+        if entries.ids.is_empty() && newest.unwrap_or_default() > from {
+            return Ok(None);
+        }
+        let behind = from + entries.ids.len() as u64;
+        let changes = entries.ids.iter().map(parse_change).collect::<Result<_, _>>()?;
+        Ok(Some((changes, behind)))
     }
 
     /// Asks every shard the same of a key.
@@ -68,13 +96,13 @@ impl Store for RedisStore {
         self.change("delete", session, ["", filename, ""]).await
     }
 
-    async fn list(&self, session: SessionId) -> Result<Vec<File>, Failure> {
+    async fn list(&self, session: SessionId) -> Result<Vec<Listed>, Failure> {
         let mut get = cmd("HGETALL");
         get.arg(self.redis.key(shard(&session.to_bytes()), &format!("files:{session}")));
         let files: Vec<(String, String)> = self.redis.query(&get).await.map_err(Failure::unavailable)?;
         let mut files: Vec<_> = files.into_iter().map(parse).collect::<Result<_, _>>()?;
-        files.sort_unstable_by_key(|(order, _)| *order);
-        Ok(files.into_iter().map(|(_, file)| file).collect())
+        files.sort_unstable_by_key(|listed| listed.order);
+        Ok(files)
     }
 
     async fn end_session(&self, session: SessionId) -> Result<(), Failure> {
@@ -86,6 +114,22 @@ impl Store for RedisStore {
         let parse =
             |(id, username): (String, String)| Ok((id.parse().map_err(|_| malformed(&id))?, username));
         shards.into_iter().flatten().map(parse).collect()
+    }
+
+    async fn newest(&self) -> Result<Cursor, Failure> {
+        let newest: Vec<Option<u64>> = self.of_each_shard("HGET", "totals", Some("changes")).await?;
+        Ok(Cursor(newest.into_iter().map(Option::unwrap_or_default).collect()))
+    }
+
+    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<Changed>, Cursor)>, Failure> {
+        let read = (0..SHARDS).zip(&from.0).map(|(shard, from)| self.changes_of(shard, *from));
+        let (mut changes, mut behind) = (Vec::new(), Vec::new());
+        for shard in try_join_all(read).await? {
+            let Some((some, last)) = shard else { return Ok(None) };
+            changes.extend(some);
+            behind.push(last);
+        }
+        Ok(Some((changes, Cursor(behind))))
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
@@ -104,13 +148,30 @@ fn malformed(record: &str) -> Failure {
 }
 
 /// A record is `ORDER DESCRIPTION`.
-fn parse((filename, record): (String, String)) -> Result<(u64, File), Failure> {
+fn parse((filename, record): (String, String)) -> Result<Listed, Failure> {
     let read = || {
         let (order, description) = record.split_once(' ')?;
         Some((order.parse().ok()?, description.to_owned()))
     };
     let (order, description) = read().ok_or_else(|| malformed(&record))?;
-    Ok((order, File { filename, description }))
+    Ok(Listed { order, file: File { filename, description } })
+}
+
+/// An entry of the stream of changes: redis.lua has its fields.
+fn parse_change(entry: &StreamId) -> Result<Changed, Failure> {
+    let session = |operation| entry.get::<String>(operation)?.parse().ok();
+    let read = || {
+        if let Some(session) = session("publish") {
+            let file = File { filename: entry.get("filename")?, description: entry.get("description")? };
+            let listed = Listed { order: entry.get("order")?, file };
+            return Some(Changed::Published(session, entry.get::<String>("username")?.into(), listed));
+        }
+        if let Some(session) = session("delete") {
+            return Some(Changed::Deleted(session, entry.get("filename")?));
+        }
+        session("end").map(Changed::Ended)
+    };
+    read().ok_or_else(|| malformed(&entry.id))
 }
 
 #[cfg(test)]
@@ -129,6 +190,25 @@ mod tests {
             RedisStore::new(redis, &CatalogConfig { max_files_per_session: contract::MAX_FILES });
         tokio::spawn(driver.run(CancellationToken::new()));
         store
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_fell_too_far_behind_is_told() {
+        let server = RedisServer::shared();
+        let store = open(&server.url());
+        let session = SessionId::fresh();
+        let start = store.newest().await.unwrap();
+        let publish = async |number: usize| {
+            let file = contract::file(&number.to_string());
+            store.publish(session, "alice", file).await.unwrap();
+            store.delete(session, &number.to_string()).await.unwrap();
+        };
+        for hundred in 0..50 {
+            futures_util::future::join_all((0..100).map(|one| publish(100 * hundred + one))).await;
+        }
+        assert_eq!(store.changes(&start).await, Ok(None));
+        let ahead = Cursor(vec![1 << 40; SHARDS.into()]);
+        assert_eq!(store.changes(&ahead).await, Ok(None), "the store has gone back");
     }
 
     mod single {

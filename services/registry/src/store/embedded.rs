@@ -80,6 +80,13 @@ impl Store for EmbeddedStore {
         Ok(Listing { revision, sessions: (!current).then(|| state.online.values().cloned().collect()) })
     }
 
+    async fn look_up(&self, usernames: &[String]) -> Result<Vec<Arc<Session>>, Failure> {
+        let state = self.log.state();
+        let users = usernames.iter().filter_map(|username| state.users.get(username.as_str()));
+        let online = users.filter_map(|user| user.session.as_ref());
+        Ok(online.map(|online| Arc::clone(&online.session)).collect())
+    }
+
     async fn ended(&self, sessions: &[(String, SessionId)]) -> Result<Vec<SessionId>, Failure> {
         let state = self.log.state();
         let live = |(username, id): &&(String, SessionId)| {

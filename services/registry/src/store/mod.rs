@@ -70,6 +70,12 @@ pub trait Store: Send + Sync + 'static {
         known_revision: &str,
     ) -> impl Future<Output = Result<Listing, Failure>> + Send;
 
+    /// The sessions of those of these users who have one.
+    fn look_up(
+        &self,
+        usernames: &[String],
+    ) -> impl Future<Output = Result<Vec<Arc<Session>>, Failure>> + Send;
+
     /// Which of these sessions, each with its user, are over.
     fn ended(
         &self,

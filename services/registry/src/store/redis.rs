@@ -118,6 +118,17 @@ impl Store for RedisStore {
         Ok(Listing { revision, sessions: (!current).then(|| sessions.to_vec()) })
     }
 
+    async fn look_up(&self, usernames: &[String]) -> Result<Vec<Arc<Session>>, Failure> {
+        let look_up = async |username: &String| {
+            let mut get = cmd("HGET");
+            get.arg(self.redis.key(shard(username.as_bytes()), "online")).arg(username);
+            let record: Option<String> = self.redis.query(&get).await?;
+            record.map(|record| parse(username.clone(), &record)).transpose()
+        };
+        let found = try_join_all(usernames.iter().map(look_up)).await.map_err(Failure::unavailable)?;
+        Ok(found.into_iter().flatten().map(|(_, session)| session).collect())
+    }
+
     async fn ended(&self, sessions: &[(String, SessionId)]) -> Result<Vec<SessionId>, Failure> {
         let is_live = async |(username, id): &(String, SessionId)| match self.find(username).await {
             Ok(session) => Ok(session == Some(*id)),

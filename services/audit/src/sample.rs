@@ -1,0 +1,68 @@
+//! Following records as they come: all of them, or as many as somebody can look at.
+
+use std::time::Duration;
+
+use lonja_proto::audit::TailOperationsResponse;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{reader::Reader, store::Store};
+
+/// The least time between two samples.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Gives records as they come.
+pub(crate) struct Sampler<S> {
+    reader: Reader<S>,
+    /// Records in a sample; 0 for everything.
+    size: usize,
+    /// When the next sample may be taken.
+    next: Instant,
+    shutdown: CancellationToken,
+}
+
+impl<S: Store> Sampler<S> {
+    pub(crate) fn new(reader: Reader<S>, size: usize, shutdown: CancellationToken) -> Self {
+        Self { reader, size, next: Instant::now(), shutdown }
+    }
+
+    /// The next page that is not empty; none at shutdown.
+    pub(crate) async fn page(&mut self) -> Result<Option<TailOperationsResponse>, Status> {
+        loop {
+            if self.size > 0 && self.stopped_during(time::sleep_until(self.next)).await {
+                return Ok(None);
+            }
+            let mut records = self.reader.page().await?;
+            if records.is_empty() {
+                if self.stopped_during(self.reader.wait()).await {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let mut skipped = 0;
+            if self.size > 0 {
+                // Everything that is there, so that a sample is never of the past.
+                let until = Instant::now() + INTERVAL;
+                while Instant::now() < until {
+                    let more = self.reader.page().await?;
+                    let is_all = more.is_empty();
+                    records.extend(more);
+                    let surplus = records.len().saturating_sub(self.size);
+                    skipped += surplus as u64;
+                    records.drain(..surplus);
+                    if is_all {
+                        break;
+                    }
+                }
+                self.next = Instant::now() + INTERVAL;
+            }
+            let next_page_token = self.reader.position().to_string();
+            return Ok(Some(TailOperationsResponse { records, next_page_token, skipped }));
+        }
+    }
+
+    async fn stopped_during(&self, wait: impl Future<Output = ()>) -> bool {
+        self.shutdown.run_until_cancelled(wait).await.is_none()
+    }
+}

@@ -1,0 +1,55 @@
+//! The console's clients of the services that it asks.
+
+use std::time::Duration;
+
+use lonja_chassis::{rpc::Channel, service::BackendChannels};
+use lonja_proto::{
+    audit::audit_service_client::AuditServiceClient,
+    catalog::catalog_service_client::CatalogServiceClient,
+    registry::{self, registry_service_client::RegistryServiceClient},
+};
+use tokio::time;
+use tonic::{Response, Status};
+
+/// What a service may take for an answer.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Clients of the three services. Clones share connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Backend {
+    pub(crate) registry: RegistryServiceClient<Channel>,
+    pub(crate) catalog: CatalogServiceClient<Channel>,
+    pub(crate) audit: AuditServiceClient<Channel>,
+}
+
+impl Backend {
+    pub(crate) fn new(channels: BackendChannels) -> Self {
+        Self {
+            registry: RegistryServiceClient::new(channels.registry),
+            catalog: CatalogServiceClient::new(channels.catalog),
+            audit: AuditServiceClient::new(channels.audit),
+        }
+    }
+
+    /// The sessions of those of these users who are online.
+    pub(crate) async fn look_up(
+        &mut self,
+        usernames: Vec<String>,
+    ) -> Result<Vec<registry::IdentifiedSession>, Status> {
+        let request = registry::LookUpSessionsRequest { usernames };
+        let found = in_time("registry", self.registry.look_up_sessions(request)).await?;
+        Ok(found.sessions)
+    }
+}
+
+/// Waits for the answer of a service for as long as it may take; a failure says whose it is.
+pub(crate) async fn in_time<T>(
+    service: &str,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match time::timeout(DEADLINE, answer).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(Status::new(status.code(), format!("{service}: {}", status.message()))),
+        Err(_) => Err(Status::deadline_exceeded(format!("{service}: it does not answer"))),
+    }
+}

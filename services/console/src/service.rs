@@ -1,0 +1,145 @@
+//! The console over gRPC and gRPC-web: messages in, messages out.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::Router;
+use lonja_proto::console::{
+    ListOperationsRequest, ListOperationsResponse, WatchFilesRequest, WatchFilesResponse,
+    WatchOperationsRequest, WatchOperationsResponse, WatchOverviewRequest, WatchOverviewResponse,
+    WatchUsersRequest, WatchUsersResponse,
+    console_service_server::{ConsoleService, ConsoleServiceServer},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    server::NamedService,
+    service::{Routes, interceptor::InterceptorLayer},
+};
+use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, Service};
+
+use crate::{
+    backend::Backend,
+    files::Files,
+    operations,
+    overview::Overview,
+    token::{Guard, Token},
+    users::Users,
+    watch::{Answers, watch},
+};
+
+/// Streams at one time, of everyone who looks.
+const WATCHERS: usize = 256;
+
+/// Answers `lonja.console.v1`.
+#[derive(Debug, Clone)]
+pub(crate) struct ConsoleGrpc {
+    backend: Backend,
+    overview: Overview,
+    jaeger_url: Arc<str>,
+    places: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl ConsoleGrpc {
+    pub(crate) fn new(
+        backend: Backend,
+        overview: Overview,
+        jaeger_url: String,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(WATCHERS));
+        Self { backend, overview, jaeger_url: jaeger_url.into(), places, shutdown }
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map_err(|_| Status::resource_exhausted("too many look at the console: close some pages"))
+    }
+}
+
+#[tonic::async_trait]
+impl ConsoleService for ConsoleGrpc {
+    type WatchOverviewStream = Answers<WatchOverviewResponse>;
+    type WatchUsersStream = Answers<WatchUsersResponse>;
+    type WatchFilesStream = Answers<WatchFilesResponse>;
+    type WatchOperationsStream = Answers<WatchOperationsResponse>;
+    type ListOperationsStream = Answers<ListOperationsResponse>;
+
+    async fn watch_overview(
+        &self,
+        request: Request<WatchOverviewRequest>,
+    ) -> Result<Response<Self::WatchOverviewStream>, Status> {
+        let past_seconds = request.get_ref().past_seconds;
+        let jaeger_url = self.jaeger_url.to_string();
+        let answers = self.overview.watch(past_seconds, jaeger_url, self.place()?, self.shutdown.clone());
+        Ok(Response::new(answers))
+    }
+
+    async fn watch_users(
+        &self,
+        request: Request<WatchUsersRequest>,
+    ) -> Result<Response<Self::WatchUsersStream>, Status> {
+        let users = Users::new(self.backend.clone(), request.into_inner());
+        Ok(Response::new(watch(users, self.place()?, self.shutdown.clone())))
+    }
+
+    async fn watch_files(
+        &self,
+        request: Request<WatchFilesRequest>,
+    ) -> Result<Response<Self::WatchFilesStream>, Status> {
+        let files = Files::new(self.backend.clone(), request.into_inner());
+        Ok(Response::new(watch(files, self.place()?, self.shutdown.clone())))
+    }
+
+    async fn watch_operations(
+        &self,
+        request: Request<WatchOperationsRequest>,
+    ) -> Result<Response<Self::WatchOperationsStream>, Status> {
+        let (backend, request) = (self.backend.clone(), request.into_inner());
+        operations::watch(backend, request, self.place()?, self.shutdown.clone()).await.map(Response::new)
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<Self::ListOperationsStream>, Status> {
+        let (backend, request) = (self.backend.clone(), request.into_inner());
+        operations::list(backend, request, self.place()?).await.map(Response::new)
+    }
+}
+
+/// Everything that is called, over gRPC and gRPC-web. Health needs no token: a container's
+/// check has none.
+pub(crate) fn router<H, R>(console: ConsoleGrpc, health: H, reflection: R, token: Option<Token>) -> Router
+where
+    H: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    H::Future: Send + 'static,
+    R: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    R::Future: Send + 'static,
+{
+    let console = ConsoleServiceServer::new(console);
+    let guarded = Routes::new(console).add_service(reflection).prepare();
+    let guarded = GrpcWebLayer::new().layer(InterceptorLayer::new(Guard(token)).layer(guarded));
+    let open = GrpcWebLayer::new().layer(Routes::new(health).prepare());
+    Router::new()
+        .route_service(&methods::<ConsoleServiceServer<ConsoleGrpc>>(), guarded.clone())
+        .route_service(&methods::<R>(), guarded)
+        .route_service(&methods::<H>(), open)
+}
+
+fn methods<S: NamedService>() -> String {
+    format!("/{}/{{method}}", S::NAME)
+}

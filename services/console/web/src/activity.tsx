@@ -1,0 +1,146 @@
+import { useEffect, useState } from "preact/hooks";
+
+import { console_ } from "./api";
+import { count, moment } from "./format";
+import type { OperationRecord } from "./gen/lonja/audit/v1/audit_pb";
+import type { WatchOperationsResponse } from "./gen/lonja/console/v1/console_pb";
+import { meaning, name, OPERATIONS, outcome } from "./operation";
+import { Name, OutcomeMark, SearchField, StreamState } from "./parts";
+import { show } from "./route";
+import { useWatch } from "./watch";
+
+/** Rows that are kept, and records that are asked for at once. */
+const ROWS = 200;
+const SAMPLE = 50;
+
+type Row = { id: number; record: OperationRecord };
+type Activity = { rows: readonly Row[]; next: number; skipped: bigint };
+
+function fold(value: Activity | undefined, message: WatchOperationsResponse): Activity {
+  const { rows, next, skipped } = value ?? { rows: [], next: 0, skipped: 0n };
+  const newest = message.records.map((record, index) => ({ id: next + index, record })).reverse();
+  return {
+    rows: [...newest, ...rows].slice(0, ROWS),
+    next: next + newest.length,
+    skipped: skipped + message.skipped,
+  };
+}
+
+export function ActivityView({ query }: { query: URLSearchParams }) {
+  const [username, operation] = [query.get("user") ?? "", Number(query.get("operation") ?? 0)];
+  const filter = { username, operation };
+  const watch = useWatch(
+    JSON.stringify(filter),
+    (signal) => console_.watchOperations({ filter, newest: ROWS, sampleSize: SAMPLE }, { signal }),
+    fold,
+  );
+  const [held, setHeld] = useState<Activity>();
+  const jaeger = useJaeger();
+  const activity = held ?? watch.value;
+  return (
+    <>
+      <h1>Activity</h1>
+      <div class="filters">
+        <SearchField
+          label="User, by the whole name"
+          value={username}
+          onSearch={(user) => show("activity", { user, operation })}
+        />
+        <label class="field">
+          <span>Operation</span>
+          <select
+            value={operation}
+            onChange={(event) => show("activity", { user: username, operation: Number(event.currentTarget.value) })}
+          >
+            <option value={0}>Any</option>
+            {OPERATIONS.map((operation) => (
+              <option key={operation} value={operation}>
+                {name(operation)}
+              </option>
+            ))}
+          </select>
+        </label>
+        <button type="button" aria-pressed={held !== undefined} onClick={() => setHeld(held ? undefined : watch.value)}>
+          {held ? "Go on" : "Hold"}
+        </button>
+      </div>
+      <StreamState watch={watch} what="the activity" />
+      {activity && (
+        <div class={watch.state === "live" || held ? "" : "stale"}>
+          {activity.skipped > 0n && (
+            <p class="quiet">More happens than can be shown: {count(activity.skipped)} left out.</p>
+          )}
+          {activity.rows.length === 0 ? (
+            <p class="empty">Nothing has happened yet.</p>
+          ) : (
+            <table class="dense">
+              <caption class="for-readers">Operations, newest first</caption>
+              <thead>
+                <tr>
+                  <th scope="col">Time</th>
+                  <th scope="col">User</th>
+                  <th scope="col">Operation</th>
+                  <th scope="col">Of</th>
+                  <th scope="col">Outcome</th>
+                  <th scope="col">From</th>
+                  {jaeger && <th scope="col">Trace</th>}
+                </tr>
+              </thead>
+              <tbody>
+                {activity.rows.map(({ id, record }) => (
+                  <ActivityRow key={id} record={record} jaeger={jaeger} />
+                ))}
+              </tbody>
+            </table>
+          )}
+        </div>
+      )}
+    </>
+  );
+}
+
+function ActivityRow({ record, jaeger }: { record: OperationRecord; jaeger: string }) {
+  return (
+    <tr>
+      <td data-label="Time">{moment(record.handledAt)}</td>
+      <td data-label="User">
+        <Name text={record.username} />
+      </td>
+      <td data-label="Operation">{name(record.operation)}</td>
+      <td data-label="Of">
+        <Name text={record.subject} />
+      </td>
+      <td data-label="Outcome">
+        <OutcomeMark outcome={outcome(record.operation, record.status)}>{meaning(record)}</OutcomeMark>
+      </td>
+      <td data-label="From">{record.peerAddress}</td>
+      {jaeger && (
+        <td data-label="Trace">
+          {/^[0-9a-f]{32}$/.test(record.traceId) && (
+            <a href={`${jaeger}/trace/${record.traceId}`} target="_blank" rel="noreferrer">
+              {record.traceId.slice(0, 8)}
+            </a>
+          )}
+        </td>
+      )}
+    </tr>
+  );
+}
+
+/** Where traces can be looked at, which the overview tells. */
+function useJaeger(): string {
+  const [url, setUrl] = useState("");
+  useEffect(() => {
+    const stop = new AbortController();
+    const ask = async () => {
+      for await (const overview of console_.watchOverview({}, { signal: stop.signal })) {
+        setUrl(overview.jaegerUrl);
+        return;
+      }
+    };
+    // Without an answer there are no links.
+    ask().catch(() => undefined).finally(() => stop.abort());
+    return () => stop.abort();
+  }, []);
+  return url;
+}

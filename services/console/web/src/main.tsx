@@ -1,0 +1,92 @@
+// The page: a view, and the way to the others.
+
+import { render } from "preact";
+import { useEffect, useState } from "preact/hooks";
+
+import { ActivityView } from "./activity";
+import { setToken } from "./api";
+import { FilesView } from "./files";
+import { OverviewView } from "./overview";
+import { link, useRoute, VIEWS, type Route } from "./route";
+import { UsersView } from "./users";
+import { onRefused } from "./watch";
+
+const TITLES = { overview: "Overview", users: "Users", files: "Files", activity: "Activity" };
+
+function Page() {
+  const route = useRoute();
+  const [isRefused, setRefused] = useState(false);
+  // With a token the views begin anew.
+  const [attempt, setAttempt] = useState(0);
+  useEffect(() => onRefused(() => setRefused(true)), []);
+  useEffect(() => {
+    document.title = `${TITLES[route.view]} · Lonja`;
+  }, [route.view]);
+  return (
+    <>
+      <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>
+        Skip to the content
+      </a>
+      <header>
+        <p class="brand">Lonja</p>
+        <nav aria-label="Views">
+          {VIEWS.map((view) => (
+            <a key={view} href={link(view)} aria-current={view === route.view ? "page" : undefined}>
+              {TITLES[view]}
+            </a>
+          ))}
+        </nav>
+      </header>
+      <main id="main" tabIndex={-1}>
+        {isRefused ? (
+          <TokenForm onToken={() => (setRefused(false), setAttempt(attempt + 1))} />
+        ) : (
+          <View key={attempt} route={route} />
+        )}
+      </main>
+    </>
+  );
+}
+
+function View({ route }: { route: Route }) {
+  switch (route.view) {
+    case "overview":
+      return <OverviewView />;
+    case "users":
+      return <UsersView query={route.query} />;
+    case "files":
+      return <FilesView query={route.query} />;
+    case "activity":
+      return <ActivityView query={route.query} />;
+  }
+}
+
+function TokenForm({ onToken }: { onToken: () => void }) {
+  const [token, setText] = useState("");
+  const submit = (event: Event) => {
+    event.preventDefault();
+    setToken(token);
+    onToken();
+  };
+  return (
+    <>
+      <h1>This console asks for a token</h1>
+      <form onSubmit={submit}>
+        <label class="field">
+          <span>Token (LONJA_CONSOLE_TOKEN)</span>
+          <input
+            type="password"
+            autocomplete="current-password"
+            required
+            value={token}
+            onInput={(event) => setText(event.currentTarget.value)}
+          />
+        </label>{" "}
+        <button type="submit">Open</button>
+      </form>
+    </>
+  );
+}
+
+const app = document.getElementById("app");
+if (app) render(<Page />, app);

@@ -1,0 +1,109 @@
+// What the views are made of.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useState } from "preact/hooks";
+
+import { count } from "./format";
+import type { Outcome } from "./operation";
+import type { Watch } from "./watch";
+
+/** Signs that cannot be seen, or that turn the text around them. */
+const HIDDEN = /[\p{Cc}\p{Zl}\p{Zp}\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/u;
+
+/** Text that a peer has chosen: never markup, kept apart from the text around it, and with
+ * each hidden sign shown. */
+export function Name({ text }: { text: string }) {
+  if (!HIDDEN.test(text)) return <bdi>{text}</bdi>;
+  const parts = text.split(new RegExp(`(${HIDDEN.source})`, "u"));
+  return (
+    <bdi>
+      {parts.map((part) => (HIDDEN.test(part) ? <span class="hidden-sign">{codePoint(part)}</span> : part))}
+    </bdi>
+  );
+}
+
+function codePoint(sign: string): string {
+  return `U+${(sign.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+/** An outcome in words, a colour and a sign. */
+export function OutcomeMark({ outcome, children }: { outcome: Outcome; children: ComponentChildren }) {
+  const sign = { ok: "✓", refused: "–", failed: "✕" }[outcome];
+  return (
+    <span class={`outcome ${outcome}`}>
+      <span aria-hidden="true">{sign}</span> {children}
+    </span>
+  );
+}
+
+/** Says how the view's stream is, where it is not just live. */
+export function StreamState({ watch, what }: { watch: Watch<unknown>; what: string }) {
+  return (
+    <div class="stream-state" role="status">
+      {watch.state === "connecting" && watch.value === undefined && <p class="quiet">Loading {what}…</p>}
+      {watch.state === "lost" && (
+        <p class="lost">
+          <strong>Reconnecting.</strong> {watch.value === undefined ? "" : "What you see is from before. "}
+          <span class="quiet">{watch.why}</span>
+        </p>
+      )}
+    </div>
+  );
+}
+
+/** A field whose text is used once nothing has been typed for a moment. */
+export function SearchField(props: { label: string; value: string; onSearch: (text: string) => void }) {
+  const [text, setText] = useState(props.value);
+  useEffect(() => setText(props.value), [props.value]);
+  useEffect(() => {
+    if (text === props.value) return;
+    const timer = setTimeout(() => props.onSearch(text), 150);
+    return () => clearTimeout(timer);
+  }, [text]);
+  return (
+    <label class="field">
+      <span>{props.label}</span>
+      <input
+        type="search"
+        value={text}
+        maxLength={255}
+        autocomplete="off"
+        spellcheck={false}
+        onInput={(event) => setText(event.currentTarget.value)}
+      />
+    </label>
+  );
+}
+
+/** The way through a long list, a page at a time. */
+export function Pager(props: {
+  from: number;
+  shown: number;
+  size: number;
+  total: bigint;
+  most: number;
+  address: (from: number) => string;
+}) {
+  const { from, shown, size, total } = props;
+  const back = Math.max(0, from - size);
+  const hasNext = BigInt(from + size) < total && from + size <= props.most;
+  return (
+    <nav class="pager" aria-label="Pages">
+      <span>
+        {shown === 0 ? "None" : `${count(from + 1)}–${count(from + shown)}`} of {count(total)}
+      </span>
+      {from > 0 && <a href={props.address(back)}>Newer</a>}
+      {hasNext && <a href={props.address(from + size)}>Older</a>}
+    </nav>
+  );
+}
+
+/** The present moment, once a second. */
+export function useNow(): number {
+  const [now, setNow] = useState(Date.now);
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now()), 1000);
+    return () => clearInterval(timer);
+  }, []);
+  return now;
+}

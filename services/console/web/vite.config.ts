@@ -1,0 +1,12 @@
+import { defineConfig } from "vite";
+
+export default defineConfig({
+  build: {
+    target: "es2022",
+    // The policy of the page allows no inline module and no data URL.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+  },
+  // While working on the page: `lonja up` beside `npx vite`.
+  server: { proxy: { "/lonja.console.v1.ConsoleService": "http://127.0.0.1:8080" } },
+});

@@ -1,0 +1,49 @@
+//! A record as a line for people or for programs.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use lonja_chassis::text::Printable;
+use lonja_proto::audit::OperationRecord;
+use serde_json::json;
+
+use super::Print;
+
+/// When it was handled, to the millisecond.
+pub(super) fn handled_at(record: &OperationRecord) -> String {
+    let moment = record.handled_at.as_ref().map(|at| Timestamp::new(at.seconds, at.nanos));
+    let moment = moment.and_then(Result::ok).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("{moment:.3}")
+}
+
+/// The operation's name, as peers write it.
+pub(super) fn operation(record: &OperationRecord) -> &'static str {
+    record.operation().as_str_name().trim_start_matches("OPERATION_")
+}
+
+/// What writes records as lines, or as JSON objects.
+pub(super) fn printer(json: bool) -> &'static Print {
+    if json { &write_json } else { &write_line }
+}
+
+fn write_line(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
+    let (user, subject) = (Printable(&record.username), Printable(&record.subject));
+    let (at, operation, status) = (handled_at(record), operation(record), record.status);
+    let address = Printable(&record.peer_address);
+    let space = if record.subject.is_empty() { "" } else { " " };
+    writeln!(out, "{at} {address:<21} {status} {operation:<12} {user}{space}{subject}")
+}
+
+fn write_json(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
+    let object = json!({
+        "handled_at": handled_at(record),
+        "operation": operation(record),
+        "username": record.username,
+        "subject": record.subject,
+        "status": record.status,
+        "peer_address": record.peer_address,
+        "claimed_datetime": record.claimed_datetime,
+        "trace_id": record.trace_id,
+    });
+    writeln!(out, "{object}")
+}
