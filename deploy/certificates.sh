@@ -13,7 +13,7 @@ if [ ! -f ca.key ]; then
     -subj "/CN=Lonja's services" -keyout ca.key -out ca.crt 2>/dev/null
   chmod 600 ca.key
 fi
-for service in gateway registry catalog audit; do
+for service in gateway console registry catalog audit; do
   mkdir -p "$service"
   openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=lonja-$service" \
     -keyout "$service/new.key" -out "$service/new.csr" 2>/dev/null

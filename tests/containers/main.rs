@@ -73,6 +73,7 @@ fn the_stack_of_docker_compose() {
     }
     rows::copy_a_file::<Peer, Peer>(stack.peers[0], stack.datetime);
     traced(&stack);
+    shown(&stack);
     survives(&stack);
 }
 
@@ -99,7 +100,7 @@ fn print_image() {
 
 /// Nothing of ours runs as root, writes to its image or has more than it needs.
 fn hardened(stack: &Stack) {
-    for service in ["gateway", "registry", "catalog", "audit", "datetime", "redis"] {
+    for service in ["gateway", "registry", "catalog", "audit", "datetime", "console", "redis"] {
         for container in stack.containers(service) {
             let format = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} \
                           {{.HostConfig.SecurityOpt}} {{gt .HostConfig.Memory 0}}";
@@ -126,6 +127,16 @@ fn traced(stack: &Stack) {
     jaeger::assert_publish(&trace);
 }
 
+/// The console shows its page, and through it what happened.
+fn shown(stack: &Stack) {
+    let (status, page) = process::http_get(stack.console, "/");
+    assert!(status == 200 && page.contains("<title>Lonja</title>"), "{status} {page}");
+    let url = format!("http://{}", stack.console);
+    let list = ["audit", "list", "--user", "tracy", "--operation", "publish", "--console", &url];
+    let list = process::lonja().args(list).output().unwrap();
+    assert!(String::from_utf8_lossy(&list.stdout).contains("tracy traced.txt"), "{list:?}");
+}
+
 /// Kills and pauses every container under load.
 fn survives(stack: &Stack) {
     let audit = format!("http://{}", stack.audit);
@@ -138,7 +149,7 @@ fn survives(stack: &Stack) {
             thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
         })
         .collect();
-    for service in ["registry", "catalog", "audit", "gateway", "redis", "datetime"] {
+    for service in ["registry", "catalog", "audit", "gateway", "redis", "datetime", "console"] {
         for container in stack.containers(service) {
             stack.crash(&container);
             recovers(stack, &audit, &format!("killed {service} {container}"));

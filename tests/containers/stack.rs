@@ -23,6 +23,7 @@ pub(crate) struct Stack {
     pub(crate) datetime: SocketAddr,
     pub(crate) jaeger: SocketAddr,
     pub(crate) audit: SocketAddr,
+    pub(crate) console: SocketAddr,
 }
 
 /// Runs a command to its end and gives what it printed.
@@ -90,7 +91,7 @@ impl Stack {
     /// Builds the image and brings everything up, healthy.
     pub(crate) fn start() -> Self {
         assert_engine();
-        let ports = free_ports(2);
+        let ports = free_ports(3);
         let (first, first_audit) = (free_range(20_000), free_range(21_000));
         let range = |first: u16| format!("{first}-{}", usize::from(first) + REPLICAS - 1);
         let mut files = vec!["docker-compose.yml", "tests/containers/compose.yaml"];
@@ -104,6 +105,7 @@ impl Stack {
             set("LONJA_GATEWAY_PORT", range(first)),
             set("LONJA_DATETIME_PORT", ports[0].to_string()),
             set("LONJA_JAEGER_PORT", ports[1].to_string()),
+            set("LONJA_CONSOLE_PORT", ports[2].to_string()),
             set("LONJA_TEST_AUDIT_PORT", range(first_audit)),
             set("LONJA_TEST_RECEIVER", receiver.display().to_string()),
             // Compose 1.29 uses the old builder unless told otherwise.
@@ -119,6 +121,7 @@ impl Stack {
             datetime: local(ports[0]),
             jaeger: local(ports[1]),
             audit: local(first_audit),
+            console: local(ports[2]),
         };
         stack.compose(&["build", "gateway"]);
         let started = Instant::now();

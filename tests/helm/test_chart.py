@@ -26,7 +26,9 @@ OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version()
 # Kinds that Kubernetes does not have by itself.
 CUSTOM = {"ServiceMonitor", "Certificate", "Issuer"}
 GRPC = {"registry", "catalog", "audit"}
-ROLES = {"gateway", "datetime"} | GRPC
+CALLERS = {"gateway", "console"}
+PROBED = {"gateway", "datetime"}
+ROLES = CALLERS | PROBED | GRPC
 
 
 class Refused(Exception):
@@ -136,7 +138,7 @@ class Rendering(unittest.TestCase):
             for deployment in of_kind(manifests, "Deployment"):
                 role = component(deployment["metadata"]["labels"])
                 spec = deployment["spec"]["template"]["spec"]
-                if role not in GRPC | {"gateway"}:
+                if role not in GRPC | CALLERS:
                     self.assertNotIn("volumes", spec)
                     continue
                 name = spec["volumes"][0]["secret"]["secretName"]
@@ -145,7 +147,7 @@ class Rendering(unittest.TestCase):
                     self.assertEqual(made[name], [f"lonja-{role}"])
                 # The kubelet has no certificate.
                 self.assertIn("httpGet", spec["containers"][0]["readinessProbe"])
-        with self.assertRaisesRegex(Refused, "tls.existingSecrets.gateway is needed"):
+        with self.assertRaisesRegex(Refused, r"tls.existingSecrets\.\w+ is needed"):
             render({"tls": {"enabled": True, "certManager": {"enabled": False}}})
 
     def test_a_redis_that_is_nowhere_is_refused(self):
@@ -184,6 +186,10 @@ class Rendering(unittest.TestCase):
     def test_redis_is_configured_as_in_compose(self):
         for name in ("redis.conf", "redis-start.sh", "redis-users.sh"):
             self.assertEqual((CHART / "files" / name).read_bytes(), (ROOT / "deploy" / name).read_bytes(), name)
+
+    def test_the_console_can_be_left_out(self):
+        everything = json.dumps(objects({"console": {"enabled": False}}))
+        self.assertNotIn("console", everything)
 
     def test_each_service_has_its_own_user_and_password(self):
         manifests = objects({})
@@ -270,12 +276,14 @@ class Edges(unittest.TestCase):
         self.assertEqual(
             into,
             {("gateway", "anyone", "peers"), ("datetime", "anyone", "soap")}
-            | {(role, "gateway", "grpc") for role in GRPC}
+            | {(role, caller, "grpc") for role in GRPC for caller in CALLERS}
+            | {(role, "console", "admin") for role in PROBED}
             | {("redis", role, "redis") for role in GRPC},
         )
         self.assertEqual(
             out,
-            {("gateway", role, "grpc") for role in GRPC}
+            {(caller, role, "grpc") for role in GRPC for caller in CALLERS}
+            | {("console", role, "admin") for role in PROBED}
             | {(role, "redis", "redis") for role in GRPC}
             | {("test", "gateway", "peers"), ("test", "datetime", "soap")}
             | {(role, "any namespace", 53) for role in ROLES | {"test"}},
@@ -292,13 +300,14 @@ class Edges(unittest.TestCase):
             reached = {(b, a, port) for a, b, port in into if b != "anyone"} | {
                 (a, b, port) for a, b, port in inside if (b, "anyone", port) in into
             }
-            metrics = {edge for edge in reached if edge[2] == "admin"}
-            self.assertEqual(inside, reached - metrics, name)
+            # Those who read metrics and those who look at the console are not of the release.
+            self.assertEqual(inside, {edge for edge in reached if edge[0] in ROLES | {"test"}}, name)
 
     def test_options_open_what_they_need(self):
         into, out = self.edges(shape("ha"))
         self.assertTrue({(role, "monitoring", "admin") for role in ROLES} <= into)
         self.assertTrue({(role, "observability", 4317) for role in ROLES} <= out)
+        self.assertIn(("console", "ingress", "page"), into)
         into, out = self.edges(shape("external-redis"))
         self.assertTrue({(role, "anyone", 6380) for role in GRPC} <= out)
         self.assertTrue({(role, "jaeger", "otlp") for role in ROLES} <= out)

@@ -32,9 +32,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
-{{/* The roles that gRPC clients call, and those that peers call. */}}
+{{/* The roles that keep state, those that call them, and all. */}}
 {{- define "lonja.grpcRoles" -}}registry catalog audit{{- end -}}
-{{- define "lonja.roles" -}}gateway registry catalog audit datetime{{- end -}}
+{{- define "lonja.callers" -}}gateway{{ if .Values.console.enabled }} console{{ end }}{{- end -}}
+{{- define "lonja.roles" -}}{{ include "lonja.callers" . }} {{ include "lonja.grpcRoles" . }} datetime{{- end -}}
 
 {{/* What the restricted profile of pod security asks for. */}}
 {{- define "lonja.podSecurity" -}}
@@ -84,8 +85,13 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 
+{{/* The port of a role that others than Lonja call. */}}
+{{- define "lonja.port" -}}
+{{- get (dict "gateway" "peers" "datetime" "soap" "console" "page") . -}}
+{{- end -}}
+
 {{/* The roles that have a certificate. */}}
-{{- define "lonja.tlsRoles" -}}gateway {{ include "lonja.grpcRoles" . }}{{- end -}}
+{{- define "lonja.tlsRoles" -}}{{ include "lonja.callers" . }} {{ include "lonja.grpcRoles" . }}{{- end -}}
 
 {{/* The secret with a role's certificate. Takes root and role. */}}
 {{- define "lonja.tlsSecret" -}}

@@ -38,9 +38,16 @@ pub use token::{BadToken, Token};
 /// Settings of the console itself, wherever it runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConsoleConfig {
-    /// What callers must show (`Authorization: Bearer TOKEN`); everyone may look if not given
-    #[arg(long, env = "LONJA_CONSOLE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub console_token: Option<Token>,
+    /// What callers of the console must show (Authorization: Bearer TOKEN); everyone who
+    /// reaches it may look if empty
+    #[arg(
+        long,
+        env = "LONJA_CONSOLE_TOKEN",
+        value_name = "TOKEN",
+        default_value = "",
+        hide_env_values = true
+    )]
+    pub console_token: Token,
     /// Where traces can be looked at, such as http://127.0.0.1:16686
     #[arg(long, env = "LONJA_JAEGER_URL", value_name = "URL", default_value = "", value_parser = page_url)]
     pub jaeger_url: String,

@@ -113,7 +113,7 @@ impl ConsoleService for ConsoleGrpc {
 
 /// Everything that is called, over gRPC and gRPC-web. Health needs no token: a container's
 /// check has none.
-pub(crate) fn router<H, R>(console: ConsoleGrpc, health: H, reflection: R, token: Option<Token>) -> Router
+pub(crate) fn router<H, R>(console: ConsoleGrpc, health: H, reflection: R, token: Token) -> Router
 where
     H: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
         + NamedService
