@@ -1,29 +1,30 @@
-//! What a peer does at the index: the operations, the sessions that it has open, and what
-//! it keeps of them.
+//! What a peer does at the index: the operations, and what it keeps of them.
+
+mod error;
+mod session;
 
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
     path::PathBuf,
     sync::Arc,
 };
 
 use lonja_wire::{
-    Command, Datetime, Description, FieldError, Filename, Operation, Outcome, Username,
+    Command, Datetime, Description, Filename, Operation, Outcome, Username,
     reply::{FileEntry, UserEntry},
 };
 
 use crate::{
     clock::Clock,
-    data_dir::{DataDir, DataError, ListedUser, Marker, OpenSession, PublishedFile},
+    data_dir::{DataDir, DataError, ListedUser, PublishedFile},
     fetch::Source,
-    index::{Asker, Index, IndexError, Listed},
+    index::{Asker, Index, Listed},
     interrupt::Interrupt,
-    serve::Server,
     shared::Shared,
 };
+pub(crate) use error::PeerError;
+use session::Session;
 
 /// Where a peer finds everything.
 #[derive(Debug, Clone)]
@@ -40,59 +41,6 @@ pub(crate) struct Settings {
     pub(crate) bind: SocketAddr,
 }
 
-/// An operation that was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PeerError {
-    /// The index says no.
-    #[error("{}", crate::index::reply_text(*operation, *status))]
-    Refused {
-        /// What was asked.
-        operation: Operation,
-        /// The status, other than 0.
-        status: u8,
-    },
-    /// The index says nothing.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The JSON files cannot be read or written.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// It cannot serve there.
-    #[error("cannot serve files at {0}: {1}")]
-    Serve(SocketAddr, #[source] io::Error),
-    /// There is no such directory.
-    #[error("cannot share {}: {source}", path.display())]
-    Share {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A name that no request can carry.
-    #[error("the {0} is {1}")]
-    Field(&'static str, #[source] FieldError),
-    /// A user who is not in the list.
-    #[error("{0} is not among the users that were listed last")]
-    NotListed(String),
-}
-
-impl PeerError {
-    /// The status that stands for it in what a person sees.
-    #[must_use]
-    pub(crate) fn status(&self, operation: Operation) -> u8 {
-        match self {
-            Self::Refused { status, .. } => *status,
-            _ => operation.status(Outcome::Failed),
-        }
-    }
-
-    /// Whether the index refused for that reason.
-    #[must_use]
-    pub(crate) fn is(&self, outcome: Outcome) -> bool {
-        matches!(self, Self::Refused { operation, status } if operation.status(outcome) == *status)
-    }
-}
-
 /// A peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -102,15 +50,6 @@ pub(crate) struct Peer {
     interrupt: Interrupt,
     user: Option<Username>,
     sessions: BTreeMap<Username, Session>,
-}
-
-#[derive(Debug)]
-struct Session {
-    server: Server,
-    shared: Arc<Shared>,
-    files: Vec<PublishedFile>,
-    /// Not there if another process has it.
-    marker: Option<Marker>,
 }
 
 impl Peer {
@@ -174,162 +113,6 @@ impl Peer {
         self.ask(now, Some(&user), Command::Unregister)?;
         self.close(&user);
         Ok(())
-    }
-
-    /// Opens a session, serves its files, and uses the name from now on. A session that
-    /// this peer has left behind when it was killed is replaced, with what it published.
-    ///
-    /// # Errors
-    /// When the index refuses, or files cannot be served.
-    pub(crate) fn connect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
-        let user = username(name)?;
-        if self.sessions.contains_key(&user) {
-            return self.connect_again(now, &user);
-        }
-        let mut marker = self.data.marker(&user)?;
-        let left = marker.as_ref().and_then(Marker::left_behind);
-        let left = left.filter(|session| session.index == self.settings.index.to_string());
-        let opened = self.open(now, &user, &mut marker, left.as_ref());
-        match opened {
-            Ok((server, shared, again)) => {
-                self.sessions.insert(user.clone(), Session { server, shared, files: Vec::new(), marker });
-                self.user = Some(user.clone());
-                for file in again {
-                    self.publish_again(&user, file);
-                }
-                self.keep_published(&user);
-                Ok(())
-            }
-            Err(error) => {
-                // What it left behind may still be there to be replaced another time, and so
-                // may what the index did without being heard.
-                if left.is_none()
-                    && !matches!(error, PeerError::Index(_))
-                    && let Some(marker) = marker
-                {
-                    marker.clear();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Serves, and has the index say so. Gives also what is to be published again.
-    fn open(
-        &self,
-        now: &Datetime,
-        user: &Username,
-        marker: &mut Option<Marker>,
-        left: Option<&OpenSession>,
-    ) -> Result<(Server, Arc<Shared>, Vec<PublishedFile>), PeerError> {
-        let path = &self.settings.shared;
-        let shared = Shared::new(path).map_err(|source| PeerError::Share { path: path.clone(), source })?;
-        let shared = Arc::new(shared);
-        let server = Server::start(self.settings.bind, Arc::clone(&shared));
-        let server = server.map_err(|error| PeerError::Serve(self.settings.bind, error))?;
-        let port = server.address().port();
-        let index = self.settings.index.to_string();
-        // Before the index knows of it, so that whenever this is killed it is known again.
-        if let Some(marker) = marker {
-            let ports = left.iter().flat_map(|left| &left.ports).copied().chain([port]).collect();
-            marker.mark(&OpenSession { index: index.clone(), ports })?;
-        }
-        let again = match self.connect_at(now, user, port) {
-            Err(error) if error.is(Outcome::AlreadyConnected) => {
-                let Some(left) = left else { return Err(error) };
-                if !self.is_listed(now, user, &left.ports)? {
-                    return Err(error);
-                }
-                self.ask(now, Some(user), Command::Disconnect)?;
-                self.connect_at(now, user, port)?;
-                let again = self.data.published(user).unwrap_or_default();
-                complain!(
-                    "lonja: replaced the session of {user} that was left behind, {} files",
-                    again.len()
-                );
-                again
-            }
-            connected => connected.map(|()| Vec::new())?,
-        };
-        if let Some(marker) = marker {
-            marker.mark(&OpenSession { index, ports: vec![port] })?;
-        }
-        Ok((server, shared, again))
-    }
-
-    fn connect_at(&self, now: &Datetime, user: &Username, port: u16) -> Result<(), PeerError> {
-        // A listener has a port other than 0.
-        let port = NonZeroU16::new(port).unwrap_or(NonZeroU16::MAX);
-        self.ask(now, Some(user), Command::Connect(port.into()))
-    }
-
-    /// Whether the index lists the user at one of these ports.
-    fn is_listed(&self, now: &Datetime, user: &Username, ports: &[u16]) -> Result<bool, PeerError> {
-        let asker = Asker { datetime: now.clone(), username: Some(user.clone()) };
-        let listed = self.settings.index.list_users(asker, &self.interrupt)?.unwrap_or_default();
-        Ok(listed.iter().any(|entry| entry.username == *user && ports.contains(&entry.port.get())))
-    }
-
-    /// The index may have lost a session that is open here.
-    fn connect_again(&mut self, now: &Datetime, user: &Username) -> Result<(), PeerError> {
-        let Some(port) = self.sessions.get(user).map(|session| session.server.address().port()) else {
-            return Ok(());
-        };
-        self.connect_at(now, user, port)?;
-        if let Some(session) = self.sessions.get_mut(user) {
-            session.files.clear();
-            session.shared.withdraw_all();
-        }
-        self.user = Some(user.clone());
-        self.keep_published(user);
-        Ok(())
-    }
-
-    fn publish_again(&mut self, user: &Username, file: PublishedFile) {
-        let now = self.clock.recent();
-        let (Ok(filename), Ok(description)) = (file.filename.parse(), file.description.parse()) else {
-            return;
-        };
-        if let Err(error) = self.publish_unkept(&now, user, &filename, &description) {
-            complain!("lonja: {} is not published again: {error}", crate::text::visible(&file.filename));
-        }
-    }
-
-    /// Ends a session.
-    ///
-    /// # Errors
-    /// When there is none, or the index does not answer.
-    pub(crate) fn disconnect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
-        let user = username(name)?;
-        let disconnected = self.ask(now, Some(&user), Command::Disconnect);
-        if matches!(disconnected, Ok(()) | Err(PeerError::Refused { .. })) {
-            self.close(&user);
-        }
-        disconnected
-    }
-
-    /// Ends all sessions.
-    pub(crate) fn leave(&mut self) {
-        while let Some(user) = self.sessions.keys().next().cloned() {
-            let now = self.clock.recent();
-            match self.ask(&now, Some(&user), Command::Disconnect) {
-                Ok(()) | Err(PeerError::Refused { .. }) => self.close(&user),
-                Err(error) => {
-                    complain!("lonja: {user} stays connected: {error}");
-                    // Its marker stays, so that the next start replaces it.
-                    self.sessions.remove(&user);
-                }
-            }
-        }
-    }
-
-    fn close(&mut self, user: &Username) {
-        if let Some(session) = self.sessions.remove(user) {
-            drop(session.server);
-            if let Some(marker) = session.marker {
-                marker.clear();
-            }
-        }
     }
 
     /// Publishes a file of the user in use.

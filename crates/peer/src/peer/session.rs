@@ -1,0 +1,194 @@
+//! The sessions that a peer has open: how they begin, what becomes of those that a kill has
+//! left behind, how they end.
+
+use std::{num::NonZeroU16, sync::Arc};
+
+use lonja_wire::{Command, Datetime, Outcome, Username};
+
+use super::{Peer, PeerError, username};
+use crate::{
+    data_dir::{Marker, OpenSession, PublishedFile},
+    index::Asker,
+    serve::Server,
+    shared::Shared,
+    text::visible,
+};
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) server: Server,
+    pub(super) shared: Arc<Shared>,
+    pub(super) files: Vec<PublishedFile>,
+    /// Not there if another process has it.
+    marker: Option<Marker>,
+}
+
+impl Peer {
+    /// Opens a session, serves its files, and uses the name from now on. A session that
+    /// this peer has left behind when it was killed is replaced, with what it published.
+    ///
+    /// # Errors
+    /// When the index refuses, or files cannot be served.
+    pub(crate) fn connect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let user = username(name)?;
+        if self.sessions.contains_key(&user) {
+            return self.connect_again(now, &user);
+        }
+        let mut marker = self.data.marker(&user)?;
+        let left = marker.as_ref().and_then(Marker::left_behind);
+        let left = left.filter(|session| session.index == self.settings.index.to_string());
+        let opened = self.open(now, &user, &mut marker, left.as_ref());
+        match opened {
+            Ok((server, shared, again)) => {
+                self.sessions.insert(user.clone(), Session { server, shared, files: Vec::new(), marker });
+                self.user = Some(user.clone());
+                if self.publish_again(&user, &again) {
+                    self.keep_published(&user);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // What it left behind may still be there to be replaced another time, and so
+                // may what the index did without being heard.
+                if left.is_none()
+                    && !matches!(error, PeerError::Index(_))
+                    && let Some(marker) = marker
+                {
+                    marker.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves, and has the index say so. Gives also what is to be published again.
+    fn open(
+        &self,
+        now: &Datetime,
+        user: &Username,
+        marker: &mut Option<Marker>,
+        left: Option<&OpenSession>,
+    ) -> Result<(Server, Arc<Shared>, Vec<PublishedFile>), PeerError> {
+        let path = &self.settings.shared;
+        let shared = Shared::new(path).map_err(|source| PeerError::Share { path: path.clone(), source })?;
+        let shared = Arc::new(shared);
+        let server = Server::start(self.settings.bind, Arc::clone(&shared));
+        let server = server.map_err(|error| PeerError::Serve(self.settings.bind, error))?;
+        let port = server.address().port();
+        let index = self.settings.index.to_string();
+        // Before the index knows of it, so that whenever this is killed it is known again.
+        if let Some(marker) = marker {
+            let ports = left.iter().flat_map(|left| &left.ports).copied().chain([port]).collect();
+            marker.mark(&OpenSession { index: index.clone(), ports })?;
+        }
+        let again = match self.connect_at(now, user, port) {
+            Err(error) if error.is(Outcome::AlreadyConnected) => {
+                let Some(left) = left else { return Err(error) };
+                if !self.is_listed(now, user, &left.ports)? {
+                    return Err(error);
+                }
+                self.ask(now, Some(user), Command::Disconnect)?;
+                self.connect_at(now, user, port)?;
+                let again = self.data.published(user).unwrap_or_default();
+                complain!(
+                    "lonja: replaced the session of {user} that was left behind, {} files",
+                    again.len()
+                );
+                again
+            }
+            connected => connected.map(|()| Vec::new())?,
+        };
+        if let Some(marker) = marker {
+            marker.mark(&OpenSession { index, ports: vec![port] })?;
+        }
+        Ok((server, shared, again))
+    }
+
+    fn connect_at(&self, now: &Datetime, user: &Username, port: u16) -> Result<(), PeerError> {
+        // A listener has a port other than 0.
+        let port = NonZeroU16::new(port).unwrap_or(NonZeroU16::MAX);
+        self.ask(now, Some(user), Command::Connect(port.into()))
+    }
+
+    /// Whether the index lists the user at one of these ports.
+    fn is_listed(&self, now: &Datetime, user: &Username, ports: &[u16]) -> Result<bool, PeerError> {
+        let asker = Asker { datetime: now.clone(), username: Some(user.clone()) };
+        let listed = self.settings.index.list_users(asker, &self.interrupt)?.unwrap_or_default();
+        Ok(listed.iter().any(|entry| entry.username == *user && ports.contains(&entry.port.get())))
+    }
+
+    /// The index may have lost a session that is open here.
+    fn connect_again(&mut self, now: &Datetime, user: &Username) -> Result<(), PeerError> {
+        let Some(port) = self.sessions.get(user).map(|session| session.server.address().port()) else {
+            return Ok(());
+        };
+        self.connect_at(now, user, port)?;
+        if let Some(session) = self.sessions.get_mut(user) {
+            session.files.clear();
+            session.shared.withdraw_all();
+        }
+        self.user = Some(user.clone());
+        self.keep_published(user);
+        Ok(())
+    }
+
+    /// Publishes what a session had that was left behind; says whether the index has answered
+    /// for each. If it has not, the JSON file keeps what it has.
+    fn publish_again(&mut self, user: &Username, files: &[PublishedFile]) -> bool {
+        for (done, file) in files.iter().enumerate() {
+            let now = self.clock.recent();
+            let (Ok(filename), Ok(description)) = (file.filename.parse(), file.description.parse()) else {
+                continue;
+            };
+            match self.publish_unkept(&now, user, &filename, &description) {
+                Ok(()) => {}
+                Err(PeerError::Index(error)) => {
+                    let left = files.len() - done;
+                    complain!("lonja: {left} files are not published again: {error}");
+                    return false;
+                }
+                Err(error) => {
+                    complain!("lonja: {} is not published again: {error}", visible(&file.filename));
+                }
+            }
+        }
+        true
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// When there is none, or the index does not answer.
+    pub(crate) fn disconnect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
+        let user = username(name)?;
+        let disconnected = self.ask(now, Some(&user), Command::Disconnect);
+        if matches!(disconnected, Ok(()) | Err(PeerError::Refused { .. })) {
+            self.close(&user);
+        }
+        disconnected
+    }
+
+    /// Ends all sessions.
+    pub(crate) fn leave(&mut self) {
+        while let Some(user) = self.sessions.keys().next().cloned() {
+            let now = self.clock.recent();
+            match self.ask(&now, Some(&user), Command::Disconnect) {
+                Ok(()) | Err(PeerError::Refused { .. }) => self.close(&user),
+                Err(error) => {
+                    complain!("lonja: {user} stays connected: {error}");
+                    // Its marker stays, so that the next start replaces it.
+                    self.sessions.remove(&user);
+                }
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, user: &Username) {
+        if let Some(session) = self.sessions.remove(user) {
+            drop(session.server);
+            if let Some(marker) = session.marker {
+                marker.clear();
+            }
+        }
+    }
+}
