@@ -26,7 +26,7 @@ use tonic_reflection::pb::v1::{
 use crate::{
     PATIENCE,
     cluster::{Cluster, Service, on_each_store},
-    process::{Index, http_get, lonja},
+    process::{self, Index, http_get, lonja},
     wire,
 };
 
@@ -310,7 +310,7 @@ fn with_a_token_only_who_shows_it_may_look() {
 fn pages_come_with_a_strict_policy_and_only_those_that_are_there() {
     let index = Index::start();
     let mut stream = TcpStream::connect(index.console).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let head = answer.split("\r\n\r\n").next().unwrap().to_lowercase();
@@ -322,6 +322,12 @@ fn pages_come_with_a_strict_policy_and_only_those_that_are_there() {
     ] {
         assert!(head.contains(header), "{header} in {head}");
     }
+    let ask = |host: &str| {
+        process::http(index.console, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
+    let (status, said) = ask("rebound.example");
+    assert!(status == 421 && said.contains("LONJA_CONSOLE_HOSTS"), "{status} {said}");
+    assert_ne!(ask("localhost:8080").0, 421);
     for path in ["/nothing", "/../Cargo.toml", "/%2e%2e/Cargo.toml", "/assets/"] {
         assert_eq!(http_get(index.console, path).0, 404, "{path}");
     }

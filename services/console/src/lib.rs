@@ -6,6 +6,7 @@
 
 mod backend;
 mod files;
+mod host;
 mod operations;
 mod overview;
 mod page;
@@ -17,7 +18,7 @@ mod watch;
 
 use std::net::SocketAddr;
 
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
 use lonja_chassis::{
     health::Health,
     http,
@@ -30,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use backend::Backend;
+pub use host::Hosts;
 use overview::Overview;
 pub use probe::{BadProbe, Probe, Probes};
 use service::ConsoleGrpc;
@@ -48,6 +50,9 @@ pub struct ConsoleConfig {
         hide_env_values = true
     )]
     pub console_token: Token,
+    /// Names under which browsers may call it, besides addresses and localhost; with a token any
+    #[arg(long, env = "LONJA_CONSOLE_HOSTS", value_name = "NAME,...", default_value = "")]
+    pub console_hosts: Hosts,
     /// Where traces can be looked at, such as http://127.0.0.1:16686
     #[arg(long, env = "LONJA_JAEGER_URL", value_name = "URL", default_value = "", value_parser = page_url)]
     pub jaeger_url: String,
@@ -129,8 +134,13 @@ impl Console {
         let (overview, follower) = Overview::new(self.backend.clone(), self.probes);
         let service = ConsoleGrpc::new(self.backend, overview, self.config.jaeger_url, self.shutdown.clone());
         let reflection = rpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
+        let has_token = self.config.console_token.is_set();
         let calls = service::router(service, rpc::health(health), reflection, self.config.console_token);
-        let router = beside.merge(calls).fallback(page::serve);
+        let mut router = calls.fallback(page::serve);
+        if !has_token {
+            router = router.layer(from_fn_with_state(self.config.console_hosts, host::check));
+        }
+        let router = beside.merge(router);
         if page::is_missing() {
             tracing::info!("{}", page::MISSING);
         }
