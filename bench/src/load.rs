@@ -171,6 +171,33 @@ pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has so many users register, connect and publish so many files each.
+pub(crate) fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
+    let listening: lonja_wire::Port = std::num::NonZeroU16::new(50_085).context("a port")?.into();
+    let next = Rc::new(AtomicU64::new(0));
+    drive(64, || {
+        let next = Rc::clone(&next);
+        async move {
+            let mut buffer = vec![0; BUFFER];
+            loop {
+                let user = next.fetch_add(1, Ordering::Relaxed);
+                if user >= users {
+                    return Ok(());
+                }
+                let name = format!("online-{user}");
+                exchange(port, &encode(&name, Command::Register)?, 1, &mut buffer).await?;
+                exchange(port, &encode(&name, Command::Connect(listening))?, 1, &mut buffer).await?;
+                for file in 0..files {
+                    let filename = format!("report {user:x}-{file:x}.pdf").parse()?;
+                    let command = Command::Publish(filename, "made by the load generator".parse()?);
+                    exchange(port, &encode(&name, command)?, 1, &mut buffer).await?;
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
 /// Loads a server; every reply must begin with the status 0 and have this length.
 pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
     let asked = load.operation;

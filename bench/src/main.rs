@@ -4,6 +4,7 @@
 mod bare;
 mod chain;
 mod compare;
+mod console;
 mod copy;
 mod disk;
 mod held;
@@ -34,6 +35,8 @@ enum Command {
     ChainBack(chain::BackConfig),
     /// Load the five services beside the bare chain, and with traces beside without
     Services(services::Config),
+    /// Look at a large index through its console, and measure what that costs the peers
+    Console(console::Config),
     /// Copy a file between two peers, beside iperf3 and Python
     Copy(copy::Config),
     /// Hold slow connections, and measure what others notice
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::ChainFront(config) => chain::front(&config),
         Command::ChainBack(config) => chain::back(&config),
         Command::Services(config) => services::run(&config),
+        Command::Console(config) => console::run(&config),
         Command::Copy(config) => copy::run(&config),
         Command::Held(config) => held::run(&config),
         Command::Disk(config) => disk::run(&config),

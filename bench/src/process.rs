@@ -20,19 +20,26 @@ pub(crate) struct Server {
     child: Child,
     /// Where peers connect.
     pub(crate) port: u16,
+    /// Where the console of `lonja up` is.
+    pub(crate) console: Option<String>,
 }
 
 impl Server {
-    /// Starts a server and reads the port from what it prints.
+    /// Starts a server and reads the port from the line that it prints.
     pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        Ok(Self::start_and_read(command, 1)?.0)
+    }
+
+    /// Starts a server and reads its port from the first of so many lines.
+    fn start_and_read(command: &mut Command, lines: usize) -> anyhow::Result<(Self, Vec<String>)> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let mut stdout = BufReader::new(child.stdout.take().context("no standard output")?);
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
+        let lines: Vec<_> = stdout.by_ref().lines().take(lines).collect::<Result<_, _>>()?;
+        let line = lines.first().cloned().unwrap_or_default();
         let port = line.trim().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         // What it prints for each operation is read and thrown away, as by a terminal.
         thread::spawn(move || {
@@ -40,20 +47,20 @@ impl Server {
             while stdout.read(&mut sink).is_ok_and(|read| read > 0) {}
         });
         match port {
-            Some(port) => Ok(Self { child, port }),
+            Some(port) => Ok((Self { child, port, console: None }, lines)),
             None => bail!("{:?} did not say where it listens: {line}", command.get_program()),
         }
     }
 
     /// Starts `lonja up` on a directory, on ports that the system chooses.
     pub(crate) fn lonja(program: &Path, data: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
-        Self::start(
-            Command::new(program)
-                .args(["up", "--gateway-listen", "0.0.0.0:0", "--datetime-listen", "127.0.0.1:0"])
-                .args(["--console-listen", "127.0.0.1:0", "--data-dir"])
-                .arg(data)
-                .args(arguments),
-        )
+        let mut command = Command::new(program);
+        command.args(["up", "--gateway-listen", "0.0.0.0:0", "--datetime-listen", "127.0.0.1:0"]);
+        command.args(["--console-listen", "127.0.0.1:0", "--data-dir"]).arg(data).args(arguments);
+        let (mut server, lines) = Self::start_and_read(&mut command, 3)?;
+        let url = lines.last().and_then(|line| line.split_whitespace().last());
+        server.console = url.map(|url| url.trim_end_matches('/').to_owned());
+        Ok(server)
     }
 
     /// Starts opentracker, a tracker in C that answers one request a connection from
@@ -72,7 +79,7 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let server = Self { child, port };
+        let server = Self { child, port, console: None };
         for _ in 0..100 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Ok(server);

@@ -1,6 +1,11 @@
 //! The five services and Redis beside the bare chain, and without traces beside with.
 
-use std::{env, path::PathBuf, process::Command, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use lonja_testing::{RedisServer, TraceReceiver};
 
@@ -26,9 +31,11 @@ pub(crate) struct Config {
 }
 
 /// What peers load: processes, of which the last is the one that they connect to.
-struct Stack {
+pub(crate) struct Stack {
     servers: Vec<Server>,
     redis: RedisServer,
+    /// Where registry, catalog and audit are.
+    pub(crate) urls: Vec<String>,
 }
 
 const EVERY_SECOND: [&str; 2] = ["--appendfsync", "everysec"];
@@ -40,15 +47,15 @@ impl Stack {
         let back = Server::start(Command::new(&program).args(["chain-back", "--redis", &redis.url()]))?;
         let address = format!("http://127.0.0.1:{}", back.port);
         let front = Server::start(Command::new(&program).args(["chain-front", "--back", &address]))?;
-        Ok(Self { servers: vec![back, front], redis })
+        Ok(Self { servers: vec![back, front], redis, urls: Vec::new() })
     }
 
-    fn lonja(config: &Config, traces: Option<&TraceReceiver>) -> anyhow::Result<Self> {
+    pub(crate) fn lonja(lonja: &Path, traces: Option<&TraceReceiver>) -> anyhow::Result<Self> {
         let redis = RedisServer::start_with(&EVERY_SECOND);
         let mut servers = Vec::new();
         let mut urls = Vec::new();
         let command = |role: &str| {
-            let mut command = Command::new(&config.lonja);
+            let mut command = Command::new(lonja);
             command.args([role, "--listen", "0.0.0.0:0"]);
             command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
             if let Some(traces) = traces {
@@ -72,10 +79,10 @@ impl Stack {
         let places =
             ["--no-operation-log", "--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]];
         servers.push(Server::start(command("gateway").args(places))?);
-        Ok(Self { servers, redis })
+        Ok(Self { servers, redis, urls })
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.servers.last().map_or(0, |server| server.port)
     }
 
@@ -91,9 +98,9 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let traces = runtime.block_on(TraceReceiver::start("127.0.0.1:0", "127.0.0.1:0"))?;
     println!("{} pairs of {} s, REGISTER; medians; ratios pair by pair", config.pairs, config.seconds);
     for &connections in &config.connections {
-        let services = Stack::lonja(config, None)?;
+        let services = Stack::lonja(&config.lonja, None)?;
         compare(config, connections, "services / chain", &services, &Stack::chain()?)?;
-        let traced = Stack::lonja(config, Some(&traces))?;
+        let traced = Stack::lonja(&config.lonja, Some(&traces))?;
         compare(config, connections, "traced / untraced", &traced, &services)?;
     }
     Ok(())
