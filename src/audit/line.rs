@@ -29,7 +29,7 @@ pub(super) fn printer(json: bool) -> &'static Print {
 fn write_line(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
     let (user, subject) = (Printable(&record.username), Printable(&record.subject));
     let (at, operation, status) = (handled_at(record), operation(record), record.status);
-    let address = Printable(&record.peer_address);
+    let address = Printable(&record.peer_address).to_string();
     let space = if record.subject.is_empty() { "" } else { " " };
     writeln!(out, "{at} {address:<21} {status} {operation:<12} {user}{space}{subject}")
 }
