@@ -66,16 +66,18 @@ struct Index {
     peers: u16,
     console: String,
     servers: Vec<Server>,
-    _kept: Box<dyn std::any::Any>,
+    /// The services on Redis that the console asks.
+    stack: Option<Stack>,
+    _data: TempDir,
 }
 
 impl Index {
     fn start(config: &Config, kind: Kind) -> anyhow::Result<Self> {
+        let data = TempDir::new_in("target")?;
         if kind == Kind::Up {
-            let data = TempDir::new_in("target")?;
             let server = Server::lonja(&config.lonja, data.path(), &["--no-operation-log"])?;
             let (peers, console) = (server.port, server.console.clone().context("no console")?);
-            return Ok(Self { peers, console, servers: vec![server], _kept: Box::new(data) });
+            return Ok(Self { peers, console, servers: vec![server], stack: None, _data: data });
         }
         let stack = Stack::lonja(&config.lonja, None)?;
         let peers = stack.port();
@@ -85,7 +87,13 @@ impl Index {
                 .args(["--catalog", &stack.urls[1], "--audit", &stack.urls[2]]),
         )?;
         let url = format!("http://127.0.0.1:{}", console.port);
-        Ok(Self { peers, console: url, servers: vec![console], _kept: Box::new(stack) })
+        Ok(Self { peers, console: url, servers: vec![console], stack: Some(stack), _data: data })
+    }
+
+    /// CPU time of all its processes.
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        let own = self.servers.iter().map(Server::cpu).sum::<anyhow::Result<Duration>>()?;
+        Ok(own + self.stack.as_ref().map_or(Ok(Duration::ZERO), Stack::cpu)?)
     }
 }
 
@@ -245,23 +253,32 @@ fn cost(config: &Config, runtime: &Runtime, index: &Index) -> anyhow::Result<()>
     let shape = Load { operation: Asked::Register, online: 0, connections: 64, seconds: config.seconds };
     println!("  {} pairs of {} s, REGISTER, 64 connections", config.pairs, config.seconds);
     for at in [Looking::Overview, Looking::Users, Looking::Files, Looking::Activity] {
+        let run = || -> anyhow::Result<(f64, f64)> {
+            let before = index.cpu()?;
+            let figures = load(index.peers, &shape, 1)?;
+            let cpu = (index.cpu()? - before).as_secs_f64() * 1e6 / figures.requests as f64;
+            Ok((figures.per_second(), cpu))
+        };
         let mut pairs = Vec::new();
         // The first pair warms up and does not count.
         for _ in 0..=config.pairs {
-            let alone = load(index.peers, &shape, 1)?.per_second();
+            let alone = run()?;
             let looking = look(runtime, &index.console, at)?;
-            let watched = load(index.peers, &shape, 1)?.per_second();
+            let watched = run()?;
             looking.abort();
             pairs.push((watched, alone));
         }
         pairs.remove(0);
-        let of = |figure: fn(&(f64, f64)) -> f64| median(pairs.iter().map(figure).collect());
+        type Pair = ((f64, f64), (f64, f64));
+        let of = |figure: fn(&Pair) -> f64| median(pairs.iter().map(figure).collect());
         println!(
-            "    {:<9} {:.0}/s and {:.0}/s without, ratio {:.2}",
+            "    {:<9} {:.0}/s and {:.0}/s without, ratio {:.2}; CPU {:.0} and {:.0} us",
             format!("{at:?}"),
-            of(|pair| pair.0),
-            of(|pair| pair.1),
-            of(|(watched, alone)| watched / alone),
+            of(|(watched, _)| watched.0),
+            of(|(_, alone)| alone.0),
+            of(|(watched, alone)| watched.0 / alone.0),
+            of(|(watched, _)| watched.1),
+            of(|(_, alone)| alone.1),
         );
     }
     Ok(())

@@ -87,7 +87,7 @@ impl Stack {
     }
 
     /// CPU time of its processes, Redis included.
-    fn cpu(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let servers = self.servers.iter().map(Server::cpu).sum::<anyhow::Result<Duration>>()?;
         Ok(servers + crate::process::cpu(self.redis.id())?)
     }

@@ -12,7 +12,7 @@ use super::{Batch, Position, Store};
 use crate::AuditConfig;
 
 /// Rows that are read at once.
-const ROWS: usize = 64;
+const ROWS: usize = 256;
 /// How long a writer that has gone is remembered, in seconds: longer than any gateway
 /// goes on trying to deliver.
 const WRITER_MEMORY: i64 = 24 * 3600;

@@ -16,7 +16,7 @@ const SCRIPT: &str = include_str!("redis.lua");
 /// All keys are in one shard: the records have one order.
 const SHARD: u16 = 0;
 /// Entries that are read at once.
-const ENTRIES: usize = 64;
+const ENTRIES: usize = 256;
 /// How often one who waits looks, and for how long at most.
 const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 

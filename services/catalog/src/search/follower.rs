@@ -16,7 +16,7 @@ use super::{Search, index::Writer};
 use crate::store::{Cursor, Store};
 
 /// How often changes are looked for. Each time costs a commit if there are any.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(400);
 /// Lists that are asked for at one time.
 const LISTS: usize = 32;
 /// How long to wait before the next attempt when the store fails.
@@ -94,7 +94,7 @@ impl<S: Store> Follower<S> {
     /// that it gives are to be applied upon it.
     async fn read_all(&self) -> Result<Cursor, Broken> {
         let cursor = self.store.newest().await?;
-        self.write(Writer::clear).await?;
+        self.write(|writer| writer.clear()).await?;
         let sessions = self.store.sessions().await?;
         let list = |(session, username)| async move {
             Ok::<_, Failure>((session, username, self.store.list(session).await?))

@@ -6,14 +6,19 @@ use tantivy::{
     collector::{Count, TopDocs},
     indexer::IndexWriterOptions,
     query::{AllQuery, BooleanQuery, Query, TermQuery},
-    schema::{FAST, Field, IndexRecordOption, STORED, STRING, Schema, Value as _},
+    schema::{
+        FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions, Value as _,
+    },
 };
 
-use super::{Found, Page, SearchQuery, words::Words};
+use super::{Found, Page, SearchQuery, words};
 use crate::store::{Change, File, Listed};
 
 /// Bytes that a commit's changes may take before they are written to the index.
 const BUFFER: usize = 32 << 20;
+
+/// The name of what gives the beginnings of words.
+const BEGINNINGS: &str = "beginnings";
 
 /// What is kept of each file.
 #[derive(Debug, Clone, Copy)]
@@ -32,13 +37,17 @@ struct Fields {
 impl Fields {
     fn new() -> (Self, Schema) {
         let mut schema = Schema::builder();
+        let beginnings = TextFieldIndexing::default()
+            .set_tokenizer(BEGINNINGS)
+            .set_index_option(IndexRecordOption::Basic)
+            .set_fieldnorms(false);
         let fields = Self {
             key: schema.add_text_field("key", STRING),
             session: schema.add_text_field("session", STRING | STORED),
             username: schema.add_text_field("username", STORED),
             filename: schema.add_text_field("filename", STORED),
             description: schema.add_text_field("description", STORED),
-            words: schema.add_text_field("words", STRING),
+            words: schema.add_text_field("words", TextOptions::default().set_indexing_options(beginnings)),
             order: schema.add_u64_field("order", FAST),
         };
         (fields, schema.build())
@@ -57,6 +66,7 @@ impl Fields {
 pub(super) fn create() -> Result<(Writer, Reader), TantivyError> {
     let (fields, schema) = Fields::new();
     let index = Index::create_in_ram(schema);
+    index.tokenizers().register(BEGINNINGS, words::beginnings());
     let options = IndexWriterOptions::builder()
         .memory_budget_per_thread(BUFFER)
         .num_worker_threads(1)
@@ -64,9 +74,8 @@ pub(super) fn create() -> Result<(Writer, Reader), TantivyError> {
         .build();
     let writer = index.writer_with_options(options)?;
     let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    let words = Words::new();
-    let writer = Writer { fields, writer, reader: reader.clone(), words: words.clone() };
-    Ok((writer, Reader { fields, reader, words }))
+    let writer = Writer { fields, writer, reader: reader.clone() };
+    Ok((writer, Reader { fields, reader }))
 }
 
 /// Changes the index. Nothing of it is seen before [`Writer::commit`].
@@ -74,18 +83,17 @@ pub(super) struct Writer {
     fields: Fields,
     writer: IndexWriter,
     reader: IndexReader,
-    words: Words,
 }
 
 impl Writer {
     /// Empties the index.
-    pub(super) fn clear(&mut self) -> Result<(), TantivyError> {
+    pub(super) fn clear(&self) -> Result<(), TantivyError> {
         self.writer.delete_all_documents().map(|_| ())
     }
 
     /// Adds a file that is not in the index.
     pub(super) fn add(
-        &mut self,
+        &self,
         session: SessionId,
         username: &str,
         listed: &Listed,
@@ -99,14 +107,14 @@ impl Writer {
         document.add_text(name, filename);
         document.add_text(self.fields.description, description);
         document.add_u64(self.fields.order, *order);
-        for beginning in self.words.beginnings([filename, description, username]) {
-            document.add_text(self.fields.words, beginning);
+        for text in [filename, description, username] {
+            document.add_text(self.fields.words, text);
         }
         self.writer.add_document(document).map(|_| ())
     }
 
     /// Applies a change. One that may have been applied before is `repeated`.
-    pub(super) fn apply(&mut self, change: &Change, repeated: bool) -> Result<(), TantivyError> {
+    pub(super) fn apply(&self, change: &Change, repeated: bool) -> Result<(), TantivyError> {
         match change {
             Change::Published(session, username, listed) => {
                 if repeated {
@@ -136,7 +144,6 @@ impl Writer {
 pub(super) struct Reader {
     fields: Fields,
     reader: IndexReader,
-    words: Words,
 }
 
 impl Reader {
@@ -158,7 +165,7 @@ impl Reader {
     }
 
     fn query(&self, query: &SearchQuery) -> Box<dyn Query> {
-        let words = self.words.clone().of_query(&query.text).into_iter();
+        let words = words::of_query(&query.text).into_iter();
         let words = words.map(|word| Term::from_field_text(self.fields.words, &word));
         let terms = words.chain(query.session.map(|session| self.fields.session(session)));
         let mut terms: Vec<Box<dyn Query>> =

@@ -1,52 +1,86 @@
 //! How text is cut into the words that are searched for.
 
-use tantivy::tokenizer::{AsciiFoldingFilter, LowerCaser, SimpleTokenizer, TextAnalyzer, TokenStream as _};
+use tantivy::tokenizer::{
+    AsciiFoldingFilter, LowerCaser, SimpleTokenizer, TextAnalyzer, Token, TokenFilter, TokenStream, Tokenizer,
+};
 
 /// Letters of a word that count.
 const LETTERS: usize = 24;
 /// Words of a query that count: enough for any name.
 const WORDS: usize = 16;
 
-/// Finds words: runs of letters and digits, in lower case and without accents.
+/// The words of a query, each once: runs of letters and digits, in lower case and without
+/// accents.
+pub(super) fn of_query(text: &str) -> Vec<String> {
+    let analyzer = TextAnalyzer::builder(SimpleTokenizer::default());
+    let mut analyzer = analyzer.filter(LowerCaser).filter(AsciiFoldingFilter).build();
+    let mut words = Vec::new();
+    analyzer.token_stream(text).process(&mut |token| words.push(beginning(&token.text, LETTERS).to_owned()));
+    words.sort_unstable();
+    words.dedup();
+    words.truncate(WORDS);
+    words
+}
+
+/// Gives what a word of a query may be, to find a text: every beginning of every word.
+pub(super) fn beginnings() -> TextAnalyzer {
+    let analyzer = TextAnalyzer::builder(SimpleTokenizer::default());
+    analyzer.filter(LowerCaser).filter(AsciiFoldingFilter).filter(Beginnings).build()
+}
+
+/// So many letters of a word, or all.
+fn beginning(word: &str, letters: usize) -> &str {
+    word.char_indices().nth(letters).map_or(word, |(end, _)| &word[..end])
+}
+
+/// Gives every beginning of a word instead of the word, the longest first.
 #[derive(Clone)]
-pub(super) struct Words(TextAnalyzer);
+struct Beginnings;
 
-impl Words {
-    pub(super) fn new() -> Self {
-        let analyzer = TextAnalyzer::builder(SimpleTokenizer::default());
-        Self(analyzer.filter(LowerCaser).filter(AsciiFoldingFilter).build())
+impl TokenFilter for Beginnings {
+    type Tokenizer<T: Tokenizer> = BeginningsTokenizer<T>;
+
+    fn transform<T: Tokenizer>(self, tokenizer: T) -> BeginningsTokenizer<T> {
+        BeginningsTokenizer(tokenizer)
     }
+}
 
-    /// The words of a query.
-    pub(super) fn of_query(&mut self, text: &str) -> Vec<String> {
-        let mut words = Vec::new();
-        self.each(text, |word| words.push(word.to_owned()));
-        words.sort_unstable();
-        words.dedup();
-        words.truncate(WORDS);
-        words
+#[derive(Clone)]
+struct BeginningsTokenizer<T>(T);
+
+impl<T: Tokenizer> Tokenizer for BeginningsTokenizer<T> {
+    type TokenStream<'a> = BeginningsStream<T::TokenStream<'a>>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> Self::TokenStream<'a> {
+        BeginningsStream(self.0.token_stream(text))
     }
+}
 
-    /// What a word of a query may be, to find one of these texts: every beginning of every
-    /// word in it, each once.
-    pub(super) fn beginnings(&mut self, texts: [&str; 3]) -> Vec<String> {
-        let mut beginnings = Vec::new();
-        for text in texts {
-            self.each(text, |word| {
-                let ends = word.char_indices().map(|(start, letter)| start + letter.len_utf8());
-                beginnings.extend(ends.map(|end| word[..end].to_owned()));
-            });
+/// What is left of the word is in the token.
+struct BeginningsStream<T>(T);
+
+impl<T: TokenStream> TokenStream for BeginningsStream<T> {
+    fn advance(&mut self) -> bool {
+        let word = &mut self.0.token_mut().text;
+        word.pop();
+        if !word.is_empty() {
+            return true;
         }
-        beginnings.sort_unstable();
-        beginnings.dedup();
-        beginnings
+        if !self.0.advance() {
+            return false;
+        }
+        let word = &mut self.0.token_mut().text;
+        let counts = beginning(word, LETTERS).len();
+        word.truncate(counts);
+        true
     }
 
-    fn each(&mut self, text: &str, mut found: impl FnMut(&str)) {
-        self.0.token_stream(text).process(&mut |token| {
-            let end = token.text.char_indices().nth(LETTERS).map_or(token.text.len(), |(end, _)| end);
-            found(&token.text[..end]);
-        });
+    fn token(&self) -> &Token {
+        self.0.token()
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        self.0.token_mut()
     }
 }
 
@@ -56,17 +90,22 @@ mod tests {
 
     #[test]
     fn words_are_runs_of_letters_and_digits() {
-        let mut words = Words::new();
-        assert_eq!(words.of_query("Holiday_Photos-2024.tar.gz"), ["2024", "gz", "holiday", "photos", "tar"]);
-        assert_eq!(words.of_query("  Élan vital  élan "), ["elan", "vital"]);
-        assert_eq!(words.of_query("写真 фото \u{202e}evil"), ["evil", "фото", "写真"]);
-        assert!(words.of_query("<>&\"' .-_ \u{0}").is_empty());
-        assert_eq!(words.of_query(&"x".repeat(300)), ["x".repeat(LETTERS)]);
+        assert_eq!(of_query("Holiday_Photos-2024.tar.gz"), ["2024", "gz", "holiday", "photos", "tar"]);
+        assert_eq!(of_query("  Élan vital  élan "), ["elan", "vital"]);
+        assert_eq!(of_query("写真 фото \u{202e}evil"), ["evil", "фото", "写真"]);
+        assert!(of_query("<>&\"' .-_ \u{0}").is_empty());
+        assert_eq!(of_query(&"x".repeat(300)), ["x".repeat(LETTERS)]);
     }
 
     #[test]
     fn every_beginning_of_every_word_finds_it() {
-        let beginnings = Words::new().beginnings(["Ab-é1", "ab c", "ab"]);
-        assert_eq!(beginnings, ["a", "ab", "c", "e", "e1"]);
+        let found = |text: &str| {
+            let mut found = Vec::new();
+            beginnings().token_stream(text).process(&mut |token| found.push(token.text.clone()));
+            found
+        };
+        assert_eq!(found("Ab-é1 写真"), ["ab", "a", "e1", "e", "写真", "写"]);
+        assert_eq!(found(&"x".repeat(300)).len(), LETTERS);
+        assert!(found("").is_empty() && found(" -. ").is_empty());
     }
 }
