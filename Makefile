@@ -33,7 +33,7 @@ $(PAGE)/dist/index.html: $(shell find $(PAGE) proto -path '*/node_modules' -prun
 	npm --version >/dev/null 2>&1 || { echo "install Node.js 20 or newer: https://nodejs.org" >&2; exit 1; }
 	cd $(PAGE) && npm ci --no-audit --no-fund && npm run build
 
-# In a real browser. LONJA is the program under test.
+# The console in a real browser; pictures of each view are in tests/browser/screenshots.
 test-browser: page
 	chromium --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } \
 	  || { echo "install Chromium: apt-get install chromium" >&2; exit 1; }
@@ -56,7 +56,7 @@ advisories:
 	@if cargo deny fetch db; then cargo deny --all-features check advisories; \
 	else echo "ADVISORIES NOT CHECKED: their database cannot be fetched from here" >&2; fi
 
-# Needs Node, which nothing else here does.
+# Needs Node.
 proto-lint:
 	npx --yes @bufbuild/buf@1.75.0 lint proto
 
@@ -72,6 +72,8 @@ bench:
 	target/release/lonja-bench services
 	iperf3 --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq iperf3; }
 	target/release/lonja-bench copy
+	cd tests/browser && npm ci --no-audit --no-fund
+	target/release/lonja-bench console
 	target/release/lonja-bench held
 	target/release/lonja-bench disk
 
@@ -86,4 +88,4 @@ fuzz:
 
 clean:
 	cargo clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PAGE)/dist $(PAGE)/node_modules tests/browser/node_modules
