@@ -37,13 +37,13 @@ $(PAGE)/dist/index.html: $(shell find $(PAGE) proto -path '*/node_modules' -prun
 test-browser: page
 	chromium --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } \
 	  || { echo "install Chromium: apt-get install chromium" >&2; exit 1; }
-	cargo build
+	cargo test --workspace --no-run
 	cd tests/browser && npm ci --no-audit --no-fund && npm test
 
 # The stack of docker-compose.yml, built and run by the container engine of this machine.
 test-containers: $(VENV)/made
 	cargo build --package lonja-testing
-	cargo test --test containers -- --nocapture
+	cargo test --test containers -- --nocapture --test-threads 1
 
 lint:
 	cargo fmt --all --check

@@ -35,6 +35,7 @@ use std::{
 
 use lonja_proto::audit::Operation;
 use lonja_wire::Command;
+use tempfile::TempDir;
 
 use crate::{
     load::{Acknowledged, audited, verify, write},
@@ -135,6 +136,25 @@ fn shown(stack: &Stack) {
     let list = ["audit", "list", "--user", "tracy", "--operation", "publish", "--console", &url];
     let list = process::lonja().args(list).output().unwrap();
     assert!(String::from_utf8_lossy(&list.stdout).contains("tracy traced.txt"), "{list:?}");
+}
+
+/// With the overlay for mutual TLS everything works as before, and nobody else gets an answer.
+#[test]
+fn the_stack_with_mutual_tls() {
+    let certificates = TempDir::new().unwrap();
+    let script = repository("deploy/certificates.sh");
+    let made = std::process::Command::new("sh").arg(script).arg(certificates.path()).status();
+    assert!(made.is_ok_and(|status| status.success()), "deploy/certificates.sh needs openssl");
+    let directory = certificates.path().display().to_string();
+    let stack = Stack::start_with(Some(("compose.tls.yaml", ("LONJA_TLS", directory))));
+    let peers = stack.peers[0];
+    assert_eq!(wire::register(peers, "tracy"), 0);
+    assert_eq!(wire::connect_as(peers, "tracy", 50_085), 0);
+    assert_eq!(wire::publish(peers, "tracy", "traced.txt"), 0);
+    shown(&stack);
+    let address = stack.audit.to_string();
+    let plain = process::lonja().args(["health", &address]).output().unwrap();
+    assert_eq!(plain.status.code(), Some(1), "{plain:?}");
 }
 
 /// Kills and pauses every container under load.

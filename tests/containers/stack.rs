@@ -90,6 +90,11 @@ fn has_jaeger() -> bool {
 impl Stack {
     /// Builds the image and brings everything up, healthy.
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same with an overlay, and a setting that it takes.
+    pub(crate) fn start_with(overlay: Option<(&'static str, (&str, String))>) -> Self {
         assert_engine();
         let ports = free_ports(3);
         let (first, first_audit) = (free_range(20_000), free_range(21_000));
@@ -101,7 +106,7 @@ impl Stack {
         }
         let receiver = repository("target/debug/otlp-receiver");
         let set = |name: &str, value: String| (name.to_owned(), value);
-        let environment = vec![
+        let mut environment = vec![
             set("LONJA_GATEWAY_PORT", range(first)),
             set("LONJA_DATETIME_PORT", ports[0].to_string()),
             set("LONJA_JAEGER_PORT", ports[1].to_string()),
@@ -112,6 +117,10 @@ impl Stack {
             set("DOCKER_BUILDKIT", "1".to_owned()),
             set("COMPOSE_DOCKER_CLI_BUILD", "1".to_owned()),
         ];
+        if let Some((file, (name, value))) = overlay {
+            files.push(file);
+            environment.push(set(name, value));
+        }
         let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let stack = Self {
             project: format!("lonjatest{}", std::process::id()),
