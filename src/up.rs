@@ -103,7 +103,7 @@ fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> 
     let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &config.audit)?;
     let journal = journal.start()?;
     let audit = AuditGrpc::new(audit, lines.clone(), shutdown.clone());
-    let (search, follower) = Search::new(catalog.clone()).map_err(io::Error::other)?;
+    let (search, follower) = Search::new(catalog.clone());
     let channels = BackendChannels {
         registry: Channel::local(RegistryServiceServer::new(RegistryGrpc::new(registry))),
         catalog: Channel::local(CatalogServiceServer::new(CatalogGrpc::new(catalog, search))),

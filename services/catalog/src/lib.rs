@@ -4,8 +4,6 @@ pub mod search;
 mod service;
 pub mod store;
 
-use std::io;
-
 use lonja_chassis::{
     health::Health,
     journal::Journal,
@@ -82,7 +80,7 @@ async fn serve_store(
     store: impl Store + Clone,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let (search, follower) = Search::new(store.clone()).map_err(io::Error::other)?;
+    let (search, follower) = Search::new(store.clone());
     let health = Health::new();
     let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
     routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone(), search)));

@@ -63,7 +63,9 @@ fn file(file: Option<proto::File>) -> Result<File, Status> {
 impl From<SearchError> for Status {
     fn from(error: SearchError) -> Self {
         match error {
-            SearchError::NotReady | SearchError::Stopped => Self::unavailable(error.to_string()),
+            SearchError::NotReady | SearchError::Busy | SearchError::Stopped => {
+                Self::unavailable(error.to_string())
+            }
             SearchError::Index(_) => Self::internal(error.to_string()),
         }
     }

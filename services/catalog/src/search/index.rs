@@ -86,11 +86,6 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Empties the index.
-    pub(super) fn clear(&self) -> Result<(), TantivyError> {
-        self.writer.delete_all_documents().map(|_| ())
-    }
-
     /// Adds a file that is not in the index.
     pub(super) fn add(
         &self,
@@ -108,7 +103,7 @@ impl Writer {
         document.add_text(self.fields.description, description);
         document.add_u64(self.fields.order, *order);
         for text in [filename, description, username] {
-            document.add_text(self.fields.words, text);
+            document.add_text(self.fields.words, words::composed(text));
         }
         self.writer.add_document(document).map(|_| ())
     }

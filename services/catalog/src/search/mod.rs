@@ -7,14 +7,12 @@ mod follower;
 mod index;
 mod words;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::{sync::Arc, time::Duration};
 
 use lonja_proto::SessionId;
+use parking_lot::RwLock;
 use tantivy::TantivyError;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time};
 use ulid::Ulid;
 
 use crate::store::File;
@@ -22,6 +20,8 @@ pub use follower::Follower;
 
 /// Searches at one time; more would take the processors from the peers.
 const AT_ONCE: usize = 2;
+/// How long a search waits for others.
+const WAIT: Duration = Duration::from_secs(2);
 
 /// What to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,9 +60,12 @@ pub(crate) struct Page {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
-    /// The service has just started.
+    /// The service has just started, or cannot follow its store.
     #[error("the index for search is being made: ask again in a moment")]
     NotReady,
+    /// Others search.
+    #[error("too many searches wait: ask again in a moment")]
+    Busy,
     /// The index is at fault.
     #[error("search: {0}")]
     Index(#[from] TantivyError),
@@ -78,66 +81,75 @@ pub struct Search {
 }
 
 struct Shared {
-    reader: index::Reader,
-    /// Whether everything that the store had is in it.
-    ready: AtomicBool,
+    /// `None` unless everything that the store has is in it.
+    current: RwLock<Option<Current>>,
+    places: Arc<Semaphore>,
+}
+
+/// An index that is shown.
+#[derive(Clone)]
+struct Current {
     /// Tells revisions of different indexes apart.
     run: Ulid,
-    places: Semaphore,
+    reader: index::Reader,
+}
+
+impl Current {
+    fn new(reader: index::Reader) -> Self {
+        Self { run: Ulid::generate(), reader }
+    }
+
+    fn name(&self, generation: u64) -> String {
+        format!("{}-{generation}", self.run)
+    }
 }
 
 impl std::fmt::Debug for Search {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Search").field("ready", &self.shared.ready).finish_non_exhaustive()
+        f.debug_struct("Search").field("ready", &self.shared.current.read().is_some()).finish_non_exhaustive()
     }
 }
 
 impl Search {
-    /// An index of what this store has, and what has to run to keep it current.
-    ///
-    /// # Errors
-    /// When there is no memory or thread for it.
-    pub fn new<S>(store: S) -> Result<(Self, Follower<S>), SearchError> {
-        let (writer, reader) = index::create()?;
-        let shared = Arc::new(Shared {
-            reader,
-            ready: AtomicBool::new(false),
-            run: Ulid::generate(),
-            places: Semaphore::new(AT_ONCE),
-        });
-        let search = Self { shared };
-        Ok((search.clone(), Follower::new(store, writer, search)))
+    /// An index of what this store has, and what has to run to make it and keep it current.
+    pub fn new<S>(store: S) -> (Self, Follower<S>) {
+        let shared = Shared { current: RwLock::default(), places: Arc::new(Semaphore::new(AT_ONCE)) };
+        let search = Self { shared: Arc::new(shared) };
+        (search.clone(), Follower::new(store, search))
+    }
+
+    fn current(&self) -> Result<Current, SearchError> {
+        self.shared.current.read().clone().ok_or(SearchError::NotReady)
     }
 
     /// Names the state of the index; any change makes another.
     ///
     /// # Errors
-    /// When the index is not made yet.
+    /// When there is no index that is current.
     pub(crate) fn revision(&self) -> Result<String, SearchError> {
-        if !self.shared.ready.load(Ordering::Acquire) {
-            return Err(SearchError::NotReady);
-        }
-        Ok(self.name(self.shared.reader.generation()))
+        let current = self.current()?;
+        Ok(current.name(current.reader.generation()))
     }
 
     /// What matches, and the revision of the index that it was found in.
     ///
     /// # Errors
-    /// When the index is not made yet, or is at fault.
+    /// When there is no index that is current, it is at fault, or too many search.
     pub(crate) async fn search(&self, query: SearchQuery) -> Result<(String, Page), SearchError> {
-        self.revision()?;
-        let _place = self.shared.places.acquire().await.map_err(|_| SearchError::Stopped)?;
-        let shared = Arc::clone(&self.shared);
-        let page = tokio::task::spawn_blocking(move || shared.reader.search(&query)).await;
-        let page = page.map_err(|_| SearchError::Stopped)??;
-        Ok((self.name(page.generation), page))
+        let place = time::timeout(WAIT, Arc::clone(&self.shared.places).acquire_owned()).await;
+        let place = place.map_err(|_| SearchError::Busy)?.map_err(|_| SearchError::Stopped)?;
+        let current = self.current()?;
+        let search = move || {
+            // Held to the end of the search, whether or not anyone still waits for it.
+            let _place = place;
+            let page = current.reader.search(&query)?;
+            Ok((current.name(page.generation), page))
+        };
+        tokio::task::spawn_blocking(search).await.map_err(|_| SearchError::Stopped)?
     }
 
-    fn name(&self, generation: u64) -> String {
-        format!("{}-{generation}", self.shared.run)
-    }
-
-    fn set_ready(&self, ready: bool) {
-        self.shared.ready.store(ready, Ordering::Release);
+    /// Searches see this index from now on, or none.
+    fn show(&self, current: Option<&Current>) {
+        *self.shared.current.write() = current.cloned();
     }
 }

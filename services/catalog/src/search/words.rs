@@ -3,11 +3,18 @@
 use tantivy::tokenizer::{
     AsciiFoldingFilter, LowerCaser, SimpleTokenizer, TextAnalyzer, Token, TokenFilter, TokenStream, Tokenizer,
 };
+use unicode_normalization::UnicodeNormalization as _;
 
 /// Letters of a word that count.
 const LETTERS: usize = 24;
 /// Words of a query that count: enough for any name.
 const WORDS: usize = 16;
+
+/// Text in which a letter and its accent are one sign, as the tokenizers expect it. Some
+/// systems write file names otherwise.
+pub(super) fn composed(text: &str) -> String {
+    text.nfc().collect()
+}
 
 /// The words of a query, each once: runs of letters and digits, in lower case and without
 /// accents.
@@ -15,7 +22,7 @@ pub(super) fn of_query(text: &str) -> Vec<String> {
     let analyzer = TextAnalyzer::builder(SimpleTokenizer::default());
     let mut analyzer = analyzer.filter(LowerCaser).filter(AsciiFoldingFilter).build();
     let mut words = Vec::new();
-    analyzer.token_stream(text).process(&mut |token| words.push(beginning(&token.text, LETTERS).to_owned()));
+    analyzer.token_stream(&composed(text)).process(&mut |token| words.push(beginning(&token.text, LETTERS).to_owned()));
     words.sort_unstable();
     words.dedup();
     words.truncate(WORDS);
@@ -92,6 +99,7 @@ mod tests {
     fn words_are_runs_of_letters_and_digits() {
         assert_eq!(of_query("Holiday_Photos-2024.tar.gz"), ["2024", "gz", "holiday", "photos", "tar"]);
         assert_eq!(of_query("  Élan vital  élan "), ["elan", "vital"]);
+        assert_eq!(of_query("e\u{301}lan"), ["elan"]);
         assert_eq!(of_query("写真 фото \u{202e}evil"), ["evil", "фото", "写真"]);
         assert!(of_query("<>&\"' .-_ \u{0}").is_empty());
         assert_eq!(of_query(&"x".repeat(300)), ["x".repeat(LETTERS)]);

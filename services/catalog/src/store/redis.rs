@@ -58,11 +58,9 @@ impl RedisStore {
         let (newest, entries): (Option<u64>, StreamRangeReply) =
             self.redis.query_pipeline(&read).await.map_err(Failure::unavailable)?;
         let is_next = |(entry, number): (&StreamId, u64)| entry.id == format!("{number}-0");
-        let numbered = entries.ids.iter().zip(from + 1..);
-        if newest.unwrap_or_default() < from + entries.ids.len() as u64 || !numbered.clone().all(is_next) {
-            return Ok(None);
-        }
-        if entries.ids.is_empty() && newest.unwrap_or_default() > from {
+        let (newest, mut numbered) = (newest.unwrap_or_default(), entries.ids.iter().zip(from + 1..));
+        // Between the two answers there may have been changes more.
+        if newest < from || (newest > from && entries.ids.is_empty()) || !numbered.all(is_next) {
             return Ok(None);
         }
         let behind = from + entries.ids.len() as u64;
