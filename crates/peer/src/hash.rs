@@ -1,4 +1,4 @@
-//! The BLAKE3 hash of a file, computed on all processors.
+//! The BLAKE3 hash of a file, computed on all processors, of one that grows while it does.
 //!
 //! The hash is that of a binary tree over the file's bytes. Its subtrees over aligned
 //! blocks do not depend on each other: threads take one after the other, so that the file
@@ -8,8 +8,8 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt as _,
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
+    sync::Arc,
+    thread::{self, JoinHandle},
 };
 
 use blake3::{
@@ -18,6 +18,7 @@ use blake3::{
         ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
     },
 };
+use parking_lot::{Condvar, Mutex};
 
 use crate::interrupt::Interrupt;
 
@@ -32,53 +33,172 @@ const THREADS: usize = 8;
 ///
 /// # Errors
 /// When they cannot be read, are not all there, or it is interrupted.
-pub(crate) fn of_file(file: &File, size: u64, interrupt: &Interrupt) -> io::Result<Hash> {
-    if size <= BLOCK {
-        let mut hasher = Hasher::new();
-        update(&mut hasher, &mut vec![0; PIECE], file, 0, size)?;
-        return Ok(hasher.finalize());
-    }
-    let blocks = subtrees(file, size, interrupt)?;
-    let left = left_subtree_len(size);
-    Ok(merge_subtrees_root(&merge(&blocks, 0, left), &merge(&blocks, left, size - left), Mode::Hash))
+pub(crate) fn of_file(file: &Arc<File>, size: u64, interrupt: &Interrupt) -> io::Result<Hash> {
+    Blocks::new(Arc::clone(file), size, size).hash(threads(), interrupt)
 }
 
-/// The value of the subtree over each block.
-fn subtrees(file: &File, size: u64, interrupt: &Interrupt) -> io::Result<Vec<ChainingValue>> {
-    let count = size.div_ceil(BLOCK);
-    let threads = thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS));
-    let next = AtomicU64::new(0);
-    let some_of_them = || -> io::Result<Vec<(u64, ChainingValue)>> {
-        let mut values = Vec::new();
-        let mut piece = vec![0; PIECE];
-        loop {
-            let block = next.fetch_add(1, Ordering::Relaxed);
-            if block >= count {
-                return Ok(values);
-            }
-            if interrupt.is_raised() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let offset = block * BLOCK;
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS))
+}
+
+/// The hash of a file that grows to a known size. A thread hashes each block as soon as it
+/// is there, so that little is left to do, or to read again, when all is.
+#[derive(Debug)]
+pub(crate) struct Growing {
+    blocks: Arc<Blocks>,
+    follower: Option<JoinHandle<()>>,
+}
+
+impl Growing {
+    /// Of a file of which so many bytes are there.
+    pub(crate) fn new(file: Arc<File>, size: u64, there: u64) -> Self {
+        let blocks = Arc::new(Blocks::new(file, size, there));
+        let follow = {
+            let blocks = Arc::clone(&blocks);
+            move || blocks.hash_until_the_end(&Interrupt::default())
+        };
+        // Where no thread can be had, all is hashed in the end.
+        let follower = (size > BLOCK).then(|| thread::Builder::new().spawn(follow).ok()).flatten();
+        Self { blocks, follower }
+    }
+
+    /// So many bytes are there now.
+    pub(crate) fn has_grown(&self, there: u64) {
+        self.blocks.have_grown(there);
+    }
+
+    /// The hash, when all is there.
+    ///
+    /// # Errors
+    /// As [`of_file`].
+    pub(crate) fn finish(&self, interrupt: &Interrupt) -> io::Result<Hash> {
+        let more = threads() - usize::from(self.follower.is_some());
+        self.blocks.hash(more.max(1), interrupt)
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.blocks.stop();
+        if let Some(follower) = self.follower.take() {
+            // It does not panic, and ends with the block that it is at.
+            let _ = follower.join();
+        }
+    }
+}
+
+/// The blocks of a file, for threads to take.
+#[derive(Debug)]
+struct Blocks {
+    file: Arc<File>,
+    size: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Bytes of the file that are there.
+    there: u64,
+    /// The block that nobody has taken yet.
+    next: u64,
+    /// The value of the subtree over each block.
+    values: Vec<Option<ChainingValue>>,
+    failed: Option<io::ErrorKind>,
+}
+
+impl Blocks {
+    fn new(file: Arc<File>, size: u64, there: u64) -> Self {
+        // Bounded by what memory can hold the names of.
+        let count = usize::try_from(size.div_ceil(BLOCK)).unwrap_or(usize::MAX);
+        let state = State { there, next: 0, values: vec![None; count], failed: None };
+        Self { file, size, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn have_grown(&self, there: u64) {
+        let mut state = self.state.lock();
+        // Threads wait for whole blocks.
+        let more = there / BLOCK > state.there / BLOCK || there == self.size;
+        state.there = there;
+        if more {
+            self.changed.notify_all();
+        }
+    }
+
+    fn stop(&self) {
+        self.state.lock().failed.get_or_insert(io::ErrorKind::Interrupted);
+        self.changed.notify_all();
+    }
+
+    /// The hash of all blocks, computed with so many threads more.
+    fn hash(&self, threads: usize, interrupt: &Interrupt) -> io::Result<Hash> {
+        if self.size <= BLOCK {
             let mut hasher = Hasher::new();
-            hasher.set_input_offset(offset);
-            update(&mut hasher, &mut piece, file, offset, BLOCK.min(size - offset))?;
-            values.push((block, hasher.finalize_non_root()));
+            update(&mut hasher, &mut vec![0; PIECE], &self.file, 0, self.size)?;
+            return Ok(hasher.finalize());
         }
-    };
-    let mut all = thread::scope(|scope| {
-        // Where no thread can be had, fewer do it.
-        let spawn = |_| thread::Builder::new().spawn_scoped(scope, some_of_them).ok();
-        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
-        let mut all = some_of_them()?;
-        for other in others {
-            // It does not panic.
-            all.extend(other.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?);
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                // Where no thread can be had, fewer do it.
+                let _ = thread::Builder::new().spawn_scoped(scope, || self.hash_until_the_end(interrupt));
+            }
+            self.hash_until_the_end(interrupt);
+        });
+        let mut state = self.state.lock();
+        while state.failed.is_none() && state.values.contains(&None) {
+            // Another thread is at the last of them.
+            self.changed.wait(&mut state);
         }
-        io::Result::Ok(all)
-    })?;
-    all.sort_unstable_by_key(|(block, _)| *block);
-    Ok(all.into_iter().map(|(_, value)| value).collect())
+        if let Some(kind) = state.failed {
+            return Err(kind.into());
+        }
+        let blocks: Vec<_> = state.values.iter().flatten().copied().collect();
+        let left = left_subtree_len(self.size);
+        let right = merge(&blocks, left, self.size - left);
+        Ok(merge_subtrees_root(&merge(&blocks, 0, left), &right, Mode::Hash))
+    }
+
+    /// Hashes one block after the other until none is left or one fails.
+    fn hash_until_the_end(&self, interrupt: &Interrupt) {
+        let mut piece = vec![0; PIECE];
+        while let Some((index, length)) = self.take() {
+            let value = match interrupt.is_raised() {
+                true => Err(io::ErrorKind::Interrupted.into()),
+                false => self.subtree(&mut piece, index as u64 * BLOCK, length),
+            };
+            let mut state = self.state.lock();
+            match value {
+                Ok(value) => state.values[index] = Some(value),
+                Err(error) => state.failed = state.failed.or(Some(error.kind())),
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next block and its length, as soon as it is there.
+    fn take(&self) -> Option<(usize, u64)> {
+        let mut state = self.state.lock();
+        loop {
+            let start = state.next * BLOCK;
+            if state.failed.is_some() || start >= self.size {
+                return None;
+            }
+            let end = self.size.min(start + BLOCK);
+            if end <= state.there {
+                state.next += 1;
+                // One of `values`.
+                return Some(((start / BLOCK) as usize, end - start));
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    fn subtree(&self, piece: &mut [u8], offset: u64, length: u64) -> io::Result<ChainingValue> {
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(offset);
+        update(&mut hasher, piece, &self.file, offset, length)?;
+        Ok(hasher.finalize_non_root())
+    }
 }
 
 /// The value of the subtree over a range that begins at a block.
@@ -126,12 +246,19 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn it_is_the_hash_of_the_bytes_whatever_the_size() {
+    /// Some blocks and a bit.
+    fn content() -> Vec<u8> {
         let mut content = vec![0; 5 * BLOCK as usize + 1234];
         Hasher::new().update(b"seed").finalize_xof().fill(&mut content);
+        content
+    }
+
+    #[test]
+    fn it_is_the_hash_of_the_bytes_whatever_the_size() {
+        let content = content();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&content).unwrap();
+        let file = Arc::new(file);
         let block = BLOCK;
         let sizes = [0, 1, 1024, 1025, block - 1, block, block + 1, 2 * block, 2 * block + 1, 3 * block];
         for size in sizes.into_iter().chain([4 * block + 5, content.len() as u64]) {
@@ -143,5 +270,34 @@ mod tests {
         let stopped = Interrupt::default();
         stopped.raise();
         assert_eq!(of_file(&file, 2 * block, &stopped).unwrap_err().kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn it_follows_a_file_that_grows() {
+        let content = content();
+        let size = content.len() as u64;
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let there = BLOCK + 5;
+        file.write_all_at(&content[..there as usize], 0).unwrap();
+        let growing = Growing::new(Arc::clone(&file), size, there);
+        let mut offset = there;
+        for piece in content[there as usize..].chunks(3_333_333) {
+            file.write_all_at(piece, offset).unwrap();
+            offset += piece.len() as u64;
+            growing.has_grown(offset);
+        }
+        for _ in 0..2 {
+            assert_eq!(growing.finish(&Interrupt::default()).unwrap(), blake3::hash(&content));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_not_waited_for() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        drop(Growing::new(Arc::clone(&file), 10 * BLOCK, 5));
+        // The file is shorter than was said.
+        let growing = Growing::new(file, 10 * BLOCK, 5);
+        growing.has_grown(10 * BLOCK);
+        assert_eq!(growing.finish(&Interrupt::default()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -5,13 +5,14 @@ use std::{
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use lonja_wire::get_part::Head;
 use rustix::fs::OFlags;
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::{hash, interrupt::Interrupt};
+use crate::{hash::Growing, interrupt::Interrupt};
 
 /// Bytes of the target's name in that of a partial copy, at most.
 const NAME: usize = 100;
@@ -155,16 +156,19 @@ impl Unverified {
 #[derive(Debug)]
 pub struct Verified {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     length: u64,
     head: Head,
+    hash: Growing,
 }
 
 impl Verified {
     /// A copy in an open file of which so many bytes are there.
     #[must_use]
     pub fn new(path: PathBuf, file: File, length: u64, head: Head) -> Self {
-        Self { path, file, length, head }
+        let file = Arc::new(file);
+        let hash = Growing::new(Arc::clone(&file), head.size, length);
+        Self { path, file, length, head, hash }
     }
 
     /// Bytes that are there.
@@ -181,7 +185,7 @@ impl Verified {
         let room = usize::try_from(self.missing()).unwrap_or(usize::MAX);
         let bytes = &bytes[..bytes.len().min(room)];
         self.file.write_all_at(bytes, self.length)?;
-        self.length += bytes.len() as u64;
+        self.has_grown(bytes.len() as u64);
         Ok(())
     }
 
@@ -194,6 +198,7 @@ impl Verified {
     /// So many more bytes have been written behind those that were there.
     pub fn has_grown(&mut self, bytes: u64) {
         self.length += bytes;
+        self.hash.has_grown(self.length);
     }
 
     /// Whether every byte is there.
@@ -214,7 +219,7 @@ impl Verified {
     /// When it cannot be read, or that is interrupted.
     pub fn is_right(&self, interrupt: &Interrupt) -> io::Result<bool> {
         Ok(self.is_whole()
-            && hash::of_file(&self.file, self.length, interrupt)? == blake3::Hash::from_bytes(self.head.hash))
+            && self.hash.finish(interrupt)? == blake3::Hash::from_bytes(self.head.hash))
     }
 
     /// Forgets what is there.
@@ -224,6 +229,7 @@ impl Verified {
     pub fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.length = 0;
+        self.hash = Growing::new(Arc::clone(&self.file), self.head.size, 0);
         Ok(())
     }
 

@@ -187,7 +187,7 @@ impl Shared {
                 (_, Some(file)) => {
                     let (shared, filename, stop) = (Arc::clone(self), filename.clone(), stop.clone());
                     let hashing = thread::Builder::new().name("hash".to_owned());
-                    let hashing = hashing.spawn(move || shared.compute(&filename, &file, &stop))?;
+                    let hashing = hashing.spawn(move || shared.compute(&filename, file, &stop))?;
                     *known = Some(Hashed { stamp, hash: None });
                     let mut hashers = self.hashers.lock();
                     hashers.retain(|hasher| !hasher.is_finished());
@@ -202,10 +202,10 @@ impl Shared {
         }
     }
 
-    fn compute(&self, filename: &Filename, opened: &Opened, stop: &Interrupt) {
+    fn compute(&self, filename: &Filename, opened: Opened, stop: &Interrupt) {
         let hash = {
             let _one = self.one.lock();
-            hash::of_file(&opened.file, opened.size, stop)
+            hash::of_file(&Arc::new(opened.file), opened.size, stop)
         };
         let mut published = self.published.lock();
         if let Some(known) = published.get_mut(filename.as_str())
