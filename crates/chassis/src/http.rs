@@ -1,9 +1,11 @@
 //! Serving HTTP within limits: on connections, and on how long a caller may take.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, body::Body};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -11,10 +13,11 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
 use crate::shutdown;
 
@@ -28,6 +31,10 @@ const HEAD: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(30);
 /// Calls that one connection may have open over HTTP/2.
 const STREAMS: u32 = 64;
+/// How long a connection for streams may have no call, and a call no answer.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long a caller may take nothing of an answer.
+const STALL: Duration = Duration::from_secs(30);
 /// How often a caller over HTTP/2 is asked for a sign of life, and how soon it must come.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long to wait before the next attempt when accepting fails, for want of
@@ -104,12 +111,12 @@ pub async fn get(url: &str) -> Result<(u16, String), GetError> {
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = http::Request::get(path).header("host", authority.as_str());
+    let request = Request::get(path).header("host", authority.as_str());
     let request = request.body(String::new()).map_err(|_| bad())?;
     let fetch = async move {
         let answer = sender.send_request(request).await?;
         let status = answer.status().as_u16();
-        let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), PAGE).await;
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), PAGE).await;
         Ok((status, String::from_utf8_lossy(&body.unwrap_or_default()).into_owned()))
     };
     let (page, _) = tokio::join!(fetch, connection);
@@ -137,17 +144,131 @@ async fn serve_page(stream: TcpStream, router: Router, shutdown: CancellationTok
 async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationToken) {
     // An answer may be a few bytes, and is looked at while it comes.
     let _ = stream.set_nodelay(true);
+    limit_stall(&stream);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     let mut http2 = server.http2();
     http2.timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     http2.keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
-    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let calls = Calls::default();
+    let service = service_fn(|request| answer(router.clone(), request, calls.begin()));
+    let connection = server.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // Whatever ended it, the caller knows: there is nobody else to tell.
         _ = connection.as_mut() => return,
+        () = calls.are_none_for(IDLE) => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = shutdown::within_drain(&shutdown, connection).await;
+}
+
+/// Has the system close the connection of a caller that takes nothing. Elsewhere than on
+/// Linux only what the protocol has against that does.
+fn limit_stall(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Ok(stall) = STALL.as_millis().try_into() {
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, stall);
+    }
+}
+
+/// Answers a call, which lasts until the last of its answer is sent.
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    call: Call,
+) -> Result<Response<Body>, Infallible> {
+    let Ok(answer) = time::timeout(IDLE, router.oneshot(request.map(Body::new))).await else {
+        let mut late = Response::new(Body::empty());
+        *late.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        return Ok(late);
+    };
+    Ok(answer?.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _under_way = &call;
+            frame
+        }))
+    }))
+}
+
+/// The calls that a connection has under way.
+#[derive(Default)]
+struct Calls {
+    number: watch::Sender<usize>,
+}
+
+/// A call is under way for as long as this lives.
+struct Call {
+    number: watch::Sender<usize>,
+}
+
+impl Calls {
+    fn begin(&self) -> Call {
+        self.number.send_modify(|number| *number += 1);
+        Call { number: self.number.clone() }
+    }
+
+    /// Returns when there has been no call for so long.
+    async fn are_none_for(&self, idle: Duration) {
+        let mut number = self.number.subscribe();
+        loop {
+            // The sender is here.
+            let _ = number.wait_for(|number| *number == 0).await;
+            if time::timeout(idle, number.wait_for(|number| *number > 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.number.send_modify(|number| *number -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_call_ends() {
+        let calls = Calls::default();
+        let first = calls.begin();
+        let second = calls.begin();
+        let idle = calls.are_none_for(IDLE);
+        let mut idle = std::pin::pin!(idle);
+        for call in [first, second] {
+            assert!(time::timeout(10 * IDLE, idle.as_mut()).await.is_err());
+            drop(call);
+        }
+        assert!(time::timeout(2 * IDLE, idle).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_says_nothing_is_let_go() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve_streams(listener, Router::new(), shutdown.clone()));
+        let (mut silent, mut slow) =
+            (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+        // The beginning of what may become HTTP/2.
+        slow.write_all(b"PRI").await.unwrap();
+        // Both are accepted by the time that a later one is answered.
+        let mut quick = TcpStream::connect(address).await.unwrap();
+        quick.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        quick.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 404"), "{text}");
+        time::pause();
+        for stream in [&mut silent, &mut slow] {
+            let read = time::timeout(2 * IDLE, stream.read(&mut [0; 64])).await;
+            assert_eq!(read.unwrap().unwrap_or_default(), 0);
+        }
+        shutdown.cancel();
+        served.await.unwrap();
+    }
 }

@@ -218,8 +218,7 @@ impl Verified {
     /// # Errors
     /// When it cannot be read, or that is interrupted.
     pub fn is_right(&self, interrupt: &Interrupt) -> io::Result<bool> {
-        Ok(self.is_whole()
-            && self.hash.finish(interrupt)? == blake3::Hash::from_bytes(self.head.hash))
+        Ok(self.is_whole() && self.hash.finish(interrupt)? == blake3::Hash::from_bytes(self.head.hash))
     }
 
     /// Forgets what is there.

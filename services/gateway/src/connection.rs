@@ -261,6 +261,7 @@ struct Reply {
 async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
     // The last bytes wait for the end of the stream and leave with it in one packet. Where
     // the system cannot do that, in two.
+    #[cfg(target_os = "linux")]
     let _ = rustix::net::sockopt::set_tcp_cork(&stream, true);
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {
