@@ -119,6 +119,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 
 /// Does it until it is done, or until shutdown.
 pub(crate) async fn run(look: Look, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let is_tail = matches!(look, Look::Tail { .. });
     let done = async {
         match look {
             Look::Tail { newest, json, source } => tail(&source, newest, json).await,
@@ -130,7 +131,8 @@ pub(crate) async fn run(look: Look, shutdown: CancellationToken) -> anyhow::Resu
         // Whoever reads has seen enough.
         Some(Err(error)) if is_closed_pipe(&error) => Ok(()),
         Some(result) => result,
-        None => Ok(()),
+        None if is_tail => Ok(()),
+        None => bail!("interrupted: what was printed is not all"),
     }
 }
 
@@ -206,12 +208,9 @@ async fn list(source: &Source, heading: &str, print: &Print) -> anyhow::Result<(
 async fn tail(source: &Source, newest: u32, json: bool) -> anyhow::Result<()> {
     let mut tail = Tail { source, newest, page_token: String::new(), print: line::printer(json) };
     loop {
-        let (was, result) = (tail.page_token.clone(), tail.follow().await);
-        match result {
+        match tail.follow().await {
             // The first attempt tells whether there is an index at all.
-            Err(error) if is_closed_pipe(&error) || (was.is_empty() && tail.page_token.is_empty()) => {
-                return Err(error);
-            }
+            Err(error) if is_closed_pipe(&error) || tail.page_token.is_empty() => return Err(error),
             Err(error) => eprintln!("lonja: {error:#}; trying again"),
             Ok(()) => eprintln!("lonja: the console has stopped; trying again"),
         }
@@ -247,9 +246,7 @@ impl Tail<'_> {
                 (self.print)(record, &mut out)?;
             }
             out.flush()?;
-            if !page.beat {
-                self.page_token = page.next_page_token;
-            }
+            self.page_token = page.next_page_token;
         }
     }
 }

@@ -86,6 +86,11 @@ fn it_shows_who_comes_what_they_share_and_what_happens() {
             let mut files = client.watch_files(WatchFilesRequest::default()).await.unwrap().into_inner();
             let request = WatchOperationsRequest { newest: 5, ..WatchOperationsRequest::default() };
             let mut operations = client.watch_operations(request).await.unwrap().into_inner();
+            let start = until(&mut operations, |_| true).await;
+            assert!(
+                start.beat && !start.next_page_token.is_empty(),
+                "where to go on, before there is anything"
+            );
             assert_eq!(until(&mut users, |answer| !answer.beat).await.total, 0);
             assert_eq!(until(&mut files, |answer| !answer.beat).await.total, 0);
 
@@ -108,6 +113,13 @@ fn it_shows_who_comes_what_they_share_and_what_happens() {
             })
             .await;
             assert_eq!(page.records.last().unwrap().subject, "holiday.zip");
+            let request = WatchOperationsRequest {
+                page_token: start.next_page_token,
+                ..WatchOperationsRequest::default()
+            };
+            let mut again = client.watch_operations(request).await.unwrap().into_inner();
+            let first = until(&mut again, |answer| !answer.beat).await;
+            assert_eq!(first.records[0].username, "alice", "nothing is left out");
 
             assert_eq!(wire::ask(peers, "alice", Command::Disconnect), 0);
             assert_eq!(names(&until(&mut users, |answer| answer.total == 1).await), ["bob"]);
@@ -198,7 +210,8 @@ fn the_overview_counts_and_says_which_service_is_down() {
         cluster.registry.restart();
         until(&mut overview, |answer| service(answer, "registry").ready).await;
         cluster.audit.process.kill();
-        until(&mut overview, |answer| !service(answer, "audit").ready).await;
+        let down = until(&mut overview, |answer| !service(answer, "audit").ready).await;
+        assert!(first.counted_until > Some(first.counted_since - 3) && down.counted_until.is_none());
         cluster.audit.restart();
         let back = until(&mut overview, |answer| service(answer, "audit").ready).await;
         assert!(!back.seconds.is_empty(), "the past comes again");

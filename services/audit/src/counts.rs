@@ -82,11 +82,11 @@ impl<S: Store> Counter<S> {
         self.next = Instant::now() + INTERVAL;
         // Within its time: what comes faster than it can be read is told the next time.
         while Instant::now() < self.next {
-            let records = self.reader.page().await?;
-            if records.is_empty() {
+            let page = self.reader.page().await?;
+            self.counts.add(&page.records);
+            if page.is_end {
                 break;
             }
-            self.counts.add(&records);
         }
         Ok(Some(self.counts.take()))
     }

@@ -18,8 +18,16 @@ const MAX_PAGE: usize = 4096;
 /// that was not enough.
 const FIRST_LOOK: u64 = 64;
 const LOOK_FURTHER: u64 = 8;
-/// Records that are looked at, at most, before one does not look further back.
+/// Records that are looked at, at most, before one does not look further back, or gives a
+/// page with what was found until then.
 const LOOKED_AT: usize = 20_000;
+
+/// What was found behind a place.
+pub(crate) struct Page {
+    pub(crate) records: Vec<OperationRecord>,
+    /// Whether nothing was left to look at.
+    pub(crate) is_end: bool,
+}
 
 /// A reader's place among the records.
 pub(crate) struct Reader<S> {
@@ -51,30 +59,39 @@ impl<S: Store> Reader<S> {
         self.store.wait_beyond(self.position).await;
     }
 
-    /// The next records that match, at most a page of them; none at the end.
-    pub(crate) async fn page(&mut self) -> Result<Vec<OperationRecord>, Status> {
-        let mut page = Vec::new();
-        while page.len() < self.size {
+    /// The next records that match: at most a page of them, none if it had to look at many.
+    pub(crate) async fn page(&mut self) -> Result<Page, Status> {
+        let (mut records, mut looked_at) = (Vec::new(), 0);
+        while records.len() < self.size && looked_at < LOOKED_AT {
             match self.ahead.next() {
                 Some((behind, record)) => {
                     self.position = behind;
+                    looked_at += 1;
                     if matches(&self.filter, &record) {
-                        page.push(record);
+                        records.push(record);
                     }
                 }
-                None => {
-                    let end = self.store.end().await?;
-                    let read = self.store.read(self.position).await?;
-                    if read.is_empty() {
-                        // Nothing lies between: waiting must not begin inside a row.
-                        self.position = self.position.max(end);
-                        break;
-                    }
-                    self.ahead = read.into_iter();
-                }
+                None if self.read_ahead().await? => {}
+                None => return Ok(Page { records, is_end: true }),
             }
         }
-        Ok(page)
+        Ok(Page { records, is_end: false })
+    }
+
+    /// Says whether there was more to read.
+    async fn read_ahead(&mut self) -> Result<bool, Status> {
+        let mut read = self.store.read(self.position).await?;
+        if read.is_empty() {
+            let end = self.store.end().await?;
+            read = self.store.read(self.position).await?;
+            if read.is_empty() {
+                // Nothing lies between: waiting must not begin inside a row.
+                self.position = self.position.max(end);
+            }
+        }
+        let is_more = !read.is_empty();
+        self.ahead = read.into_iter();
+        Ok(is_more)
     }
 }
 

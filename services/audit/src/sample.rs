@@ -7,7 +7,10 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::{reader::Reader, store::Store};
+use crate::{
+    reader::{Page, Reader},
+    store::Store,
+};
 
 /// The least time between two samples.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -33,9 +36,9 @@ impl<S: Store> Sampler<S> {
             if self.size > 0 && self.stopped_during(time::sleep_until(self.next)).await {
                 return Ok(None);
             }
-            let mut records = self.reader.page().await?;
+            let Page { mut records, is_end } = self.reader.page().await?;
             if records.is_empty() {
-                if self.stopped_during(self.reader.wait()).await {
+                if is_end && self.stopped_during(self.reader.wait()).await {
                     return Ok(None);
                 }
                 continue;
@@ -46,12 +49,11 @@ impl<S: Store> Sampler<S> {
                 let until = Instant::now() + INTERVAL;
                 while Instant::now() < until {
                     let more = self.reader.page().await?;
-                    let is_all = more.is_empty();
-                    records.extend(more);
+                    records.extend(more.records);
                     let surplus = records.len().saturating_sub(self.size);
                     skipped += surplus as u64;
                     records.drain(..surplus);
-                    if is_all {
+                    if more.is_end {
                         break;
                     }
                 }

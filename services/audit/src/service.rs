@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     counts::{self, Counter},
     filter::matches,
-    reader::{self, Reader},
+    reader::{self, Page, Reader},
     sample::Sampler,
     store::{Batch, Position, Store},
 };
@@ -24,6 +24,8 @@ use crate::{
 const MAX_BATCH: usize = 4096;
 /// Records that a tail may begin with.
 const MAX_NEWEST: u32 = 1000;
+/// Records that a sample may have.
+const MAX_SAMPLE: u32 = 4096;
 /// Seconds of the past that may be counted.
 const MAX_PAST: u32 = 600;
 
@@ -110,8 +112,8 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
             if left == 0 {
                 return Ok(None);
             }
-            let records = reader.page().await?;
-            if records.is_empty() {
+            let Page { records, is_end } = reader.page().await?;
+            if records.is_empty() && is_end {
                 return Ok(None);
             }
             let page = ListOperationsResponse { records, next_page_token: reader.position().to_string() };
@@ -136,18 +138,16 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
             token => (Vec::new(), position(token)?),
         };
         let reader = Reader::new(self.store.clone(), Some(filter), 0, from);
-        let sampler = Sampler::new(reader, request.sample_size as usize, self.shutdown.clone());
-        let first = (!first.is_empty()).then(|| TailOperationsResponse {
-            records: first,
-            next_page_token: from.to_string(),
-            skipped: 0,
-        });
+        let sample = request.sample_size.min(MAX_SAMPLE) as usize;
+        let sampler = Sampler::new(reader, sample, self.shutdown.clone());
+        // Even if it is empty: whoever is cut off knows from then on where to go on.
+        let first = TailOperationsResponse { records: first, next_page_token: from.to_string(), skipped: 0 };
         let next = async |mut sampler: Sampler<S>| {
             let page = sampler.page().await?;
             Ok(page.map(|page| (page, sampler)))
         };
         let pages = stream::try_unfold(sampler, next);
-        Ok(Response::new(Box::pin(stream::iter(first.map(Ok)).chain(pages))))
+        Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pages))))
     }
 
     async fn count_operations(

@@ -1,11 +1,12 @@
 //! A page of the files that match a query.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use lonja_proto::{
     catalog::{FoundFile, SearchFilesRequest, SearchFilesResponse},
     console::{File, WatchFilesRequest, WatchFilesResponse},
 };
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
@@ -14,18 +15,25 @@ use crate::{
     watch::Watched,
 };
 
+/// How old what is known of who is online may be.
+const ONLINE: Duration = Duration::from_secs(2);
+
 pub(crate) struct Files {
     backend: Backend,
     /// Whose files; empty: anyone's.
     username: String,
     request: SearchFilesRequest,
+    /// What was found last, and when it was looked who of them is online.
+    found: SearchFilesResponse,
+    looked_up: Instant,
 }
 
 impl Files {
     pub(crate) fn new(backend: Backend, request: WatchFilesRequest) -> Self {
         let WatchFilesRequest { query, username, offset, page_size } = request;
         let request = SearchFilesRequest { query, offset, page_size, ..SearchFilesRequest::default() };
-        Self { backend, username, request }
+        let found = SearchFilesResponse::default();
+        Self { backend, username, request, found, looked_up: Instant::now() }
     }
 
     /// Narrows the request to the session that the user has now; says whether there is one.
@@ -40,7 +48,9 @@ impl Files {
     }
 
     /// What was found, without what sessions left behind that are over.
-    async fn of_users_online(&mut self, found: SearchFilesResponse) -> Result<WatchFilesResponse, Status> {
+    async fn of_users_online(&mut self) -> Result<WatchFilesResponse, Status> {
+        let found = self.found.clone();
+        self.looked_up = Instant::now();
         let mut usernames: Vec<_> = found.files.iter().map(|file| file.username.clone()).collect();
         usernames.sort_unstable();
         usernames.dedup();
@@ -71,10 +81,12 @@ impl Watched for Files {
         }
         let found = in_time("catalog", self.backend.catalog.search_files(self.request.clone())).await?;
         self.request.known_revision.clone_from(&found.revision);
-        if found.not_modified {
+        if !found.not_modified {
+            self.found = found;
+        } else if self.looked_up.elapsed() < ONLINE {
             return Ok(None);
         }
-        self.of_users_online(found).await.map(Some)
+        self.of_users_online().await.map(Some)
     }
 
     fn beat() -> WatchFilesResponse {

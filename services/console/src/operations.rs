@@ -20,35 +20,46 @@ use crate::{
 pub(crate) async fn watch(
     mut backend: Backend,
     request: WatchOperationsRequest,
+    jaeger_url: String,
     place: OwnedSemaphorePermit,
     shutdown: CancellationToken,
 ) -> Result<Answers<WatchOperationsResponse>, Status> {
     let WatchOperationsRequest { filter, newest, sample_size, page_token } = request;
     let request = audit::TailOperationsRequest { filter, page_token, newest, sample_size };
     let pages = in_time("audit", backend.audit.tail_operations(request)).await?;
-    // That the first answer is on its way at once: there may be nothing to tell.
-    let hello = stream::iter([Ok(beat())]);
-    let following = stream::try_unfold((pages, place, shutdown), async |(mut pages, place, shutdown)| {
-        let page = shutdown.run_until_cancelled(next(&mut pages)).await;
-        Ok(page.transpose()?.flatten().map(|answer| (answer, (pages, place, shutdown))))
-    });
-    Ok(Box::pin(hello.chain(following)))
+    let following = Following { pages, page_token: String::new(), jaeger_url, _place: place };
+    Ok(Box::pin(stream::try_unfold((following, shutdown), async |(mut following, shutdown)| {
+        let answer = shutdown.run_until_cancelled(following.next()).await;
+        Ok(answer.transpose()?.flatten().map(|answer| (answer, (following, shutdown))))
+    })))
 }
 
-async fn next(
-    pages: &mut Streaming<audit::TailOperationsResponse>,
-) -> Result<Option<WatchOperationsResponse>, Status> {
-    let Ok(page) = time::timeout(BEAT, pages.message()).await else { return Ok(Some(beat())) };
-    Ok(page?.map(|page| WatchOperationsResponse {
-        beat: false,
-        records: page.records,
-        skipped: page.skipped,
-        next_page_token: page.next_page_token,
-    }))
+struct Following {
+    pages: Streaming<audit::TailOperationsResponse>,
+    /// Where the last page stopped.
+    page_token: String,
+    jaeger_url: String,
+    _place: OwnedSemaphorePermit,
 }
 
-fn beat() -> WatchOperationsResponse {
-    WatchOperationsResponse { beat: true, ..WatchOperationsResponse::default() }
+impl Following {
+    async fn next(&mut self) -> Result<Option<WatchOperationsResponse>, Status> {
+        let page = match time::timeout(BEAT, self.pages.message()).await {
+            Ok(page) => page?,
+            Err(_) => Some(audit::TailOperationsResponse::default()),
+        };
+        let Some(page) = page else { return Ok(None) };
+        if !page.next_page_token.is_empty() {
+            self.page_token = page.next_page_token;
+        }
+        Ok(Some(WatchOperationsResponse {
+            beat: page.records.is_empty(),
+            records: page.records,
+            skipped: page.skipped,
+            next_page_token: self.page_token.clone(),
+            jaeger_url: self.jaeger_url.clone(),
+        }))
+    }
 }
 
 /// Gives what is recorded already, oldest first.

@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{future::join_all, stream};
+use futures_util::{FutureExt as _, future::join_all, stream};
+use lonja_chassis::clock::unix_ms;
 use lonja_proto::{
     audit::{CountOperationsRequest, CountOperationsResponse, OperationCount, SecondOfOperations},
     catalog,
@@ -52,13 +53,17 @@ struct Shared {
 struct History {
     edition: u64,
     counted_since: i64,
+    counted_until: i64,
     seconds: BTreeMap<i64, (u64, Vec<OperationCount>)>,
 }
 
 impl History {
-    fn add(&mut self, counts: CountOperationsResponse) {
+    /// Adds what was told in this second: it is not over, and of the one before some may
+    /// still be on the way.
+    fn add(&mut self, counts: CountOperationsResponse, now: i64) {
         self.edition += 1;
         self.counted_since = counts.counted_since;
+        self.counted_until = now - 2;
         for SecondOfOperations { unix_seconds, counts } in counts.seconds {
             let (edition, known) = self.seconds.entry(unix_seconds).or_default();
             *edition = self.edition;
@@ -175,6 +180,7 @@ impl Follower {
                 statistics(self.backend.clone(), &self.probes),
                 counts.read(self.backend.clone(), &shared.history),
             );
+            statistics.counted_until = counts.problem.is_none().then(|| shared.history.lock().counted_until);
             let audit = health("audit", counts.problem.clone());
             statistics.services.push(audit);
             statistics.services.sort_by(|one, other| one.name.cmp(&other.name));
@@ -212,8 +218,13 @@ impl Counts {
             history.lock().seconds.clear();
         }
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        let counts = stream.message().await?;
-        history.lock().add(counts.ok_or_else(|| Status::unavailable("audit: it is stopping"))?);
+        let mut next = Some(stream.message().await);
+        // All that has come: a round may take longer than the audit's second.
+        while let Some(counts) = next {
+            let counts = counts?.ok_or_else(|| Status::unavailable("audit: it is stopping"))?;
+            history.lock().add(counts, unix_ms() / 1000);
+            next = stream.message().now_or_never();
+        }
         Ok(())
     }
 }
@@ -257,17 +268,17 @@ mod tests {
     #[test]
     fn a_caller_gets_each_second_that_changed() {
         let mut history = History::default();
-        (100..700).for_each(|second| history.add(counts(second, 1)));
+        (100..700).for_each(|second| history.add(counts(second, 1), second + 1));
         let first = history.since(0, 300);
         assert_eq!((first.len(), first[0].unix_seconds), (300, 400));
         let known = history.edition;
         assert!(history.since(known, 300).is_empty());
         // A record that came late belongs to its second.
-        history.add(counts(698, 4));
+        history.add(counts(698, 4), 700);
         let changed = history.since(known, 300);
         assert_eq!(changed.len(), 1);
         assert_eq!((changed[0].unix_seconds, changed[0].counts[0].count), (698, 5));
-        history.add(counts(700, 1));
+        history.add(counts(700, 1), 701);
         assert_eq!(history.seconds.len(), PAST as usize);
         assert_eq!(history.seconds.first_key_value().unwrap().0, &101);
     }

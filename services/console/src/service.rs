@@ -99,7 +99,8 @@ impl ConsoleService for ConsoleGrpc {
         request: Request<WatchOperationsRequest>,
     ) -> Result<Response<Self::WatchOperationsStream>, Status> {
         let (backend, request) = (self.backend.clone(), request.into_inner());
-        operations::watch(backend, request, self.place()?, self.shutdown.clone()).await.map(Response::new)
+        let (jaeger_url, shutdown) = (self.jaeger_url.to_string(), self.shutdown.clone());
+        operations::watch(backend, request, jaeger_url, self.place()?, shutdown).await.map(Response::new)
     }
 
     async fn list_operations(

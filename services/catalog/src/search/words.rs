@@ -22,7 +22,9 @@ pub(super) fn of_query(text: &str) -> Vec<String> {
     let analyzer = TextAnalyzer::builder(SimpleTokenizer::default());
     let mut analyzer = analyzer.filter(LowerCaser).filter(AsciiFoldingFilter).build();
     let mut words = Vec::new();
-    analyzer.token_stream(&composed(text)).process(&mut |token| words.push(beginning(&token.text, LETTERS).to_owned()));
+    analyzer
+        .token_stream(&composed(text))
+        .process(&mut |token| words.push(beginning(&token.text, LETTERS).to_owned()));
     words.sort_unstable();
     words.dedup();
     words.truncate(WORDS);

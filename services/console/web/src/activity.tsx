@@ -14,7 +14,7 @@ const ROWS = 200;
 const SAMPLE = 50;
 
 type Row = { id: number; record: OperationRecord };
-type Activity = { rows: readonly Row[]; next: number; skipped: bigint };
+type Activity = { rows: readonly Row[]; next: number; skipped: bigint; jaeger: string };
 
 function fold(value: Activity | undefined, message: WatchOperationsResponse): Activity {
   const { rows, next, skipped } = value ?? { rows: [], next: 0, skipped: 0n };
@@ -23,11 +23,13 @@ function fold(value: Activity | undefined, message: WatchOperationsResponse): Ac
     rows: [...newest, ...rows].slice(0, ROWS),
     next: next + newest.length,
     skipped: skipped + message.skipped,
+    jaeger: message.jaegerUrl,
   };
 }
 
 export function ActivityView({ query }: { query: URLSearchParams }) {
-  const [username, operation] = [query.get("user") ?? "", Number(query.get("operation") ?? 0)];
+  const username = query.get("user") ?? "";
+  const operation = OPERATIONS.find((one) => one === Number(query.get("operation"))) ?? 0;
   const filter = { username, operation };
   const watch = useWatch(
     JSON.stringify(filter),
@@ -35,8 +37,9 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
     fold,
   );
   const [held, setHeld] = useState<Activity>();
-  const jaeger = useJaeger();
+  useEffect(() => setHeld(undefined), [username, operation]);
   const activity = held ?? watch.value;
+  const jaeger = activity?.jaeger ?? "";
   return (
     <>
       <h1>Activity</h1>
@@ -61,7 +64,7 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
           </select>
         </label>
         <button type="button" aria-pressed={held !== undefined} onClick={() => setHeld(held ? undefined : watch.value)}>
-          {held ? "Go on" : "Hold"}
+          Hold
         </button>
       </div>
       <StreamState watch={watch} what="the activity" />
@@ -71,7 +74,11 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
             <p class="quiet">More happens than can be shown: {count(activity.skipped)} left out.</p>
           )}
           {activity.rows.length === 0 ? (
-            <p class="empty">Nothing has happened yet.</p>
+            watch.isAnswer && (
+              <p class="empty">
+                {username || operation ? "Nothing of this among the newest operations." : "Nothing has happened yet."}
+              </p>
+            )
           ) : (
             <table class="dense">
               <caption class="for-readers">Operations, newest first</caption>
@@ -125,22 +132,4 @@ function ActivityRow({ record, jaeger }: { record: OperationRecord; jaeger: stri
       )}
     </tr>
   );
-}
-
-/** Where traces can be looked at, which the overview tells. */
-function useJaeger(): string {
-  const [url, setUrl] = useState("");
-  useEffect(() => {
-    const stop = new AbortController();
-    const ask = async () => {
-      for await (const overview of console_.watchOverview({}, { signal: stop.signal })) {
-        setUrl(overview.jaegerUrl);
-        return;
-      }
-    };
-    // Without an answer there are no links.
-    ask().catch(() => undefined).finally(() => stop.abort());
-    return () => stop.abort();
-  }, []);
-  return url;
 }

@@ -6,16 +6,23 @@ const WIDTH = 300;
 const HEIGHT = 48;
 
 /** Values for each second, oldest first; `undefined` where nothing is known. */
-export function Chart(props: { label: string; class: string; values: readonly (number | undefined)[] }) {
+export function Chart(props: {
+  label: string;
+  class: string;
+  values: readonly (number | undefined)[];
+  /** Whether the last of them is of now. */
+  isCounted: boolean;
+}) {
   const known = props.values.filter((value) => value !== undefined);
   const peak = Math.max(1, ...known);
   const last = known.slice(-5);
   const now = last.reduce((sum, value) => sum + value, 0) / Math.max(1, last.length);
-  const summary = `${props.label}: ${rate(now)} a second now, at most ${count(Math.max(0, ...known))}`;
+  const present = props.isCounted ? `${rate(now)}/s` : "unknown";
+  const summary = `${props.label}: ${present} now, at most ${count(Math.max(0, ...known))}/s`;
   return (
     <figure class={`chart ${props.class}`}>
       <figcaption>
-        <span>{props.label}</span> <strong>{rate(now)}/s</strong>
+        <span>{props.label}</span> <strong>{present}</strong>
       </figcaption>
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label={summary}>
         <path d={bars(props.values, peak)} />

@@ -1,6 +1,6 @@
 import { console_ } from "./api";
 import type { WatchFilesResponse } from "./gen/lonja/console/v1/console_pb";
-import { Name, Pager, SearchField, StreamState } from "./parts";
+import { EmptyPage, Name, Pager, SearchField, StreamState } from "./parts";
 import { link, offset, show } from "./route";
 import { useWatch } from "./watch";
 
@@ -18,6 +18,13 @@ export function FilesView({ query }: { query: URLSearchParams }) {
   const request = { query: text, username: user, offset: from, pageSize: PAGE };
   const watch = useWatch(JSON.stringify(request), (signal) => console_.watchFiles(request, { signal }), fold);
   const list = watch.value;
+  const pages = {
+    from,
+    size: PAGE,
+    total: list?.total ?? 0n,
+    most: MOST,
+    address: (from: number) => link("files", { q: text, user, from }),
+  };
   return (
     <>
       <h1>Files</h1>
@@ -40,7 +47,9 @@ export function FilesView({ query }: { query: URLSearchParams }) {
       {list && (
         <div class={watch.state === "live" ? "" : "stale"}>
           {list.files.length === 0 ? (
-            <p class="empty">{text || user ? "No file matches." : "Nobody online shares a file."}</p>
+            watch.isAnswer && (
+              <EmptyPage {...pages} none={text || user ? "No file matches." : "Nobody online shares a file."} />
+            )
           ) : (
             <table>
               <caption class="for-readers">Files of users online, newest first</caption>
@@ -72,14 +81,7 @@ export function FilesView({ query }: { query: URLSearchParams }) {
               </tbody>
             </table>
           )}
-          <Pager
-            from={from}
-            shown={list.files.length}
-            size={PAGE}
-            total={list.total}
-            most={MOST}
-            address={(from) => link("files", { q: text, user, from })}
-          />
+          {watch.isAnswer && <Pager {...pages} shown={list.files.length} />}
         </div>
       )}
     </>

@@ -1,7 +1,7 @@
 // The page: a view, and the way to the others.
 
 import { render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { ActivityView } from "./activity";
 import { setToken } from "./api";
@@ -39,7 +39,7 @@ function Page() {
       </header>
       <main id="main" tabIndex={-1}>
         {isRefused ? (
-          <TokenForm onToken={() => (setRefused(false), setAttempt(attempt + 1))} />
+          <TokenForm isAgain={attempt > 0} onToken={() => (setRefused(false), setAttempt(attempt + 1))} />
         ) : (
           <View key={attempt} route={route} />
         )}
@@ -61,8 +61,10 @@ function View({ route }: { route: Route }) {
   }
 }
 
-function TokenForm({ onToken }: { onToken: () => void }) {
+function TokenForm({ isAgain, onToken }: { isAgain: boolean; onToken: () => void }) {
   const [token, setText] = useState("");
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => field.current?.focus(), []);
   const submit = (event: Event) => {
     event.preventDefault();
     setToken(token);
@@ -72,10 +74,18 @@ function TokenForm({ onToken }: { onToken: () => void }) {
     <>
       <h1>This console asks for a token</h1>
       <form onSubmit={submit}>
+        {isAgain && (
+          <p class="lost" role="alert">
+            That is not the console’s token.
+          </p>
+        )}
         <label class="field">
           <span>Token (LONJA_CONSOLE_TOKEN)</span>
           <input
+            ref={field}
             type="password"
+            pattern="[!-~]+"
+            title="Letters, digits and signs, without spaces"
             autocomplete="current-password"
             required
             value={token}

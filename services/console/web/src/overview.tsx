@@ -3,7 +3,7 @@ import { Chart } from "./chart";
 import { count } from "./format";
 import type { ServiceHealth, WatchOverviewResponse } from "./gen/lonja/console/v1/console_pb";
 import { outcome, type Outcome } from "./operation";
-import { StreamState, useNow } from "./parts";
+import { StreamState } from "./parts";
 import { useWatch } from "./watch";
 
 /** Seconds that the charts show. */
@@ -14,6 +14,8 @@ type Rates = Record<Outcome, number>;
 type Overview = {
   latest: WatchOverviewResponse;
   rates: Map<number, Rates>;
+  /** The last second that is known. */
+  end: number;
 };
 
 function fold(value: Overview | undefined, latest: WatchOverviewResponse): Overview {
@@ -25,29 +27,27 @@ function fold(value: Overview | undefined, latest: WatchOverviewResponse): Overv
   }
   const oldest = Math.max(...rates.keys()) - 2 * PAST;
   for (const second of rates.keys()) if (second < oldest) rates.delete(second);
-  return { latest, rates };
+  return { latest, rates, end: Number(latest.countedUntil ?? value?.end ?? 0) };
 }
 
 export function OverviewView() {
   const watch = useWatch("overview", (signal) => console_.watchOverview({ pastSeconds: PAST }, { signal }), fold);
-  const now = useNow();
   return (
     <>
       <h1>Overview</h1>
       <StreamState watch={watch} what="the overview" />
-      {watch.value && <Shown overview={watch.value} now={now} isLive={watch.state === "live"} />}
+      {watch.value && <Shown overview={watch.value} isLive={watch.state === "live"} />}
     </>
   );
 }
 
-function Shown({ overview, now, isLive }: { overview: Overview; now: number; isLive: boolean }) {
-  const { latest, rates } = overview;
-  // The present second is not over, and the one before may not be counted yet.
-  const end = Math.floor(now / 1000) - 1;
+function Shown({ overview, isLive }: { overview: Overview; isLive: boolean }) {
+  const { latest, rates, end } = overview;
+  const isCounted = latest.countedUntil !== undefined;
   const values = (outcome: Outcome) =>
     Array.from({ length: PAST }, (_, index) => {
-      const second = end - PAST + index;
-      return second < Number(latest.countedSince) ? undefined : (rates.get(second)?.[outcome] ?? 0);
+      const second = end - PAST + 1 + index;
+      return end === 0 || second < Number(latest.countedSince) ? undefined : (rates.get(second)?.[outcome] ?? 0);
     });
   return (
     <div class={isLive ? "" : "stale"}>
@@ -59,9 +59,9 @@ function Shown({ overview, now, isLive }: { overview: Overview; now: number; isL
       <section aria-labelledby="operations">
         <h2 id="operations">Operations in the past five minutes</h2>
         <div class="charts">
-          <Chart label="Done" class="ok" values={values("ok")} />
-          <Chart label="Refused" class="refused" values={values("refused")} />
-          <Chart label="Failed" class="failed" values={values("failed")} />
+          <Chart label="Done" class="ok" values={values("ok")} isCounted={isCounted} />
+          <Chart label="Refused" class="refused" values={values("refused")} isCounted={isCounted} />
+          <Chart label="Failed" class="failed" values={values("failed")} isCounted={isCounted} />
         </div>
       </section>
       <section aria-labelledby="services">

@@ -1,7 +1,7 @@
 // What the views are made of.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { count } from "./format";
 import type { Outcome } from "./operation";
@@ -41,6 +41,7 @@ export function StreamState({ watch, what }: { watch: Watch<unknown>; what: stri
   return (
     <div class="stream-state" role="status">
       {watch.state === "connecting" && watch.value === undefined && <p class="quiet">Loading {what}…</p>}
+      {watch.state === "refused" && <p class="lost">{watch.why}</p>}
       {watch.state === "lost" && (
         <p class="lost">
           <strong>Reconnecting.</strong> {watch.value === undefined ? "" : "What you see is from before. "}
@@ -54,10 +55,14 @@ export function StreamState({ watch, what }: { watch: Watch<unknown>; what: stri
 /** A field whose text is used once nothing has been typed for a moment. */
 export function SearchField(props: { label: string; value: string; onSearch: (text: string) => void }) {
   const [text, setText] = useState(props.value);
-  useEffect(() => setText(props.value), [props.value]);
+  const sent = useRef(props.value);
   useEffect(() => {
-    if (text === props.value) return;
-    const timer = setTimeout(() => props.onSearch(text), 150);
+    // What this field has sent comes back as its value, when more may have been typed.
+    if (props.value !== sent.current) setText((sent.current = props.value));
+  }, [props.value]);
+  useEffect(() => {
+    if (text === sent.current) return;
+    const timer = setTimeout(() => props.onSearch((sent.current = text)), 150);
     return () => clearTimeout(timer);
   }, [text]);
   return (
@@ -72,6 +77,27 @@ export function SearchField(props: { label: string; value: string; onSearch: (te
         onInput={(event) => setText(event.currentTarget.value)}
       />
     </label>
+  );
+}
+
+/** Says why a page of a list is empty. */
+export function EmptyPage(props: {
+  from: number;
+  size: number;
+  total: bigint;
+  most: number;
+  /** What it says when the list is empty. */
+  none: string;
+  address: (from: number) => string;
+}) {
+  const { from, size, total } = props;
+  if (total === 0n) return <p class="empty">{props.none}</p>;
+  if (BigInt(from) < total) return <p class="empty">Those who had these have just left.</p>;
+  const last = Math.min(Math.floor((Number(total) - 1) / size) * size, props.most);
+  return (
+    <p class="empty">
+      The list ends before this page. <a href={props.address(last)}>Show its last page</a>
+    </p>
   );
 }
 

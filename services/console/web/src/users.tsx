@@ -1,7 +1,7 @@
 import { console_ } from "./api";
 import { age } from "./format";
 import type { WatchUsersResponse } from "./gen/lonja/console/v1/console_pb";
-import { Name, Pager, SearchField, StreamState, useNow } from "./parts";
+import { EmptyPage, Name, Pager, SearchField, StreamState, useNow } from "./parts";
 import { link, offset, show } from "./route";
 import { useWatch } from "./watch";
 
@@ -17,6 +17,13 @@ export function UsersView({ query }: { query: URLSearchParams }) {
   const watch = useWatch(JSON.stringify(request), (signal) => console_.watchUsers(request, { signal }), fold);
   const now = useNow();
   const list = watch.value;
+  const pages = {
+    from,
+    size: PAGE,
+    total: list?.total ?? 0n,
+    most: 2 ** 31,
+    address: (from: number) => link("users", { q: text, from }),
+  };
   return (
     <>
       <h1>Users online</h1>
@@ -27,7 +34,9 @@ export function UsersView({ query }: { query: URLSearchParams }) {
       {list && (
         <div class={watch.state === "live" ? "" : "stale"}>
           {list.users.length === 0 ? (
-            <p class="empty">{text ? `Nobody online has “${text}” in the name.` : "Nobody is online."}</p>
+            watch.isAnswer && (
+              <EmptyPage {...pages} none={text ? `Nobody online has “${text}” in the name.` : "Nobody is online."} />
+            )
           ) : (
             <table>
               <caption class="for-readers">Users online, newest session first</caption>
@@ -57,14 +66,7 @@ export function UsersView({ query }: { query: URLSearchParams }) {
               </tbody>
             </table>
           )}
-          <Pager
-            from={from}
-            shown={list.users.length}
-            size={PAGE}
-            total={list.total}
-            most={2 ** 31}
-            address={(from) => link("users", { q: text, from })}
-          />
+          {watch.isAnswer && <Pager {...pages} shown={list.users.length} />}
         </div>
       )}
     </>

@@ -11,12 +11,16 @@ const PAUSE_MS = [500, 5_000] as const;
 const HIDDEN_MS = 10_000;
 
 export type Watch<T> = {
-  /** `lost`: the value is from before. */
-  state: "connecting" | "live" | "lost";
-  /** Why it was lost. */
+  /** `lost`: the value is from before. `refused`: there will be none. */
+  state: "connecting" | "live" | "lost" | "refused";
+  /** Why it was lost or refused. */
   why: string;
   value: T | undefined;
+  /** Whether the value is the answer to what is asked now, not to what was before. */
+  isAnswer: boolean;
 };
+
+type Followed<T> = Omit<Watch<T>, "isAnswer"> & { key: string | undefined };
 
 const REFUSED = "lonja-refused";
 
@@ -28,7 +32,7 @@ export function onRefused(called: () => void): () => void {
 
 /**
  * Follows a stream and folds its messages into a value. When `key` changes it begins anew;
- * when the stream breaks it is opened again, and the value of before stays until there is
+ * when the stream breaks it is opened again. The value of before stays until there is
  * another.
  */
 export function useWatch<M, T>(
@@ -36,22 +40,24 @@ export function useWatch<M, T>(
   open: (signal: AbortSignal) => AsyncIterable<M>,
   fold: (value: T | undefined, message: M) => T | undefined,
 ): Watch<T> {
-  const [watch, setWatch] = useState<Watch<T>>({ state: "connecting", why: "", value: undefined });
+  const [followed, setFollowed] = useState<Followed<T>>({ state: "connecting", why: "", value: undefined, key });
   useEffect(() => {
     const stop = new AbortController();
-    setWatch((was) => ({ ...was, state: "connecting", why: "" }));
-    void follow(open, fold, stop.signal, setWatch);
+    setFollowed((was) => ({ ...was, state: "connecting", why: "" }));
+    void follow(key, open, fold, stop.signal, setFollowed);
     return () => stop.abort();
     // `open` and `fold` are new in every render; what they do depends on the key alone.
   }, [key]);
-  return watch;
+  const { key: answered, ...watch } = followed;
+  return { ...watch, isAnswer: watch.value !== undefined && answered === key };
 }
 
 async function follow<M, T>(
+  key: string,
   open: (signal: AbortSignal) => AsyncIterable<M>,
   fold: (value: T | undefined, message: M) => T | undefined,
   stop: AbortSignal,
-  setWatch: (change: (was: Watch<T>) => Watch<T>) => void,
+  setFollowed: (change: (was: Followed<T>) => Followed<T>) => void,
 ): Promise<void> {
   let pause: number = PAUSE_MS[0];
   while (!stop.aborted) {
@@ -62,7 +68,7 @@ async function follow<M, T>(
     const signal = AbortSignal.any([stop, attempt.signal]);
     let value: T | undefined;
     let why = "the index is stopping";
-    let refused = false;
+    let code: Code | undefined;
     try {
       for await (const message of open(signal)) {
         if (stop.aborted) return;
@@ -71,24 +77,31 @@ async function follow<M, T>(
         value = fold(value, message);
         if (value !== undefined) {
           const current = value;
-          setWatch(() => ({ state: "live", why: "", value: current }));
+          setFollowed(() => ({ state: "live", why: "", value: current, key }));
         }
       }
     } catch (error) {
       const failure = ConnectError.from(error);
-      refused = failure.code === Code.Unauthenticated;
+      code = failure.code;
       why = attempt.signal.aborted ? "the index does not answer" : failure.rawMessage;
     } finally {
       silence.stop();
       hidden.stop();
     }
     if (stop.aborted) return;
-    if (refused) {
+    if (code === Code.Unauthenticated) {
       dispatchEvent(new Event(REFUSED));
       return;
     }
-    if (document.hidden) continue;
-    setWatch((was) => ({ ...was, state: "lost", why }));
+    if (code === Code.InvalidArgument) {
+      setFollowed(() => ({ state: "refused", why, value: undefined, key }));
+      return;
+    }
+    if (document.hidden) {
+      setFollowed((was) => ({ ...was, state: "connecting", why: "" }));
+      continue;
+    }
+    setFollowed((was) => ({ ...was, state: "lost", why }));
     await sleep(pause, stop);
     pause = Math.min(2 * pause, PAUSE_MS[1]);
   }
