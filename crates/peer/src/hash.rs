@@ -24,8 +24,8 @@ use crate::interrupt::Interrupt;
 
 /// Bytes of a block: a power of two.
 const BLOCK: u64 = 16 << 20;
-/// Bytes that are read at a time.
-const PIECE: usize = 512 << 10;
+/// Bytes that are read at a time: what a processor has close by, several times.
+const PIECE: usize = 64 << 10;
 /// Threads, at most.
 const THREADS: usize = 8;
 
@@ -55,7 +55,10 @@ impl Growing {
         let blocks = Arc::new(Blocks::new(file, size, there));
         let follow = {
             let blocks = Arc::clone(&blocks);
-            move || blocks.hash_until_the_end(&Interrupt::default())
+            move || {
+                be_patient();
+                blocks.hash_until_the_end(&Interrupt::default());
+            }
         };
         // Where no thread can be had, all is hashed in the end.
         let follower = (size > BLOCK).then(|| thread::Builder::new().spawn(follow).ok()).flatten();
@@ -87,6 +90,14 @@ impl Drop for Growing {
     }
 }
 
+/// Lets this thread have what others leave of the processors: it must not hold up whoever
+/// brings the bytes. Elsewhere than on Linux that is not for a thread alone.
+fn be_patient() {
+    #[cfg(target_os = "linux")]
+    // If it cannot be, the copy is slower.
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 /// The blocks of a file, for threads to take.
 #[derive(Debug)]
 struct Blocks {
@@ -100,18 +111,14 @@ struct Blocks {
 struct State {
     /// Bytes of the file that are there.
     there: u64,
-    /// The block that nobody has taken yet.
-    next: u64,
-    /// The value of the subtree over each block.
+    /// The value of the subtree over each block that was taken, once it is there.
     values: Vec<Option<ChainingValue>>,
     failed: Option<io::ErrorKind>,
 }
 
 impl Blocks {
     fn new(file: Arc<File>, size: u64, there: u64) -> Self {
-        // Bounded by what memory can hold the names of.
-        let count = usize::try_from(size.div_ceil(BLOCK)).unwrap_or(usize::MAX);
-        let state = State { there, next: 0, values: vec![None; count], failed: None };
+        let state = State { there, values: Vec::new(), failed: None };
         Self { file, size, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -179,15 +186,15 @@ impl Blocks {
     fn take(&self) -> Option<(usize, u64)> {
         let mut state = self.state.lock();
         loop {
-            let start = state.next * BLOCK;
+            let index = state.values.len();
+            let start = index as u64 * BLOCK;
             if state.failed.is_some() || start >= self.size {
                 return None;
             }
-            let end = self.size.min(start + BLOCK);
-            if end <= state.there {
-                state.next += 1;
-                // One of `values`.
-                return Some(((start / BLOCK) as usize, end - start));
+            let length = BLOCK.min(self.size - start);
+            if start + length <= state.there {
+                state.values.push(None);
+                return Some((index, length));
             }
             self.changed.wait(&mut state);
         }
@@ -295,6 +302,8 @@ mod tests {
     fn what_is_cut_is_not_waited_for() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         drop(Growing::new(Arc::clone(&file), 10 * BLOCK, 5));
+        // A size that somebody made up takes no memory.
+        drop(Growing::new(Arc::clone(&file), u64::MAX, 5));
         // The file is shorter than was said.
         let growing = Growing::new(file, 10 * BLOCK, 5);
         growing.has_grown(10 * BLOCK);
