@@ -54,7 +54,18 @@ pub(crate) fn say(index: &Index, directory: &Path, arguments: &[&str]) -> Said {
 
 /// `lonja peer share`, once it has published so many files.
 pub(crate) fn share(index: &Index, data: &Path, shared: &Path, name: &str, files: usize) -> Process {
-    let mut command = peer(index.peers, index.datetime, data);
+    share_at((index.peers, index.datetime), data, shared, name, files)
+}
+
+/// The same at an index and a clock.
+pub(crate) fn share_at(
+    (peers, datetime): (SocketAddr, SocketAddr),
+    data: &Path,
+    shared: &Path,
+    name: &str,
+    files: usize,
+) -> Process {
+    let mut command = peer(peers, datetime, data);
     command.args(["share", "--as", name, "--bind", "127.0.0.1"]).arg(shared);
     let process = Process::spawn(&mut command);
     crate::eventually("the files are published", || {

@@ -1,13 +1,20 @@
 //! `lonja peer share`: what it publishes, and that it follows what happens.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::symlink};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::symlink,
+};
 
 use lonja_wire::{Command, Dialect};
 use tempfile::TempDir;
 
 use crate::{
+    cluster::Cluster,
     eventually,
-    lonja_peer::{say, share},
+    lonja_peer::{say, share, share_at},
     process::Index,
     wire,
 };
@@ -88,4 +95,55 @@ fn a_share_outlives_its_index_and_the_loss_of_its_session() {
     let bob = TempDir::new().unwrap();
     assert_eq!(say(&index, bob.path(), &["register", "--as", "bob"]).code, Some(0));
     assert_eq!(say(&index, bob.path(), &["get", "alice", "c.txt", "--as", "bob"]).code, Some(0));
+}
+
+#[test]
+fn a_share_that_ends_while_the_registry_is_down_is_known_again() {
+    let mut cluster = Cluster::start();
+    let at = (cluster.peers, cluster.datetime);
+    let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(shared.path().join("a.txt"), "a").unwrap();
+    let mut alice = share_at(at, data.path(), shared.path(), "alice", 1);
+    cluster.registry.process.kill();
+    alice.signal("TERM");
+    alice.end();
+    let said = alice.stderr();
+    assert!(said.iter().any(|line| line.contains("alice may stay connected")), "{said:?}");
+
+    cluster.registry.restart();
+    let alice = share_at(at, data.path(), shared.path(), "alice", 0);
+    eventually("the session is replaced", || {
+        alice.stderr().iter().any(|line| line.contains("replaced the session of alice")).then_some(())
+    });
+}
+
+#[test]
+fn what_the_index_does_not_take_stops_nothing_else() {
+    let index = Index::start_with(&["--max-files-per-session", "2"]);
+    let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for name in ["a", "b", "c"] {
+        fs::write(shared.path().join(name), name).unwrap();
+    }
+    let alice = share(&index, data.path(), shared.path(), "alice", 2);
+    eventually("it says so", || {
+        alice.stderr().iter().any(|line| line.contains("c is not published")).then_some(())
+    });
+    fs::remove_file(shared.path().join("a")).unwrap();
+    eventually_published(&index, "alice", &["b", "c"]);
+}
+
+#[test]
+fn a_peer_that_is_killed_resets_what_it_was_sending() {
+    let index = Index::start();
+    let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::File::create(shared.path().join("large")).unwrap().set_len(1 << 30).unwrap();
+    let mut alice = share(&index, data.path(), shared.path(), "alice", 1);
+    let serves_at = alice.stdout()[0].rsplit(' ').next().unwrap().to_owned();
+    let mut stream = TcpStream::connect(serves_at).unwrap();
+    stream.write_all(b"GET_FILE\0large\0").unwrap();
+    stream.read_exact(&mut [0; 4096]).unwrap();
+    alice.kill();
+    // The end of the stream would be that of the file to an original peer.
+    let ended = std::io::copy(&mut stream, &mut std::io::sink());
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

@@ -9,6 +9,8 @@ use quick_xml::{Reader, events::Event};
 const DEADLINE: Duration = Duration::from_secs(3);
 /// How old the time of one among many requests may be.
 const RECENT: Duration = Duration::from_secs(1);
+/// How long one among many requests does without a service that did not answer.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Bytes of its answer, at most.
 const ANSWER: u64 = 64 << 10;
 
@@ -22,6 +24,7 @@ pub(crate) struct Clock {
     url: String,
     agent: ureq::Agent,
     warned: bool,
+    failed: Option<Instant>,
     last: Option<(Instant, Datetime)>,
 }
 
@@ -40,30 +43,31 @@ impl Clock {
     pub(crate) fn new(url: &str) -> Self {
         let url = url.split('?').next().unwrap_or_default().to_owned();
         let config = ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).proxy(None);
-        Self { url, agent: config.build().new_agent(), warned: false, last: None }
+        Self { url, agent: config.build().new_agent(), warned: false, failed: None, last: None }
     }
 
     /// The time. A request must not fail for want of it: without the service it is this
     /// machine's, and the first time that happens standard error says so.
     pub(crate) fn now(&mut self) -> Datetime {
-        self.ask().unwrap_or_else(|error| {
+        let asked = self.ask();
+        self.failed = asked.is_err().then(Instant::now);
+        let datetime = asked.unwrap_or_else(|error| {
             if !self.warned {
                 self.warned = true;
                 complain!("lonja: {} gives no time, so this machine's is taken: {error}", self.url);
             }
             local()
-        })
+        });
+        self.last = Some((Instant::now(), datetime.clone()));
+        datetime
     }
 
     /// The time, not older than a second: for many requests in a row.
     pub(crate) fn recent(&mut self) -> Datetime {
         match &self.last {
             Some((when, datetime)) if when.elapsed() < RECENT => datetime.clone(),
-            _ => {
-                let datetime = self.now();
-                self.last = Some((Instant::now(), datetime.clone()));
-                datetime
-            }
+            _ if self.failed.is_some_and(|when| when.elapsed() < AGAIN) => local(),
+            _ => self.now(),
         }
     }
 

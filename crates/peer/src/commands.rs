@@ -172,7 +172,7 @@ fn connected<T>(
     user: &Username,
     mut list: impl FnMut(&mut Peer, &lonja_wire::Datetime) -> Result<T, PeerError>,
 ) -> Result<T, PeerError> {
-    let now = peer.now();
+    let now = peer.recent();
     match list(peer, &now) {
         Err(error) if error.is(Outcome::NotConnected) => {
             peer.connect(&now, user.as_str())?;
@@ -288,10 +288,7 @@ impl Told {
                 }
             }
             (Err(error), true) => {
-                let no_file = error.is_no_file();
-                let status = if no_file { get_file::STATUS_NO_FILE } else { get_file::STATUS_FAILED };
-                let reason = if no_file { ", FILE DOES NOT EXIST" } else { "" };
-                let reply = format!("{} FAIL{reason}", get_file::NAME);
+                let (status, reply) = error.get_file_reply();
                 let object = json!({ "operation": get_file::NAME, "status": status, "reply": reply });
                 writeln!(out, "{object}")?;
             }

@@ -5,20 +5,21 @@ use std::{
     fmt::Write as _,
     fs::{File, Permissions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use lonja_wire::{
-    Username,
-    reply::{FileEntry, UserEntry},
-};
+use lonja_wire::{Username, reply::UserEntry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Bytes of a file name that every file system takes.
 const NAME_MAX: usize = 255;
 /// Begins the names of the markers.
 const MARKER: &str = ".lonja-session";
+/// Bytes of a marker: a host name, and some ports.
+const MARKER_BYTES: usize = 1024;
+/// Ports that a marker remembers, at most.
+pub(crate) const PORTS: usize = 64;
 /// Begins the names of the users that were listed last.
 const LISTED: &str = "listusers";
 /// Begins the names of what is published.
@@ -56,12 +57,6 @@ impl From<&UserEntry> for ListedUser {
             address: entry.address.to_string(),
             port: entry.port.to_string(),
         }
-    }
-}
-
-impl From<&FileEntry> for PublishedFile {
-    fn from(entry: &FileEntry) -> Self {
-        Self { filename: entry.filename.to_string(), description: entry.description.to_string() }
     }
 }
 
@@ -203,9 +198,10 @@ impl Marker {
     /// When it cannot be written.
     pub(crate) fn mark(&mut self, session: &OpenSession) -> Result<(), DataError> {
         let write = || {
-            io::Seek::rewind(&mut &self.file)?;
-            self.file.set_len(0)?;
-            (&self.file).write_all(&serde_json::to_vec(session)?)?;
+            let mut text = serde_json::to_string(session)?;
+            // Always as long, so that it takes the place of another in one write.
+            text.extend(std::iter::repeat_n(' ', MARKER_BYTES.saturating_sub(text.len())));
+            self.file.write_all_at(text.as_bytes(), 0)?;
             self.file.sync_all()
         };
         write().map_err(|source| DataError { path: self.path.clone(), source })

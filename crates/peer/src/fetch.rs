@@ -179,11 +179,20 @@ impl Source {
     ) -> Result<Answer, FetchError> {
         let mut request = Vec::new();
         Part { filename: filename.clone(), offset, length }.encode(&mut request);
-        let mut incoming = self.send(&request, interrupt)?;
-        // An original peer answers "any other failure", or closes on what it has not read.
-        let status = match self.status(&mut incoming) {
-            Err(FetchError::Io(_, error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
-            status => status?,
+        let mut attempts = 0;
+        let (status, mut incoming) = loop {
+            let mut incoming = self.send(&request, interrupt)?;
+            attempts += 1;
+            match self.status(&mut incoming) {
+                // An original peer answers "any other failure", or closes on what it has not
+                // read. So may a Lonja peer that is just ending, but not twice.
+                Err(FetchError::Io(_, error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    if attempts == 2 {
+                        break (None, incoming);
+                    }
+                }
+                status => break (status?, incoming),
+            }
         };
         match status {
             Some(0) => {}

@@ -34,6 +34,8 @@ use std::{
     process::ExitCode,
 };
 
+use lonja_wire::get_file;
+
 use self::{
     commands::Command,
     copy::CopyError,
@@ -49,25 +51,32 @@ use self::{
     Exit status: 0 done, 1 not done (standard error says why), 2 wrong usage.")]
 pub struct Config {
     /// Host of the index
-    #[arg(short, long, global = true, value_name = "HOST", default_value = "localhost")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "LONJA_PEER_SERVER",
+        value_name = "HOST",
+        default_value = "localhost"
+    )]
     server: String,
     /// Port of the index
-    #[arg(short, long, global = true, value_name = "PORT", default_value_t = 5050)]
+    #[arg(short, long, global = true, env = "LONJA_PEER_PORT", value_name = "PORT", default_value_t = 5050)]
     port: u16,
     /// Where to ask the time; port 8000 of the index's host if not given
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, env = "LONJA_PEER_DATETIME", value_name = "URL")]
     datetime: Option<String>,
     /// The user to be
-    #[arg(long = "as", id = "as", global = true, value_name = "USER")]
+    #[arg(long = "as", id = "as", global = true, env = "LONJA_PEER_AS", value_name = "USER")]
     user: Option<String>,
     /// Print results as JSON
     #[arg(long, global = true)]
     json: bool,
     /// Where to serve files
-    #[arg(long, global = true, value_name = "ADDR[:PORT]", default_value = "0.0.0.0", value_parser = bind)]
+    #[arg(long, global = true, env = "LONJA_PEER_BIND", value_name = "ADDR[:PORT]", default_value = "0.0.0.0", value_parser = bind)]
     bind: SocketAddr,
     /// Folder of the JSON files that a peer keeps; in the shell also of the files it serves
-    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    #[arg(long, global = true, env = "LONJA_PEER_DATA_DIR", value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
@@ -87,8 +96,16 @@ enum CommandError {
 }
 
 impl CommandError {
-    fn is_no_file(&self) -> bool {
-        matches!(self, Self::Copy(CopyError::Fetch(FetchError::NoFile(_))))
+    /// The status of a GET_FILE that fails with it, as an original peer would have it, and
+    /// what its shell says.
+    fn get_file_reply(&self) -> (u8, String) {
+        let (status, reason) = match self {
+            Self::Copy(CopyError::Fetch(FetchError::NoFile(_))) => {
+                (get_file::STATUS_NO_FILE, ", FILE DOES NOT EXIST")
+            }
+            _ => (get_file::STATUS_FAILED, ""),
+        };
+        (status, format!("{} FAIL{reason}", get_file::NAME))
     }
 
     fn exit_code(&self) -> ExitCode {

@@ -17,7 +17,11 @@ use lonja_wire::{
 use parking_lot::{Condvar, Mutex};
 #[cfg(target_os = "linux")]
 use rustix::io::retry_on_intr;
-use rustix::net::sockopt::set_socket_linger;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::sockopt::set_socket_linger,
+};
 
 use crate::{
     interrupt::Interrupt,
@@ -32,8 +36,8 @@ const STACK: usize = 256 << 10;
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a caller may take nothing of what it asked for.
 const STALL: Duration = Duration::from_secs(20);
-/// How long sending may block before the time and the end are looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long sending may wait before the time and the end are looked at.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// A caller that takes fewer bytes in a second than this is cut off,
 const SLOWEST: u64 = 1024;
 /// after this time.
@@ -170,22 +174,21 @@ impl Service {
 
     fn serve(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(LOOK))?;
+        stream.set_write_timeout(Some(STALL))?;
         let asked = {
             let _watched = self.stop.watch(&stream)?;
             read_request(&stream)?
         };
-        let answered = match asked {
-            Some(Asked::File(filename)) => self.send_file(&stream, &filename),
-            Some(Asked::Part(part)) => self.send_part(&stream, &part),
-            Some(Asked::Other) => send_status(&stream, get_file::STATUS_FAILED),
-            None => return Ok(()),
-        };
-        if let Err(error) = answered {
-            // The end of the stream would be taken for that of the file: it is reset.
-            set_socket_linger(&stream, Some(Duration::ZERO))?;
-            return Err(error);
+        // However this ends before all is sent, the end of the stream would be taken for that
+        // of the file: it is to be a reset.
+        set_socket_linger(&stream, Some(Duration::ZERO))?;
+        match asked {
+            Some(Asked::File(filename)) => self.send_file(&stream, &filename)?,
+            Some(Asked::Part(part)) => self.send_part(&stream, &part)?,
+            Some(Asked::Other) => send_status(&stream, get_file::STATUS_FAILED)?,
+            None => {}
         }
+        set_socket_linger(&stream, None)?;
         linger(&stream)
     }
 
@@ -201,18 +204,17 @@ impl Service {
     }
 
     fn send_part(&self, stream: &TcpStream, part: &Part) -> io::Result<()> {
+        // "Any other failure" would be taken for the answer of an original peer.
+        let not_yet = || send_status(stream, get_part::STATUS_NOT_YET);
         let opened = match self.shared.open(&part.filename) {
             Ok(opened) => opened,
-            Err(error) => return send_status(stream, status(&error)),
+            Err(OpenError::NoFile) => return send_status(stream, get_file::STATUS_NO_FILE),
+            Err(OpenError::Io(_)) => return not_yet(),
         };
-        let file = opened.file.try_clone()?;
+        let Ok(file) = opened.file.try_clone() else { return not_yet() };
         let (size, modified) = (opened.size, opened.modified);
-        let hash = match self.shared.hash(&part.filename, opened, &self.stop) {
-            Ok(Some(hash)) => *hash.as_bytes(),
-            // "Any other failure" would be taken for the answer of an original peer.
-            Ok(None) | Err(_) => return send_status(stream, get_part::STATUS_NOT_YET),
-        };
-        let head = Head { size, modified, hash };
+        let Ok(Some(hash)) = self.shared.hash(&part.filename, opened, &self.stop) else { return not_yet() };
+        let head = Head { size, modified, hash: *hash.as_bytes() };
         let mut bytes = vec![reply::status(0)];
         bytes.extend_from_slice(&head.encode());
         (&*stream).write_all(&bytes)?;
@@ -221,6 +223,13 @@ impl Service {
 
     /// Sends a range, as much of it as there is.
     fn send(&self, stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<()> {
+        // One piece may else block for as long as a slow caller takes for all of it.
+        stream.set_nonblocking(true)?;
+        self.send_at_once(stream, file, offset, length)?;
+        stream.set_nonblocking(false)
+    }
+
+    fn send_at_once(&self, stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<()> {
         let begin = Instant::now();
         let mut progress = begin;
         let mut sent = 0;
@@ -231,7 +240,9 @@ impl Service {
                     sent += more;
                     progress = Instant::now();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress.elapsed() < STALL => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress.elapsed() < STALL => {
+                    wait_for_room(stream)?;
+                }
                 Err(error) => return Err(error),
             }
             if self.stop.is_raised() {
@@ -258,6 +269,16 @@ fn send_status(mut stream: &TcpStream, status: u8) -> io::Result<()> {
     stream.write_all(&[reply::status(status)])
 }
 
+/// Waits until more can be sent, or it is time to look at the clock.
+fn wait_for_room(stream: &TcpStream) -> io::Result<()> {
+    let mut wanted = [PollFd::new(stream, PollFlags::OUT)];
+    match poll(&mut wanted, Some(&LOOK)) {
+        // A signal that is for another thread.
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The bytes do not come by this process.
 #[cfg(target_os = "linux")]
 fn send_piece(stream: &TcpStream, file: &File, mut offset: u64, length: u64) -> io::Result<u64> {
@@ -267,9 +288,11 @@ fn send_piece(stream: &TcpStream, file: &File, mut offset: u64, length: u64) -> 
 }
 
 #[cfg(not(target_os = "linux"))]
-fn send_piece(mut stream: &TcpStream, mut file: &File, offset: u64, length: u64) -> io::Result<u64> {
-    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
-    io::copy(&mut file.take(length), &mut stream)
+fn send_piece(mut stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+    let mut piece = [0; 64 << 10];
+    let most = usize::try_from(length).unwrap_or(usize::MAX).min(piece.len());
+    let read = std::os::unix::fs::FileExt::read_at(file, &mut piece[..most], offset)?;
+    Ok(stream.write(&piece[..read])? as u64)
 }
 
 enum Asked {
@@ -431,5 +454,28 @@ mod tests {
         drop(served);
         assert!(begin.elapsed() < REQUEST, "{:?}", begin.elapsed());
         drop(silent);
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_caller_that_is_slow() {
+        let served = serve(&[("a", &vec![7; 64 << 20])]);
+        let mut stream = TcpStream::connect(served.server.address()).unwrap();
+        stream.write_all(b"GET_FILE\0a\0").unwrap();
+        let mut piece = [0; 4096];
+        stream.read_exact(&mut piece).unwrap();
+        let reading = thread::spawn(move || {
+            loop {
+                match stream.read(&mut piece) {
+                    Ok(0) => return Ok(()),
+                    // 200 kB a second: never stalled.
+                    Ok(_) => thread::sleep(Duration::from_millis(20)),
+                    Err(error) => return Err(error.kind()),
+                }
+            }
+        });
+        let begin = Instant::now();
+        drop(served);
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        assert_eq!(reading.join().unwrap(), Err(io::ErrorKind::ConnectionReset));
     }
 }

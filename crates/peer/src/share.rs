@@ -33,8 +33,11 @@ const QUIET: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_secs(2);
 /// How often the directory and the session are looked at, whatever was noticed.
 const CHECK: Duration = Duration::from_secs(30);
-/// When to try again after the index did not answer.
+/// When to try again after the index did not answer; twice as long after each attempt in a
+/// row, up to [`CHECK`].
 const RETRY: Duration = Duration::from_secs(2);
+/// Files in a row that the index does not take, before no more are tried for now.
+const NOT_TAKEN: u32 = 3;
 
 /// What happens, for whoever reads standard output.
 #[derive(Debug, serde::Serialize)]
@@ -54,14 +57,29 @@ pub(crate) struct Share<'a> {
     json: bool,
     /// Names that have been told not to be published.
     left_out: HashSet<String>,
-    /// The index has been told not to answer.
-    silent: bool,
+    /// Attempts in a row that failed; the first has been told.
+    failures: u32,
+}
+
+/// What is below the directory.
+#[derive(Debug, Default)]
+struct Seen {
+    /// By the names that they are published under.
+    files: BTreeMap<String, Filename>,
+    /// Where nobody could look: what was below may be there still.
+    unseen: Vec<PathBuf>,
+}
+
+impl Seen {
+    fn is_gone(&self, name: &str) -> bool {
+        !self.files.contains_key(name) && !self.unseen.iter().any(|below| Path::new(name).starts_with(below))
+    }
 }
 
 impl<'a> Share<'a> {
     /// Shares as that user.
     pub(crate) fn new(peer: &'a mut Peer, user: Username, description: Description, json: bool) -> Self {
-        Self { peer, user, description, json, left_out: HashSet::new(), silent: false }
+        Self { peer, user, description, json, left_out: HashSet::new(), failures: 0 }
     }
 
     /// Shares until a signal ends it.
@@ -133,12 +151,12 @@ impl<'a> Share<'a> {
 
     /// Makes what is published what is there; gives how long to wait before the next time.
     fn reconcile(&mut self, directory: &Dir, check: bool) -> io::Result<Duration> {
-        let files = self.files(directory);
-        let reconciled = self.reconcile_with(&files, check);
+        let seen = self.look(directory);
+        let reconciled = self.reconcile_with(&seen, check);
         // Interrupted by the end, or its output has nobody to read it.
         match reconciled {
             Ok(()) => {
-                if std::mem::take(&mut self.silent) {
+                if std::mem::take(&mut self.failures) > 0 {
                     complain!("lonja: the index answers again");
                 }
                 Ok(CHECK)
@@ -146,40 +164,65 @@ impl<'a> Share<'a> {
             Err(Stopped::Output(error)) => Err(error),
             Err(Stopped::Again) => Ok(QUIET),
             Err(Stopped::Peer(error)) => {
-                if !self.silent && !self.peer.interrupt().is_raised() {
+                if self.failures == 0 && !self.peer.interrupt().is_raised() {
                     complain!("lonja: {error}; trying again");
-                    self.silent = true;
                 }
-                Ok(RETRY)
+                let wait = RETRY.saturating_mul(2_u32.saturating_pow(self.failures)).min(CHECK);
+                self.failures += 1;
+                Ok(wait)
             }
         }
     }
 
-    fn reconcile_with(&mut self, files: &BTreeMap<String, Filename>, check: bool) -> Result<(), Stopped> {
+    fn reconcile_with(&mut self, seen: &Seen, check: bool) -> Result<(), Stopped> {
         if check {
             self.check()?;
         }
         let published: Vec<_> =
             self.peer.published(&self.user).iter().map(|file| file.filename.clone()).collect();
         let known: HashSet<_> = published.iter().map(String::as_str).collect();
-        let mut result = Ok(());
-        for gone in published.iter().filter(|name| !files.contains_key(*name)) {
-            result = self.withdraw(gone);
-            if result.is_err() {
-                break;
-            }
-        }
-        for (_, new) in files.iter().filter(|(name, _)| !known.contains(name.as_str())) {
-            if result.is_err() {
-                break;
-            }
-            result = self.publish(new);
-        }
+        let result = self.bring_up_to_date(
+            published.iter().filter(|name| seen.is_gone(name)),
+            seen.files.iter().filter(|(name, _)| !known.contains(name.as_str())).map(|(_, new)| new),
+        );
         let now = self.peer.published(&self.user);
         if !now.iter().map(|file| &file.filename).eq(&published) {
             self.peer.keep_published(&self.user);
         }
         result
+    }
+
+    fn bring_up_to_date<'n>(
+        &mut self,
+        gone: impl Iterator<Item = &'n String>,
+        new: impl Iterator<Item = &'n Filename>,
+    ) -> Result<(), Stopped> {
+        for gone in gone {
+            self.withdraw(gone)?;
+        }
+        let mut not_taken = None;
+        let mut in_a_row = 0;
+        for new in new {
+            match self.publish(new) {
+                Err(Stopped::Peer(error)) if error.is(Outcome::Failed) => {
+                    self.leave_out(
+                        new.as_str(),
+                        "the index does not take it now; it may have no room for more",
+                    );
+                    not_taken = Some(error);
+                    in_a_row += 1;
+                    if in_a_row == NOT_TAKEN {
+                        break;
+                    }
+                }
+                published => {
+                    published?;
+                    self.left_out.remove(new.as_str());
+                    in_a_row = 0;
+                }
+            }
+        }
+        not_taken.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Whether the index still has the session: if not, it is opened again.
@@ -201,7 +244,12 @@ impl<'a> Share<'a> {
         if unregistered {
             self.peer.register(&now, self.user.as_str())?;
         }
-        Ok(self.peer.connect(&now, self.user.as_str())?)
+        let connected = self.peer.connect(&now, self.user.as_str());
+        if connected.as_ref().is_err_and(PeerError::is_unknown) {
+            // There may be a new session, in which everything has to be published again.
+            self.peer.forget_published(&self.user);
+        }
+        Ok(connected?)
     }
 
     fn publish(&mut self, filename: &Filename) -> Result<(), Stopped> {
@@ -209,9 +257,7 @@ impl<'a> Share<'a> {
         match self.peer.publish_unkept(&now, &self.user, filename, &self.description) {
             Ok(()) => {}
             // An answer was lost before.
-            Err(error) if error.is(Outcome::AlreadyPublished) => {
-                self.peer.is_published(&self.user, filename, &self.description);
-            }
+            Err(error) if error.is(Outcome::AlreadyPublished) => {}
             Err(error) => {
                 // In a session that is opened again everything is published again.
                 self.reconnect(error)?;
@@ -244,9 +290,9 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// The files below the directory, by the names that they are published under.
-    fn files(&mut self, directory: &Dir) -> BTreeMap<String, Filename> {
-        let mut files = BTreeMap::new();
+    /// What is below the directory.
+    fn look(&mut self, directory: &Dir) -> Seen {
+        let mut seen = Seen::default();
         let mut directories = vec![PathBuf::new()];
         while let Some(below) = directories.pop() {
             let path = if below.as_os_str().is_empty() { Path::new(".") } else { &below };
@@ -256,25 +302,32 @@ impl<'a> Share<'a> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     self.leave_out(&path.to_string_lossy(), &error.to_string());
+                    seen.unseen.push(below);
                     continue;
                 }
             };
-            for entry in entries.flatten() {
+            for entry in entries {
+                let Ok(entry) = entry else {
+                    seen.unseen.push(below.clone());
+                    continue;
+                };
                 let path = below.join(entry.file_name());
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => directories.push(path),
-                    Ok(kind) if kind.is_file() => self.add(path, &entry, &mut files),
+                    Ok(kind) if kind.is_file() => self.add(path, &entry, &mut seen.files),
                     // A link counts if it leads to a file below the directory.
                     Ok(kind)
                         if kind.is_symlink() && directory.metadata(&path).is_ok_and(|to| to.is_file()) =>
                     {
-                        self.add(path, &entry, &mut files);
+                        self.add(path, &entry, &mut seen.files);
                     }
-                    _ => {}
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(_) => seen.unseen.push(path),
                 }
             }
         }
-        files
+        seen
     }
 
     fn add(&mut self, path: PathBuf, entry: &DirEntry, files: &mut BTreeMap<String, Filename>) {
@@ -338,5 +391,21 @@ impl From<PeerError> for Stopped {
 impl From<io::Error> for Stopped {
     fn from(error: io::Error) -> Self {
         Self::Output(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_could_look_at_is_not_gone() {
+        let files = [("a".to_owned(), "a".parse().unwrap())].into();
+        let mut seen = Seen { files, unseen: vec!["sub".into()] };
+        assert!(!seen.is_gone("a") && !seen.is_gone("sub/b") && !seen.is_gone("sub"));
+        assert!(seen.is_gone("b") && seen.is_gone("subway"));
+        // The directory itself.
+        seen.unseen.push(PathBuf::new());
+        assert!(!seen.is_gone("b"));
     }
 }

@@ -23,6 +23,8 @@ use crate::{hash, interrupt::Interrupt};
 
 /// How long a caller waits for a hash before it is told to ask again.
 const HASH_WAIT: Duration = Duration::from_secs(2);
+/// Files that wait to be hashed, at most, that under way included.
+const HASHES: usize = 8;
 
 /// A file that cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +163,7 @@ impl Shared {
     }
 
     /// The hash of a file that was opened; `None` if it is still being computed, which
-    /// another thread does, one file at a time.
+    /// another thread does, one file at a time, or if too many files wait for that.
     ///
     /// # Errors
     /// When no thread can be had.
@@ -185,12 +187,15 @@ impl Shared {
                     opened = rest;
                 }
                 (_, Some(file)) => {
+                    let mut hashers = self.hashers.lock();
+                    hashers.retain(|hasher| !hasher.is_finished());
+                    if hashers.len() >= HASHES {
+                        return Ok(None);
+                    }
                     let (shared, filename, stop) = (Arc::clone(self), filename.clone(), stop.clone());
                     let hashing = thread::Builder::new().name("hash".to_owned());
                     let hashing = hashing.spawn(move || shared.compute(&filename, file, &stop))?;
                     *known = Some(Hashed { stamp, hash: None });
-                    let mut hashers = self.hashers.lock();
-                    hashers.retain(|hasher| !hasher.is_finished());
                     hashers.push(hashing);
                 }
                 // It failed, or the file has become another one.
@@ -203,15 +208,20 @@ impl Shared {
     }
 
     fn compute(&self, filename: &Filename, opened: Opened, stop: &Interrupt) {
+        let stamp = opened.stamp;
+        let is_wanted = |known: &Option<Hashed>| known.is_some_and(|hashed| hashed.stamp == stamp);
         let hash = {
             let _one = self.one.lock();
+            if !self.published.lock().get(filename.as_str()).is_some_and(is_wanted) {
+                // It has become another file meanwhile, or is not published any more.
+                return;
+            }
             hash::of_file(&Arc::new(opened.file), opened.size, stop)
         };
-        let mut published = self.published.lock();
-        if let Some(known) = published.get_mut(filename.as_str())
-            && known.is_some_and(|hashed| hashed.stamp == opened.stamp)
+        if let Some(known) = self.published.lock().get_mut(filename.as_str())
+            && is_wanted(known)
         {
-            *known = hash.ok().map(|hash| Hashed { stamp: opened.stamp, hash: Some(hash) });
+            *known = hash.ok().map(|hash| Hashed { stamp, hash: Some(hash) });
         }
         self.hashed.notify_all();
     }

@@ -47,9 +47,16 @@ impl PeerError {
     #[must_use]
     pub(crate) fn status(&self, operation: Operation) -> u8 {
         match self {
-            Self::Refused { status, .. } => *status,
+            Self::Refused { operation: refused, status } if *refused == operation => *status,
             _ => operation.status(Outcome::Failed),
         }
+    }
+
+    /// Whether it may have been carried out all the same: nothing was heard of it, or only
+    /// that something failed.
+    #[must_use]
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Index(_)) || self.is(Outcome::Failed)
     }
 
     /// Whether the index refused for that reason.

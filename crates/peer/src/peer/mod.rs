@@ -125,12 +125,15 @@ impl Peer {
         let Some(user) = self.user.clone() else {
             return self.ask(now, None, Command::Publish(filename, description));
         };
-        self.publish_unkept(now, &user, &filename, &description)?;
-        self.keep_published(&user);
-        Ok(())
+        let published = self.publish_unkept(now, &user, &filename, &description);
+        if published.as_ref().err().is_none_or(|error| error.is(Outcome::AlreadyPublished)) {
+            self.keep_published(&user);
+        }
+        published
     }
 
-    /// Publishes a file, which is not in the JSON file before [`Self::keep_published`].
+    /// Publishes a file, which is served from then on, and is not in the JSON file before
+    /// [`Self::keep_published`].
     ///
     /// # Errors
     /// When the index refuses or does not answer.
@@ -141,17 +144,23 @@ impl Peer {
         filename: &Filename,
         description: &Description,
     ) -> Result<(), PeerError> {
-        self.ask(now, Some(user), Command::Publish(filename.clone(), description.clone()))?;
-        self.is_published(user, filename, description);
-        Ok(())
+        let published = self.ask(now, Some(user), Command::Publish(filename.clone(), description.clone()));
+        // It may be listed because of an attempt of which nothing was heard.
+        let listed = published.as_ref().err().is_none_or(|error| error.is(Outcome::AlreadyPublished));
+        if listed && let Some(session) = self.sessions.get_mut(user) {
+            session.shared.publish(filename);
+            if session.files.iter().all(|file| file.filename != filename.as_str()) {
+                let (filename, description) = (filename.to_string(), description.to_string());
+                session.files.push(PublishedFile { filename, description });
+            }
+        }
+        published
     }
 
-    /// Serves a file that the index lists.
-    pub(crate) fn is_published(&mut self, user: &Username, filename: &Filename, description: &Description) {
+    /// What is published in a session here is not known any more. It is served on.
+    pub(crate) fn forget_published(&mut self, user: &Username) {
         if let Some(session) = self.sessions.get_mut(user) {
-            session.shared.publish(filename);
-            let (filename, description) = (filename.to_string(), description.to_string());
-            session.files.push(PublishedFile { filename, description });
+            session.files.clear();
         }
     }
 

@@ -5,9 +5,9 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use lonja_wire::{Command, Datetime, Outcome, Username};
 
-use super::{Peer, PeerError, username};
+use super::{Peer, PeerError, say_if_not, username};
 use crate::{
-    data_dir::{Marker, OpenSession, PublishedFile},
+    data_dir::{Marker, OpenSession, PORTS, PublishedFile},
     index::Asker,
     serve::Server,
     shared::Shared,
@@ -51,7 +51,7 @@ impl Peer {
                 // What it left behind may still be there to be replaced another time, and so
                 // may what the index did without being heard.
                 if left.is_none()
-                    && !matches!(error, PeerError::Index(_))
+                    && !error.is_unknown()
                     && let Some(marker) = marker
                 {
                     marker.clear();
@@ -78,7 +78,9 @@ impl Peer {
         let index = self.settings.index.to_string();
         // Before the index knows of it, so that whenever this is killed it is known again.
         if let Some(marker) = marker {
-            let ports = left.iter().flat_map(|left| &left.ports).copied().chain([port]).collect();
+            let known = left.map_or(&[][..], |left| &left.ports);
+            let known = &known[known.len().saturating_sub(PORTS - 1)..];
+            let ports = known.iter().copied().chain([port]).collect();
             marker.mark(&OpenSession { index: index.clone(), ports })?;
         }
         let again = match self.connect_at(now, user, port) {
@@ -96,10 +98,15 @@ impl Peer {
                 );
                 again
             }
+            // Of a replacement that was cut short the session is closed already.
+            Ok(()) if left.is_some_and(|left| left.ports.len() > 1) => {
+                self.data.published(user).unwrap_or_default()
+            }
             connected => connected.map(|()| Vec::new())?,
         };
         if let Some(marker) = marker {
-            marker.mark(&OpenSession { index, ports: vec![port] })?;
+            // It is open: that it may not be known again is no reason to end it.
+            say_if_not(marker.mark(&OpenSession { index, ports: vec![port] }));
         }
         Ok((server, shared, again))
     }
@@ -158,11 +165,12 @@ impl Peer {
     /// Ends a session.
     ///
     /// # Errors
-    /// When there is none, or the index does not answer.
+    /// When there is none, or the index does not answer. It is served on then, if it may
+    /// still be listed.
     pub(crate) fn disconnect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
         let user = username(name)?;
         let disconnected = self.ask(now, Some(&user), Command::Disconnect);
-        if matches!(disconnected, Ok(()) | Err(PeerError::Refused { .. })) {
+        if is_closed(&disconnected) {
             self.close(&user);
         }
         disconnected
@@ -172,14 +180,16 @@ impl Peer {
     pub(crate) fn leave(&mut self) {
         while let Some(user) = self.sessions.keys().next().cloned() {
             let now = self.clock.recent();
-            match self.ask(&now, Some(&user), Command::Disconnect) {
-                Ok(()) | Err(PeerError::Refused { .. }) => self.close(&user),
-                Err(error) => {
-                    complain!("lonja: {user} stays connected: {error}");
-                    // Its marker stays, so that the next start replaces it.
-                    self.sessions.remove(&user);
-                }
+            let disconnected = self.ask(&now, Some(&user), Command::Disconnect);
+            if is_closed(&disconnected) {
+                self.close(&user);
+                continue;
             }
+            if let Err(error) = disconnected {
+                complain!("lonja: {user} may stay connected: {error}");
+            }
+            // Its marker stays, so that the next start replaces it.
+            self.sessions.remove(&user);
         }
     }
 
@@ -191,4 +201,10 @@ impl Peer {
             }
         }
     }
+}
+
+/// Whether the index has no session after this answer.
+fn is_closed(disconnected: &Result<(), PeerError>) -> bool {
+    let gone = |error: &PeerError| error.is(Outcome::NotConnected) || error.is(Outcome::NotRegistered);
+    disconnected.as_ref().err().is_none_or(gone)
 }

@@ -20,8 +20,7 @@ use self::{
 };
 use crate::{
     CommandError,
-    copy::{CopyError, Job, target_path},
-    fetch::FetchError,
+    copy::{Job, target_path},
     index::reply_text,
     partial::Target,
     peer::{Peer, PeerError},
@@ -231,10 +230,9 @@ fn get_file(
         writeln!(io::stdout(), "{} OK", get_file::NAME)?;
         return Ok(Done::Yes);
     };
-    let no_file = matches!(error, CommandError::Copy(CopyError::Fetch(FetchError::NoFile(_))));
-    let reason = if no_file { ", FILE DOES NOT EXIST" } else { "" };
-    writeln!(io::stdout(), "{} FAIL{reason}", get_file::NAME)?;
-    if !no_file {
+    let (status, reply) = error.get_file_reply();
+    writeln!(io::stdout(), "{reply}")?;
+    if status != get_file::STATUS_NO_FILE {
         complain!("lonja: {error}");
     }
     Ok(Done::No)
