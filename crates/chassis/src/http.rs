@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_says_nothing_is_let_go() {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve_streams(listener, Router::new(), shutdown.clone()));

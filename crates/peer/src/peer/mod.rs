@@ -6,7 +6,7 @@ mod session;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -65,6 +65,12 @@ impl Peer {
     #[must_use]
     pub(crate) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
+    }
+
+    /// Below which directory its files are.
+    #[must_use]
+    pub(crate) fn folder(&self) -> &Path {
+        &self.settings.shared
     }
 
     /// Whose name it uses.

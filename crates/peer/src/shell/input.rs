@@ -4,13 +4,13 @@
 use std::{
     env, fs,
     io::{self, BufRead, Read as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::{
     CompletionType, Config, Context, Editor, Helper,
-    completion::{Completer, FilenameCompleter, Pair},
+    completion::{Completer, Pair},
     error::ReadlineError,
     highlight::Highlighter,
     hint::Hinter,
@@ -105,7 +105,7 @@ fn editor() -> rustyline::Result<Editor<Completion, FileHistory>> {
     let config = config.history_ignore_dups(true)?.build();
     let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history)?;
-    editor.set_helper(Some(Completion { known: Known::default(), files: FilenameCompleter::new() }));
+    editor.set_helper(Some(Completion::default()));
     if let Some(path) = history_file() {
         // There is none at first.
         let _ = editor.load_history(&path);
@@ -129,20 +129,15 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// Completes commands and names.
+#[derive(Default)]
 pub(super) struct Completion {
     known: Known,
-    files: FilenameCompleter,
 }
 
 impl Completer for Completion {
     type Candidate = Pair;
 
-    fn complete(
-        &self,
-        line: &str,
-        at: usize,
-        context: &Context<'_>,
-    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let before = &line[..at];
         let start = last_word(before);
         let words = words(&before[..start]);
@@ -154,7 +149,8 @@ impl Completer for Completion {
                 return Ok((start, pairs(names.filter(|name| name.starts_with(&typed)))));
             }
             command => match (command[0].as_str(), arguments(&command)) {
-                ("PUBLISH", 0) | ("GET_FILE", 2) => return self.files.complete(line, at, context),
+                ("PUBLISH", 0) => return Ok((start, files(&self.known.directory, typed))),
+                ("GET_FILE", 2) => return Ok((start, files(Path::new("."), typed))),
                 ("DELETE", 0) => &self.known.published,
                 ("CONNECT" | "DISCONNECT" | "LIST_CONTENT" | "GET_FILE", 0) => &self.known.users,
                 ("GET_FILE", 1) => &self.known.offered,
@@ -189,6 +185,34 @@ fn arguments(words: &[String]) -> usize {
     words[1..].iter().filter(|word| !word.starts_with("--")).count()
 }
 
+/// The files of a folder whose names begin with what was typed, and the folders in it.
+fn files(directory: &Path, typed: &str) -> Vec<Pair> {
+    let typed = typed.trim_start_matches('"');
+    let (below, begin) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
+    // Where nothing can be read there is nothing to complete.
+    let entries = fs::read_dir(directory.join(below)).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_meant = name.starts_with(begin) && (begin.starts_with('.') || !name.starts_with('.'));
+            // A quote within a name cannot be written in a line.
+            let is_meant = is_meant && !name.contains('"');
+            is_meant.then(|| (format!("{below}{name}"), entry.path().is_dir()))
+        })
+        .collect();
+    names.sort_unstable();
+    let pair = |(name, is_directory): (String, bool)| {
+        let replacement = match is_directory {
+            // A space that is typed behind another would be the description's first.
+            false => quoted(&name),
+            // More is to come: the quote stays open.
+            true => quoted(&name).trim_end_matches('"').to_owned() + "/",
+        };
+        Pair { display: crate::text::visible(&name), replacement }
+    };
+    names.into_iter().map(pair).collect()
+}
+
 fn pairs(names: impl Iterator<Item = String>) -> Vec<Pair> {
     names.map(|name| Pair { display: crate::text::visible(&name), replacement: name + " " }).collect()
 }
@@ -214,12 +238,17 @@ mod tests {
     use super::*;
 
     fn complete(line: &str) -> (usize, Vec<String>) {
+        complete_in(Path::new("/nowhere"), line)
+    }
+
+    fn complete_in(directory: &Path, line: &str) -> (usize, Vec<String>) {
         let known = Known {
+            directory: directory.to_owned(),
             users: vec!["alice".into(), "bob".into()],
             published: vec!["my file.txt".into()],
             offered: vec!["hello.txt".into(), "hey you.txt".into()],
         };
-        let completion = Completion { known, files: FilenameCompleter::new() };
+        let completion = Completion { known };
         let history = FileHistory::new();
         let (start, pairs) = completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         (start, pairs.into_iter().map(|pair| pair.replacement).collect())
@@ -253,5 +282,22 @@ mod tests {
         assert_eq!(complete("GET_FILE bob \"hey y"), (13, vec!["\"hey you.txt\" ".into()]));
         assert_eq!(complete("DELETE \"my"), (7, vec!["\"my file.txt\" ".into()]));
         assert!(complete("LIST_USERS ").1.is_empty());
+    }
+
+    #[test]
+    fn what_is_completed_is_what_the_command_reads() {
+        let directory = tempfile::TempDir::new().unwrap();
+        for name in ["my $file.txt", "sub/a b.txt", "sub/a.txt", ".hidden", "q\"uote"] {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let complete = |line: &str| complete_in(directory.path(), line);
+        assert_eq!(complete("PUBLISH m"), (8, vec!["\"my $file.txt\"".into()]));
+        assert_eq!(words(&complete("PUBLISH \"my").1[0]), ["my $file.txt"]);
+        assert_eq!(complete("PUBLISH s"), (8, vec!["sub/".into()]));
+        assert_eq!(complete("PUBLISH sub/").1, ["\"sub/a b.txt\"", "sub/a.txt"]);
+        assert_eq!(complete("PUBLISH ").1, ["\"my $file.txt\"", "sub/"]);
+        assert_eq!(complete("PUBLISH .h").1, [".hidden"]);
     }
 }

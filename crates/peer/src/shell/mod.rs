@@ -5,7 +5,7 @@ mod line;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::Arc,
     time::Duration,
@@ -108,6 +108,8 @@ enum Done {
 /// Names that can be completed.
 #[derive(Debug, Default, Clone)]
 struct Known {
+    /// Where the files are that can be published.
+    directory: PathBuf,
     users: Vec<String>,
     published: Vec<String>,
     offered: Vec<String>,
@@ -118,6 +120,7 @@ impl Shell {
         let peer = self.peer.lock();
         let published = peer.user().map(|user| peer.published(user)).unwrap_or_default();
         Known {
+            directory: peer.folder().to_owned(),
             users: peer.listed_users(),
             published: published.iter().map(|file| file.filename.clone()).collect(),
             offered: self.offered.clone(),
