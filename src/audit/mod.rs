@@ -176,7 +176,8 @@ impl Source {
     fn explain(&self, status: &Status) -> anyhow::Error {
         let console = &self.console;
         match status.code() {
-            Code::Unavailable if status.message().is_empty() || !status.message().contains("audit") => {
+            // What the console says of a service begins with its name.
+            Code::Unavailable if !status.message().starts_with("audit: ") => {
                 anyhow::anyhow!(
                     "no console at {console}: start `lonja up`, or say where it is with --console"
                 )

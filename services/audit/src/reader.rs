@@ -18,9 +18,10 @@ const MAX_PAGE: usize = 4096;
 /// that was not enough.
 const FIRST_LOOK: u64 = 64;
 const LOOK_FURTHER: u64 = 8;
-/// Records that are looked at, at most, before one does not look further back, or gives a
-/// page with what was found until then.
+/// Records that are looked at, at most, before one does not look further back,
 const LOOKED_AT: usize = 20_000;
+/// and before one gives a page with what was found until then.
+const LOOKED_AT_FOR_A_PAGE: usize = 5000;
 
 /// What was found behind a place.
 pub(crate) struct Page {
@@ -62,7 +63,7 @@ impl<S: Store> Reader<S> {
     /// The next records that match: at most a page of them, none if it had to look at many.
     pub(crate) async fn page(&mut self) -> Result<Page, Status> {
         let (mut records, mut looked_at) = (Vec::new(), 0);
-        while records.len() < self.size && looked_at < LOOKED_AT {
+        while records.len() < self.size && looked_at < LOOKED_AT_FOR_A_PAGE {
             match self.ahead.next() {
                 Some((behind, record)) => {
                     self.position = behind;

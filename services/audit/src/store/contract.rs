@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lonja_proto::audit::OperationRecord;
+use lonja_proto::audit::{OperationFilter, OperationRecord};
 
 use super::{Batch, Position, Store};
-use crate::reader::newest;
+use crate::reader::{Reader, newest};
 
 /// Makes a test of each rule. `$open` gives a fresh store, for 10,000 records, and
 /// whatever keeps it alive.
@@ -17,6 +17,7 @@ macro_rules! suite {
             what_is_new_of_a_batch_is_stored,
             reading_goes_on_where_it_stopped,
             the_newest_are_found_from_behind,
+            a_rare_record_is_found_behind_many_others,
             waiting_ends_with_the_next_record,
             nothing_is_lost_or_doubled_when_many_write,
         );
@@ -97,6 +98,20 @@ pub(crate) async fn the_newest_are_found_from_behind(store: impl Store) {
     assert_eq!(users(2).await, ["b-99", "b-100"]);
     assert_eq!(users(101).await[..2], ["a-700", "b-1"]);
     assert_eq!(users(5000).await.len(), 799);
+}
+
+pub(crate) async fn a_rare_record_is_found_behind_many_others(store: impl Store) {
+    for round in 0..7 {
+        store.record(batch("a", 1 + 1000 * round, 1000)).await.unwrap();
+    }
+    store.record(batch("b", 1, 1)).await.unwrap();
+    let filter = OperationFilter { username: "b-1".to_owned(), ..OperationFilter::default() };
+    let mut reader = Reader::new(store, Some(filter), 0, Position::default());
+    let first = reader.page().await.unwrap();
+    assert!(first.records.is_empty() && !first.is_end, "it says something before it has looked at all");
+    let second = reader.page().await.unwrap();
+    assert_eq!(second.records.len(), 1);
+    assert!(second.is_end || reader.page().await.unwrap().is_end);
 }
 
 pub(crate) async fn waiting_ends_with_the_next_record(store: impl Store) {
