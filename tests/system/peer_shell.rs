@@ -145,6 +145,40 @@ fn a_session_that_was_left_behind_is_replaced_with_what_it_published() {
 }
 
 #[test]
+fn only_a_replacement_that_was_cut_short_publishes_again() {
+    let address = {
+        // A port that the next start finds again.
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap().to_string()
+    };
+    let mut index = Index::start_with(&["--gateway-listen", &address]);
+    let directory = TempDir::new().unwrap();
+    let mut alice = LonjaPeer::start(index.peers, index.datetime, directory.path());
+    for command in ["REGISTER alice", "CONNECT alice", "PUBLISH a.txt a", "DISCONNECT alice"] {
+        let reply = format!("{} OK", command.split(' ').next().unwrap());
+        assert_eq!(alice.run(command), [reply]);
+    }
+    // Attempts that nobody heard of are no session that was left behind with its files.
+    index.process.kill();
+    for _ in 0..2 {
+        assert_eq!(alice.run("CONNECT alice"), ["CONNECT FAIL"]);
+    }
+    let index = index.restart();
+    assert_eq!(alice.run("CONNECT alice"), ["CONNECT OK"]);
+    assert_eq!(alice.run("LIST_CONTENT alice"), ["LIST_CONTENT OK"]);
+    alice.quit();
+
+    // As a kill leaves it between the end of the one session and the beginning of the other.
+    let marker = format!("{{\"index\":\"{}\",\"ports\":[1,2],\"replacing\":true}}", index.peers);
+    fs::write(directory.path().join(".lonja-session-alice.json"), marker).unwrap();
+    let published = "[{\"Filename\": \"a.txt\", \"Description\": \"a\"}]";
+    fs::write(directory.path().join("published-alice.json"), published).unwrap();
+    let mut alice = LonjaPeer::start(index.peers, index.datetime, directory.path());
+    assert_eq!(alice.run("CONNECT alice"), ["CONNECT OK"]);
+    assert_eq!(alice.run("LIST_CONTENT alice"), ["LIST_CONTENT OK", "a.txt \"a\""]);
+}
+
+#[test]
 fn a_signal_disconnects() {
     let index = Index::start();
     let directory = TempDir::new().unwrap();

@@ -33,7 +33,8 @@ const CONNECTION: Duration = Duration::from_secs(30);
 const STREAMS: u32 = 64;
 /// How long a connection for streams may have no call, and a call no answer.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long a caller may take nothing of an answer.
+/// How long a caller's system may take nothing of an answer. Over HTTP/2 a caller that shows
+/// signs of life, but reads nothing of a stream, keeps its place.
 const STALL: Duration = Duration::from_secs(30);
 /// How often a caller over HTTP/2 is asked for a sign of life, and how soon it must come.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -172,7 +173,7 @@ fn limit_stall(stream: &TcpStream) {
     }
 }
 
-/// Answers a call, which lasts until the last of its answer is sent.
+/// Answers a call, which lasts until the last of its answer is on its way.
 async fn answer(
     router: Router,
     request: Request<Incoming>,
@@ -212,10 +213,11 @@ impl Calls {
     async fn are_none_for(&self, idle: Duration) {
         let mut number = self.number.subscribe();
         loop {
-            // The sender is here.
-            let _ = number.wait_for(|number| *number == 0).await;
-            if time::timeout(idle, number.wait_for(|number| *number > 0)).await.is_err() {
-                return;
+            let is_idle = *number.borrow_and_update() == 0;
+            // Any change, not a number: a call may be over before this looks. The sender is here.
+            match time::timeout(idle, number.changed()).await {
+                Err(_) if is_idle => return,
+                _ => {}
             }
         }
     }
@@ -243,6 +245,11 @@ mod tests {
         for call in [first, second] {
             assert!(time::timeout(10 * IDLE, idle.as_mut()).await.is_err());
             drop(call);
+        }
+        // Calls that are over at once count as well.
+        for _ in 0..10 {
+            assert!(time::timeout(IDLE / 2, idle.as_mut()).await.is_err());
+            drop(calls.begin());
         }
         assert!(time::timeout(2 * IDLE, idle).await.is_ok());
     }

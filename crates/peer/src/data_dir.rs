@@ -19,7 +19,7 @@ const MARKER: &str = ".lonja-session";
 /// Bytes of a marker: a host name, and some ports.
 const MARKER_BYTES: usize = 1024;
 /// Ports that a marker remembers, at most.
-pub(crate) const PORTS: usize = 64;
+const PORTS: usize = 64;
 /// Begins the names of the users that were listed last.
 const LISTED: &str = "listusers";
 /// Begins the names of what is published.
@@ -77,8 +77,25 @@ pub(crate) struct DataDir(PathBuf);
 pub(crate) struct OpenSession {
     /// At which index.
     pub(crate) index: String,
-    /// On which port it serves; two while a new session takes the place of another.
+    /// On which ports it may be listed: of each attempt to open it that may have succeeded.
     pub(crate) ports: Vec<u16>,
+    /// It is being closed, to be opened again with what it has published.
+    #[serde(default)]
+    pub(crate) replacing: bool,
+}
+
+impl OpenSession {
+    /// One that is opened at this port, or is one of an earlier attempt.
+    pub(crate) fn at(index: String, earlier: Option<&Self>, port: u16) -> Self {
+        let mut ports = earlier.map(|earlier| earlier.ports.clone()).unwrap_or_default();
+        ports.retain(|earlier| *earlier != port);
+        // The first is that of the session that was open; the others are of later attempts.
+        if ports.len() >= PORTS {
+            ports.remove(1);
+        }
+        ports.push(port);
+        Self { index, ports, replacing: earlier.is_some_and(|earlier| earlier.replacing) }
+    }
 }
 
 /// The marker of a session, held by one process at a time.
@@ -308,7 +325,7 @@ mod tests {
         let mut marker = data.marker(&user("alice")).unwrap().unwrap();
         assert_eq!(marker.left_behind(), None);
         assert!(data.marker(&user("alice")).unwrap().is_none());
-        let session = OpenSession { index: "localhost:5050".into(), ports: vec![50_085] };
+        let session = OpenSession::at("localhost:5050".into(), None, 50_085);
         marker.mark(&session).unwrap();
         // Dropped as by a kill.
         drop(marker);

@@ -15,7 +15,7 @@ use std::{
 };
 
 use cap_std::fs::{Dir, DirEntry};
-use lonja_wire::{Description, Filename, Outcome, Username};
+use lonja_wire::{Description, Filename, Operation, Outcome, Username};
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::{
@@ -204,7 +204,7 @@ impl<'a> Share<'a> {
         let mut in_a_row = 0;
         for new in new {
             match self.publish(new) {
-                Err(Stopped::Peer(error)) if error.is(Outcome::Failed) => {
+                Err(Stopped::Peer(error @ PeerError::Refused { operation: Operation::Publish, .. })) => {
                     self.leave_out(
                         new.as_str(),
                         "the index does not take it now; it may have no room for more",

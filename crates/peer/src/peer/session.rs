@@ -7,7 +7,7 @@ use lonja_wire::{Command, Datetime, Outcome, Username};
 
 use super::{Peer, PeerError, say_if_not, username};
 use crate::{
-    data_dir::{Marker, OpenSession, PORTS, PublishedFile},
+    data_dir::{Marker, OpenSession, PublishedFile},
     index::Asker,
     serve::Server,
     shared::Shared,
@@ -76,18 +76,19 @@ impl Peer {
         let server = server.map_err(|error| PeerError::Serve(self.settings.bind, error))?;
         let port = server.address().port();
         let index = self.settings.index.to_string();
+        let session = OpenSession::at(index.clone(), left, port);
         // Before the index knows of it, so that whenever this is killed it is known again.
         if let Some(marker) = marker {
-            let known = left.map_or(&[][..], |left| &left.ports);
-            let known = &known[known.len().saturating_sub(PORTS - 1)..];
-            let ports = known.iter().copied().chain([port]).collect();
-            marker.mark(&OpenSession { index: index.clone(), ports })?;
+            marker.mark(&session)?;
         }
         let again = match self.connect_at(now, user, port) {
             Err(error) if error.is(Outcome::AlreadyConnected) => {
                 let Some(left) = left else { return Err(error) };
                 if !self.is_listed(now, user, &left.ports)? {
                     return Err(error);
+                }
+                if let Some(marker) = marker {
+                    marker.mark(&OpenSession { replacing: true, ..session })?;
                 }
                 self.ask(now, Some(user), Command::Disconnect)?;
                 self.connect_at(now, user, port)?;
@@ -98,15 +99,15 @@ impl Peer {
                 );
                 again
             }
-            // Of a replacement that was cut short the session is closed already.
-            Ok(()) if left.is_some_and(|left| left.ports.len() > 1) => {
+            // A replacement was cut short when the session had been closed.
+            Ok(()) if left.is_some_and(|left| left.replacing) => {
                 self.data.published(user).unwrap_or_default()
             }
             connected => connected.map(|()| Vec::new())?,
         };
         if let Some(marker) = marker {
             // It is open: that it may not be known again is no reason to end it.
-            say_if_not(marker.mark(&OpenSession { index, ports: vec![port] }));
+            say_if_not(marker.mark(&OpenSession::at(index, None, port)));
         }
         Ok((server, shared, again))
     }

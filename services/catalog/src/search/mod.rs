@@ -20,8 +20,8 @@ pub use follower::Follower;
 
 /// Searches at one time; more would take the processors from the peers.
 const AT_ONCE: usize = 2;
-/// How long a search waits for others.
-const WAIT: Duration = Duration::from_secs(2);
+/// How long a search waits for others. The console gives up on the catalog after 2 s.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// What to find.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -63,7 +63,7 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
             ))}
           </select>
         </label>
-        <button type="button" aria-pressed={held !== undefined} onClick={() => setHeld(held ? undefined : watch.value)}>
+        <button type="button" aria-pressed={held !== undefined} onClick={() => setHeld(held || !watch.isAnswer ? undefined : watch.value)}>
           Hold
         </button>
       </div>

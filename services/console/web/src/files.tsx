@@ -81,7 +81,7 @@ export function FilesView({ query }: { query: URLSearchParams }) {
               </tbody>
             </table>
           )}
-          {watch.isAnswer && <Pager {...pages} shown={list.files.length} />}
+          <Pager {...pages} shown={watch.isAnswer ? list.files.length : undefined} />
         </div>
       )}
     </>

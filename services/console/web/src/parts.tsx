@@ -104,7 +104,8 @@ export function EmptyPage(props: {
 /** The way through a long list, a page at a time. */
 export function Pager(props: {
   from: number;
-  shown: number;
+  /** `undefined` while it is being asked for. */
+  shown: number | undefined;
   size: number;
   total: bigint;
   most: number;
@@ -116,7 +117,7 @@ export function Pager(props: {
   return (
     <nav class="pager" aria-label="Pages">
       <span>
-        {shown === 0 ? "None" : `${count(from + 1)}–${count(from + shown)}`} of {count(total)}
+        {shown !== undefined && `${shown === 0 ? "None" : `${count(from + 1)}–${count(from + shown)}`} of ${count(total)}`}
       </span>
       {from > 0 && <a href={props.address(back)}>Newer</a>}
       {hasNext && <a href={props.address(from + size)}>Older</a>}

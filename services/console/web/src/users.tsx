@@ -66,7 +66,7 @@ export function UsersView({ query }: { query: URLSearchParams }) {
               </tbody>
             </table>
           )}
-          {watch.isAnswer && <Pager {...pages} shown={list.users.length} />}
+          <Pager {...pages} shown={watch.isAnswer ? list.users.length : undefined} />
         </div>
       )}
     </>
