@@ -129,6 +129,25 @@ fn it_shows_who_comes_what_they_share_and_what_happens() {
 }
 
 #[test]
+fn what_breaks_is_said_by_its_name() {
+    let mut cluster = Cluster::start();
+    let console = console_of(&cluster);
+    runtime().block_on(async {
+        let mut client = client(console.address);
+        let mut operations =
+            client.watch_operations(WatchOperationsRequest::default()).await.unwrap().into_inner();
+        until(&mut operations, |_| true).await;
+        cluster.audit.process.kill();
+        let broken = loop {
+            if let Err(status) = operations.message().await {
+                break status;
+            }
+        };
+        assert!(broken.message().starts_with("audit: "), "{broken:?}");
+    });
+}
+
+#[test]
 fn lists_are_given_in_pages_and_searched() {
     on_each_store(|cluster| {
         let console = console_of(&cluster);

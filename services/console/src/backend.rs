@@ -49,7 +49,12 @@ pub(crate) async fn in_time<T>(
 ) -> Result<T, Status> {
     match time::timeout(DEADLINE, answer).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(Status::new(status.code(), format!("{service}: {}", status.message()))),
+        Ok(Err(status)) => Err(said_by(service, &status)),
         Err(_) => Err(Status::deadline_exceeded(format!("{service}: it does not answer"))),
     }
+}
+
+/// A failure of a service, which says whose it is.
+pub(crate) fn said_by(service: &str, status: &Status) -> Status {
+    Status::new(status.code(), format!("{service}: {}", status.message()))
 }

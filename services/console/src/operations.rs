@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
-    backend::{Backend, in_time},
+    backend::{Backend, in_time, said_by},
     watch::{Answers, BEAT},
 };
 
@@ -45,7 +45,7 @@ struct Following {
 impl Following {
     async fn next(&mut self) -> Result<Option<WatchOperationsResponse>, Status> {
         let page = match time::timeout(BEAT, self.pages.message()).await {
-            Ok(page) => page?,
+            Ok(page) => page.map_err(|status| said_by("audit", &status))?,
             Err(_) => Some(audit::TailOperationsResponse::default()),
         };
         let Some(page) = page else { return Ok(None) };
@@ -73,6 +73,7 @@ pub(crate) async fn list(
     let pages = in_time("audit", backend.audit.list_operations(request)).await?;
     Ok(Box::pin(pages.map(move |page| {
         let _held_until_the_end = &place;
-        page.map(|page| ListOperationsResponse { records: page.records })
+        let page = page.map_err(|status| said_by("audit", &status))?;
+        Ok(ListOperationsResponse { records: page.records })
     })))
 }

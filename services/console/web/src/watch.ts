@@ -20,7 +20,7 @@ export type Watch<T> = {
   isAnswer: boolean;
 };
 
-type Followed<T> = Omit<Watch<T>, "isAnswer"> & { key: string | undefined };
+type Followed<T> = Omit<Watch<T>, "isAnswer"> & { key: string };
 
 const REFUSED = "lonja-refused";
 
