@@ -104,10 +104,12 @@ fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> 
     let journal = journal.start()?;
     let audit = AuditGrpc::new(audit, lines.clone(), shutdown.clone());
     let (search, follower) = Search::new(catalog.clone());
+    let registry = RegistryGrpc::new(registry);
+    let catalog = CatalogGrpc::new(catalog, search);
     let channels = BackendChannels {
-        registry: Channel::local(RegistryServiceServer::new(RegistryGrpc::new(registry))),
-        catalog: Channel::local(CatalogServiceServer::new(CatalogGrpc::new(catalog, search))),
-        audit: Channel::local(AuditServiceServer::new(audit)),
+        registry: Channel::local(RegistryServiceServer::new(registry.clone()), registry),
+        catalog: Channel::local(CatalogServiceServer::new(catalog.clone()), catalog),
+        audit: Channel::local(AuditServiceServer::new(audit.clone()), audit),
     };
     Ok(Opened { channels, search: follower, journal })
 }

@@ -2,10 +2,12 @@
 //! reasons for which they refuse what was asked.
 
 mod failure;
+mod method;
 mod reason;
 mod session_id;
 
 pub use failure::Failure;
+pub use method::Method;
 pub use reason::{Reason, UnknownReason};
 pub use session_id::SessionId;
 
@@ -40,23 +42,56 @@ mod generated {
 
 /// `lonja.registry.v1`: users and sessions.
 pub mod registry {
+    use crate::Method;
     pub use crate::generated::registry::*;
     /// The name under which health is asked.
     pub const SERVICE_NAME: &str = registry_service_server::SERVICE_NAME;
+    /// `RegisterUser`.
+    pub const REGISTER_USER: Method<RegisterUserRequest, RegisterUserResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/RegisterUser");
+    /// `UnregisterUser`.
+    pub const UNREGISTER_USER: Method<UnregisterUserRequest, UnregisterUserResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/UnregisterUser");
+    /// `OpenSession`.
+    pub const OPEN_SESSION: Method<OpenSessionRequest, OpenSessionResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/OpenSession");
+    /// `CloseSession`.
+    pub const CLOSE_SESSION: Method<CloseSessionRequest, CloseSessionResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/CloseSession");
+    /// `GetSession`.
+    pub const GET_SESSION: Method<GetSessionRequest, GetSessionResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/GetSession");
+    /// `GetRemoteSession`.
+    pub const GET_REMOTE_SESSION: Method<GetRemoteSessionRequest, GetRemoteSessionResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/GetRemoteSession");
 }
 
 /// `lonja.catalog.v1`: what each session published.
 pub mod catalog {
+    use crate::Method;
     pub use crate::generated::catalog::*;
     /// The name under which health is asked.
     pub const SERVICE_NAME: &str = catalog_service_server::SERVICE_NAME;
+    /// `PublishFile`.
+    pub const PUBLISH_FILE: Method<PublishFileRequest, PublishFileResponse> =
+        Method::new("/lonja.catalog.v1.CatalogService/PublishFile");
+    /// `DeleteFile`.
+    pub const DELETE_FILE: Method<DeleteFileRequest, DeleteFileResponse> =
+        Method::new("/lonja.catalog.v1.CatalogService/DeleteFile");
+    /// `EndSession`.
+    pub const END_SESSION: Method<EndSessionRequest, EndSessionResponse> =
+        Method::new("/lonja.catalog.v1.CatalogService/EndSession");
 }
 
 /// `lonja.audit.v1`: every operation, in order.
 pub mod audit {
+    use crate::Method;
     pub use crate::generated::audit::*;
     /// The name under which health is asked.
     pub const SERVICE_NAME: &str = audit_service_server::SERVICE_NAME;
+    /// `RecordOperations`.
+    pub const RECORD_OPERATIONS: Method<RecordOperationsRequest, RecordOperationsResponse> =
+        Method::new("/lonja.audit.v1.AuditService/RecordOperations");
 }
 
 /// `lonja.batch.v1`: calls that wait at the same moment, in one.

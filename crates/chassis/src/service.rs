@@ -8,7 +8,6 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinError};
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
 
 use crate::{
     admin,
@@ -16,7 +15,7 @@ use crate::{
     journal::OpenError,
     net::{ListenError, listen},
     redis::{Redis, RedisError},
-    rpc::{self, Callers, Channel, ChannelError, NameServer, Names, ServeError, TlsConfig, TlsError},
+    rpc::{self, Channel, ChannelError, NameServer, Names, ServeError, TlsConfig, TlsError},
     store_url::StoreUrl,
     telemetry,
 };
@@ -136,29 +135,28 @@ pub enum RunError {
     Task(#[from] JoinError),
 }
 
-/// Serves one gRPC service until shutdown, and its health and admin endpoints with it.
-/// Prints where it listens.
+/// Serves one gRPC service until shutdown, and its admin endpoints with it. Prints where it
+/// listens.
 ///
 /// # Errors
 /// When an address cannot be listened on, or a server breaks down.
 pub async fn serve<F>(
     config: &ServiceConfig,
-    name: &'static str,
-    callers: Callers,
-    (health, routes): (Health, RoutesBuilder),
+    service: rpc::Service,
     probe: impl Fn() -> F,
     shutdown: CancellationToken,
 ) -> Result<(), RunError>
 where
     F: Future<Output = bool>,
 {
-    let secure = config.tls.load()?.map(|tls| (tls, callers));
+    let secure = config.tls.load()?;
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
+    let (name, health) = (service.name, service.health.clone());
     announce(name, &listener, admin.as_ref())?;
     let ((), grpc, (), ()) = tokio::join!(
         health.watch(name, shutdown.clone(), probe),
-        ending(&shutdown, rpc::serve(listener, routes.routes(), secure, shutdown.clone())),
+        ending(&shutdown, rpc::serve(listener, service, secure, shutdown.clone())),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );

@@ -8,10 +8,9 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    health::Health,
     journal::Journal,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::{self, Callers},
+    rpc::{Callers, Service},
     service::{RunError, ServiceConfig, serve},
     store_url::StoreUrl,
 };
@@ -88,8 +87,8 @@ async fn serve_store(
     lines: OperationLog,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let health = Health::new();
-    let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
-    routes.add_service(AuditServiceServer::new(AuditGrpc::new(store.clone(), lines, shutdown.clone())));
-    serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
+    let audit = AuditGrpc::new(store.clone(), lines, shutdown.clone());
+    let server = AuditServiceServer::new(audit.clone());
+    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, audit)?;
+    serve(&config.service, service, || store.is_ready(), shutdown).await
 }

@@ -2,12 +2,18 @@
 
 use std::{fmt::Write as _, pin::Pin};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use lonja_chassis::{clock::unix_ms, operation_log::OperationLog, text::Printable};
+use lonja_chassis::{
+    clock::unix_ms,
+    operation_log::OperationLog,
+    rpc::{Unary, unknown},
+    text::Printable,
+};
 use lonja_proto::audit::{
     CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
-    Operation, OperationRecord, RecordOperationsRequest, RecordOperationsResponse, TailOperationsRequest,
-    TailOperationsResponse, audit_service_server::AuditService,
+    Operation, OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
+    TailOperationsRequest, TailOperationsResponse, audit_service_server::AuditService,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -58,6 +64,18 @@ impl<S: Store + Clone> AuditGrpc<S> {
             _ => write!(line, "{user}\t{name}\t{datetime}"),
         };
         line
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store + Clone> Unary for AuditGrpc<S> {
+    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+        match path {
+            _ if path == RECORD_OPERATIONS.path() => {
+                RECORD_OPERATIONS.answer(request, |request| self.record_operations(request)).await
+            }
+            _ => Err(unknown()),
+        }
     }
 }
 

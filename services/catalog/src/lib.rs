@@ -5,9 +5,8 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    health::Health,
     journal::Journal,
-    rpc::{self, Callers},
+    rpc::{Callers, Service},
     service::{RunError, ServiceConfig, serve},
     store_url::StoreUrl,
 };
@@ -81,11 +80,10 @@ async fn serve_store(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let (search, follower) = Search::new(store.clone());
-    let health = Health::new();
-    let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
-    routes.add_service(CatalogServiceServer::new(CatalogGrpc::new(store.clone(), search)));
-    let ready = || store.is_ready();
-    let service = serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), ready, shutdown.clone());
-    let (served, ()) = tokio::join!(service, follower.run(shutdown));
+    let catalog = CatalogGrpc::new(store.clone(), search);
+    let server = CatalogServiceServer::new(catalog.clone());
+    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, catalog)?;
+    let serving = serve(&config.service, service, || store.is_ready(), shutdown.clone());
+    let (served, ()) = tokio::join!(serving, follower.run(shutdown));
     served
 }

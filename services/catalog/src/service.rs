@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
+use lonja_chassis::rpc::{Unary, unknown};
 use lonja_proto::{
     SessionId,
     catalog::{self as proto, catalog_service_server::CatalogService},
@@ -44,6 +46,24 @@ impl<S: Store> CatalogGrpc<S> {
     /// A service on this store and an index of it.
     pub fn new(store: S, search: Search) -> Self {
         Self { store, search }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> Unary for CatalogGrpc<S> {
+    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+        match path {
+            _ if path == proto::PUBLISH_FILE.path() => {
+                proto::PUBLISH_FILE.answer(request, |request| self.publish_file(request)).await
+            }
+            _ if path == proto::DELETE_FILE.path() => {
+                proto::DELETE_FILE.answer(request, |request| self.delete_file(request)).await
+            }
+            _ if path == proto::END_SESSION.path() => {
+                proto::END_SESSION.answer(request, |request| self.end_session(request)).await
+            }
+            _ => Err(unknown()),
+        }
     }
 }
 

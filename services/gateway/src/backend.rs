@@ -5,7 +5,6 @@ use std::time::Duration;
 use lonja_chassis::{rpc::Channel, service::BackendChannels, throttle::Throttle};
 use lonja_proto::{
     Reason,
-    audit::audit_service_client::AuditServiceClient,
     catalog::{self, catalog_service_client::CatalogServiceClient},
     registry::{self, registry_service_client::RegistryServiceClient},
 };
@@ -17,43 +16,35 @@ use tonic::Status;
 /// the peer its failure status after this long, never a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// What peers ask for most; what waits at the same moment travels together.
-const REGISTRY_BATCHED: [&str; 6] = [
-    "lonja.registry.v1.RegistryService/RegisterUser",
-    "lonja.registry.v1.RegistryService/UnregisterUser",
-    "lonja.registry.v1.RegistryService/OpenSession",
-    "lonja.registry.v1.RegistryService/CloseSession",
-    "lonja.registry.v1.RegistryService/GetSession",
-    "lonja.registry.v1.RegistryService/GetRemoteSession",
-];
-const CATALOG_BATCHED: [&str; 3] = [
-    "lonja.catalog.v1.CatalogService/PublishFile",
-    "lonja.catalog.v1.CatalogService/DeleteFile",
-    "lonja.catalog.v1.CatalogService/EndSession",
-];
-
-/// Clients of the three services. Clones share connections.
+/// The three services. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    pub(crate) registry: RegistryServiceClient<Channel>,
-    pub(crate) catalog: CatalogServiceClient<Channel>,
-    pub(crate) audit: AuditServiceClient<Channel>,
+    pub(crate) registry: Channel,
+    pub(crate) catalog: Channel,
+    pub(crate) audit: Channel,
 }
 
 impl Backend {
-    /// Clients on these channels.
+    /// The services behind these channels.
     #[must_use]
     pub fn new(channels: BackendChannels) -> Self {
-        Self {
-            registry: RegistryServiceClient::new(channels.registry.batched(&REGISTRY_BATCHED)),
-            catalog: CatalogServiceClient::new(channels.catalog.batched(&CATALOG_BATCHED)),
-            audit: AuditServiceClient::new(channels.audit),
-        }
+        let BackendChannels { registry, catalog, audit } = channels;
+        Self { registry, catalog, audit }
+    }
+
+    /// The registry, for methods that [`Channel::call_unary`] does not know.
+    pub(crate) fn registry_client(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.registry.clone())
+    }
+
+    /// The catalog, likewise.
+    pub(crate) fn catalog_client(&self) -> CatalogServiceClient<Channel> {
+        CatalogServiceClient::new(self.catalog.clone())
     }
 
     /// Whether peers can be served: registry and catalog answer.
     pub async fn is_ready(&self) -> bool {
-        let (mut registry, mut catalog) = (self.registry.clone(), self.catalog.clone());
+        let (mut registry, mut catalog) = (self.registry_client(), self.catalog_client());
         let both = async {
             tokio::try_join!(
                 registry.get_statistics(registry::GetStatisticsRequest {}),

@@ -8,10 +8,14 @@ use std::{
 
 use lonja_chassis::throttle::Throttle;
 use lonja_proto::{
-    catalog::{DeleteFileRequest, EndSessionRequest, File, PublishFileRequest},
+    catalog::{
+        DELETE_FILE, DeleteFileRequest, END_SESSION, EndSessionRequest, File, PUBLISH_FILE,
+        PublishFileRequest,
+    },
     registry::{
-        CloseSessionRequest, Endpoint, GetRemoteSessionRequest, GetSessionRequest, OpenSessionRequest,
-        RegisterUserRequest, UnregisterUserRequest,
+        CLOSE_SESSION, CloseSessionRequest, Endpoint, GET_REMOTE_SESSION, GET_SESSION,
+        GetRemoteSessionRequest, GetSessionRequest, OPEN_SESSION, OpenSessionRequest, REGISTER_USER,
+        RegisterUserRequest, UNREGISTER_USER, UnregisterUserRequest,
     },
 };
 use lonja_wire::{Command, Description, Filename, Outcome, Port, Request, Username};
@@ -62,13 +66,13 @@ impl Operations {
 
     async fn register(&self, username: &Username) -> Result<Done, NotDone> {
         let request = RegisterUserRequest { username: username.to_string() };
-        self.backend.registry.clone().register_user(request).await?;
+        self.backend.registry.call_unary(&REGISTER_USER, request).await?;
         Ok(None)
     }
 
     async fn unregister(&self, username: &Username) -> Result<Done, NotDone> {
         let request = UnregisterUserRequest { username: username.to_string() };
-        let ended = self.backend.registry.clone().unregister_user(request).await?.into_inner();
+        let ended = self.backend.registry.call_unary(&UNREGISTER_USER, request).await?;
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
         }
@@ -95,13 +99,13 @@ impl Operations {
         }
         let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
         let request = OpenSessionRequest { username: username.to_string(), endpoint: Some(endpoint) };
-        self.backend.registry.clone().open_session(request).await?;
+        self.backend.registry.call_unary(&OPEN_SESSION, request).await?;
         Ok(None)
     }
 
     async fn disconnect(&self, username: &Username) -> Result<Done, NotDone> {
         let request = CloseSessionRequest { username: username.to_string() };
-        let ended = self.backend.registry.clone().close_session(request).await?.into_inner();
+        let ended = self.backend.registry.call_unary(&CLOSE_SESSION, request).await?;
         self.forget(ended.ended_session_id).await;
         Ok(None)
     }
@@ -115,19 +119,19 @@ impl Operations {
         let session_id = self.session(username).await?;
         let file = File { filename: filename.to_string(), description: description.to_string() };
         let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
-        self.backend.catalog.clone().publish_file(request).await?;
+        self.backend.catalog.call_unary(&PUBLISH_FILE, request).await?;
         Ok(None)
     }
 
     async fn delete(&self, username: &Username, filename: &Filename) -> Result<Done, NotDone> {
         let session_id = self.session(username).await?;
         let request = DeleteFileRequest { session_id, filename: filename.to_string() };
-        self.backend.catalog.clone().delete_file(request).await?;
+        self.backend.catalog.call_unary(&DELETE_FILE, request).await?;
         Ok(None)
     }
 
     async fn list_users(&self, username: &Username) -> Result<Done, NotDone> {
-        self.lists.users(&mut self.backend.registry.clone(), username.to_string()).await.map(Some)
+        self.lists.users(&mut self.backend.registry_client(), username.to_string()).await.map(Some)
     }
 
     async fn list_content(&self, username: &Username, remote: Option<&Username>) -> Result<Done, NotDone> {
@@ -135,21 +139,20 @@ impl Operations {
             username: username.to_string(),
             remote_username: remote.map(Username::to_string).unwrap_or_default(),
         };
-        let remote = self.backend.registry.clone().get_remote_session(request).await?.into_inner();
+        let remote = self.backend.registry.call_unary(&GET_REMOTE_SESSION, request).await?;
         if remote.session_id.is_empty() {
             return Ok(Some(Lists::empty()));
         }
-        self.lists.files(&mut self.backend.catalog.clone(), remote.session_id).await.map(Some)
+        self.lists.files(&mut self.backend.catalog_client(), remote.session_id).await.map(Some)
     }
 
     async fn session(&self, username: &Username) -> Result<String, NotDone> {
         let request = GetSessionRequest { username: username.to_string() };
-        Ok(self.backend.registry.clone().get_session(request).await?.into_inner().session_id)
+        Ok(self.backend.registry.call_unary(&GET_SESSION, request).await?.session_id)
     }
 
     async fn forget(&self, session_id: String) {
-        let mut catalog = self.backend.catalog.clone();
-        let farewell = catalog.end_session(EndSessionRequest { session_id });
+        let farewell = self.backend.catalog.call_unary(&END_SESSION, EndSessionRequest { session_id });
         let error = match time::timeout(FAREWELL, farewell).await {
             Ok(Ok(_)) => return,
             Ok(Err(status)) => status.message().to_owned(),

@@ -15,8 +15,7 @@ use lonja_chassis::{
     trace::{Parent, Part, names},
 };
 use lonja_proto::audit::{
-    self, OperationRecord, RecordOperationsRequest, RecordOperationsResponse,
-    audit_service_client::AuditServiceClient,
+    OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
 };
 use metrics::{Counter, Gauge, counter, gauge};
 use opentelemetry::{KeyValue, context::FutureExt as _};
@@ -26,7 +25,7 @@ use tokio::{
     time::{self, error::Elapsed},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status};
+use tonic::Status;
 use ulid::Ulid;
 
 /// Records that may wait for the audit.
@@ -103,7 +102,7 @@ impl Recorder {
     }
 
     /// Delivers until `finished`, and what is left then within two seconds.
-    pub(crate) async fn deliver(&self, audit: AuditServiceClient<Channel>, finished: CancellationToken) {
+    pub(crate) async fn deliver(&self, audit: Channel, finished: CancellationToken) {
         let mut delivery =
             Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
         let _ = finished.run_until_cancelled(delivery.run()).await;
@@ -124,7 +123,7 @@ impl Recorder {
 
 struct Delivery<'a> {
     shared: &'a Shared,
-    audit: AuditServiceClient<Channel>,
+    audit: Channel,
     writer_id: String,
     /// Records of this writer that are stored.
     stored: u64,
@@ -187,15 +186,15 @@ impl Delivery<'_> {
         &mut self,
         request: RecordOperationsRequest,
         parents: Vec<Option<Parent>>,
-    ) -> Result<Result<Response<RecordOperationsResponse>, Status>, Elapsed> {
+    ) -> Result<Result<RecordOperationsResponse, Status>, Elapsed> {
         let mut parents = parents.into_iter().flatten();
         let Some(first) = parents.next() else {
-            return time::timeout(DEADLINE, self.audit.record_operations(request)).await;
+            return time::timeout(DEADLINE, self.audit.call_unary(&RECORD_OPERATIONS, request)).await;
         };
         let began = SystemTime::now();
-        let call = self.audit.record_operations(request).with_context(first.context());
+        let call = self.audit.call_unary(&RECORD_OPERATIONS, request).with_context(first.context());
         let answer = time::timeout(DEADLINE, call).await;
-        let method = format!("{}/RecordOperations", audit::SERVICE_NAME);
+        let method = RECORD_OPERATIONS.path().trim_start_matches('/').to_owned();
         let attributes = vec![
             KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"),
             KeyValue::new(names::RPC_METHOD, method.clone()),

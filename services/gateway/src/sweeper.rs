@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use lonja_proto::{
-    catalog::{EndSessionRequest, ListSessionsRequest},
+    catalog::{END_SESSION, EndSessionRequest, ListSessionsRequest},
     registry::{FindEndedSessionsRequest, SessionKey},
 };
 use metrics::counter;
@@ -36,7 +36,7 @@ pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration,
 
 /// Ends in the catalog what is over in the registry; says how many sessions that were.
 async fn sweep(backend: &Backend) -> Result<u64, Status> {
-    let (mut registry, mut catalog) = (backend.registry.clone(), backend.catalog.clone());
+    let (mut registry, mut catalog) = (backend.registry_client(), backend.catalog_client());
     let mut pages = catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?.into_inner();
     let mut swept = 0;
     while let Some(page) = pages.message().await? {
@@ -47,7 +47,7 @@ async fn sweep(backend: &Backend) -> Result<u64, Status> {
         let sessions = page.sessions.into_iter().map(key).collect();
         let ended = registry.find_ended_sessions(FindEndedSessionsRequest { sessions }).await?.into_inner();
         for session_id in ended.ended_session_ids {
-            catalog.clone().end_session(EndSessionRequest { session_id }).await?;
+            backend.catalog.call_unary(&END_SESSION, EndSessionRequest { session_id }).await?;
             swept += 1;
         }
     }

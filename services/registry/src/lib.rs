@@ -5,9 +5,8 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    health::Health,
     journal::Journal,
-    rpc::{self, Callers},
+    rpc::{Callers, Service},
     service::{RunError, ServiceConfig, serve},
     store_url::StoreUrl,
 };
@@ -76,8 +75,8 @@ async fn serve_store(
     store: impl Store + Clone,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let health = Health::new();
-    let mut routes = rpc::routes(&health, DESCRIPTORS, SERVICE_NAME)?;
-    routes.add_service(RegistryServiceServer::new(RegistryGrpc::new(store.clone())));
-    serve(&config.service, SERVICE_NAME, CALLERS, (health, routes), || store.is_ready(), shutdown).await
+    let registry = RegistryGrpc::new(store.clone());
+    let server = RegistryServiceServer::new(registry.clone());
+    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, registry)?;
+    serve(&config.service, service, || store.is_ready(), shutdown).await
 }

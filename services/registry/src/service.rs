@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
+use lonja_chassis::rpc::{Unary, unknown};
 use lonja_proto::{
     SessionId,
     registry::{self as proto, registry_service_server::RegistryService},
@@ -74,6 +76,33 @@ fn session(session: &Session) -> proto::Session {
 
 fn identified(one: &Arc<Session>) -> proto::IdentifiedSession {
     proto::IdentifiedSession { session_id: one.id.to_string(), session: Some(session(one)) }
+}
+
+#[tonic::async_trait]
+impl<S: Store> Unary for RegistryGrpc<S> {
+    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+        match path {
+            _ if path == proto::GET_SESSION.path() => {
+                proto::GET_SESSION.answer(request, |request| self.get_session(request)).await
+            }
+            _ if path == proto::REGISTER_USER.path() => {
+                proto::REGISTER_USER.answer(request, |request| self.register_user(request)).await
+            }
+            _ if path == proto::UNREGISTER_USER.path() => {
+                proto::UNREGISTER_USER.answer(request, |request| self.unregister_user(request)).await
+            }
+            _ if path == proto::OPEN_SESSION.path() => {
+                proto::OPEN_SESSION.answer(request, |request| self.open_session(request)).await
+            }
+            _ if path == proto::CLOSE_SESSION.path() => {
+                proto::CLOSE_SESSION.answer(request, |request| self.close_session(request)).await
+            }
+            _ if path == proto::GET_REMOTE_SESSION.path() => {
+                proto::GET_REMOTE_SESSION.answer(request, |request| self.get_remote_session(request)).await
+            }
+            _ => Err(unknown()),
+        }
+    }
 }
 
 type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

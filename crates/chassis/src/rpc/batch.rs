@@ -1,25 +1,28 @@
 //! Unary calls that wait at the same moment travel as one (`lonja.batch.v1`).
 //!
 //! Most of what a small call costs both ends is HTTP/2, whatever it asks. The client puts
-//! calls of the methods that it was told in a queue and sends what waits there together; the
-//! server has each answered by its service, and the spans, durations and refusals of each
-//! are the same as if it had come alone.
+//! calls in a queue and sends what waits there together; the server has each answered by
+//! its service, and the spans, durations and refusals of each are the same as if it had
+//! come alone.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http::{Request, Response};
 use lonja_proto::batch::{
     CallRequest, CallResponse, UnaryAnswer, UnaryCall, batch_service_client::BatchServiceClient,
     batch_service_server::BatchService,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tonic::{Code, Status, body::Body};
-use tower::{ServiceExt as _, util::BoxCloneSyncService};
+use tower::util::BoxCloneSyncService;
 
-use super::{replicas::Replicas, tls::Caller};
+use super::{callers::Allowed, measured, replicas::Replicas, server::DURATION, tls::Caller, unary::Unary};
+use crate::trace;
 
 /// Calls that may wait.
 const QUEUE: usize = 16_384;
@@ -27,8 +30,6 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 256;
 /// Calls in one that are answered.
 const MAX_BATCH: usize = 1024;
-/// Bytes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
@@ -40,44 +41,27 @@ struct Pending {
 /// The client's side: where calls wait.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
-    methods: Arc<[&'static str]>,
     queue: mpsc::Sender<Pending>,
 }
 
 impl Batch {
-    /// Calls of these methods, each with that of its service, go through this channel
-    /// together. Sends until its last clone is dropped.
-    pub(super) fn new(inner: Inner, replicas: Replicas, methods: &[&'static str], timeout: Duration) -> Self {
+    /// Sends what is left here through this channel, until its last clone is dropped.
+    pub(super) fn new(inner: Inner, replicas: Replicas, timeout: Duration) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(send_until_dropped(inner, replicas, waiting, timeout));
-        Self { methods: methods.into(), queue }
-    }
-
-    /// Whether a call belongs here.
-    pub(super) fn takes(&self, path: &str) -> bool {
-        self.methods.iter().any(|method| path.strip_prefix('/') == Some(method))
+        Self { queue }
     }
 
     /// Carries a call.
-    pub(super) async fn call(self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let (parts, body) = request.into_parts();
-        let message = message(body.collect().await?.to_bytes())?;
-        let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let path = parts.uri.path().to_owned();
-        let call = UnaryCall { path, traceparent: traceparent.unwrap_or_default().to_owned(), message };
+    pub(super) async fn call(&self, call: UnaryCall) -> Result<Bytes, Status> {
         let (answer, answered) = oneshot::channel();
         let pending = Pending { call, answer };
         self.queue.try_send(pending).map_err(|_| Status::unavailable("too many calls wait"))?;
         let answer = answered.await.unwrap_or_else(|_| Err(Status::unavailable("closed")))?;
-        let code = Code::from_i32(answer.code);
-        if code != Code::Ok {
-            return Err(Status::with_details(code, answer.text, answer.details));
+        match Code::from_i32(answer.code) {
+            Code::Ok => Ok(answer.message),
+            code => Err(Status::with_details(code, answer.text, answer.details)),
         }
-        let mut response = Response::new(Body::new(Full::new(frame(&answer.message))));
-        // In the head, so that no trailers are waited for.
-        response.headers_mut().insert("grpc-status", HeaderValue::from_static("0"));
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-        Ok(response)
     }
 }
 
@@ -132,47 +116,28 @@ async fn send(mut client: BatchServiceClient<Inner>, batch: Vec<Pending>, timeou
     }
 }
 
-fn frame(message: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
-    framed.put_u8(0);
-    // Bounded by what a message may have.
-    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    framed.put_slice(message);
-    framed.freeze()
-}
-
-/// The only message of a body.
-fn message(framed: Bytes) -> Result<Bytes, Status> {
-    let malformed = || Status::internal("not one uncompressed message");
-    let (prefix, message) = framed.split_first_chunk::<PREFIX>().ok_or_else(malformed)?;
-    let [0, length @ ..] = prefix else { return Err(malformed()) };
-    if u32::from_be_bytes(*length) as usize != message.len() {
-        return Err(malformed());
-    }
-    Ok(framed.slice(PREFIX..))
-}
-
-/// The server's side: answers batches from the services beside it.
-#[derive(Debug, Clone)]
+/// The server's side: answers batches with the service beside it.
 pub(super) struct BatchGrpc {
-    services: BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>,
+    service: Arc<dyn Unary>,
+    allowed: Allowed,
 }
 
 impl BatchGrpc {
-    pub(super) fn new(services: BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>) -> Self {
-        Self { services }
+    pub(super) fn new(service: Arc<dyn Unary>, allowed: Allowed) -> Self {
+        Self { service, allowed }
     }
 
     async fn answer(&self, call: UnaryCall, caller: Option<&Caller>) -> UnaryAnswer {
-        let answered = match request(call, caller) {
-            Ok(request) => match self.services.clone().oneshot(request).await {
-                Ok(response) => answer(response).await,
-                Err(never) => match never {},
-            },
-            Err(status) => Err(status),
-        };
-        match answered {
-            Ok(message) => UnaryAnswer { code: Code::Ok.into(), message, ..UnaryAnswer::default() },
+        let UnaryCall { path, traceparent, message } = call;
+        let started = Instant::now();
+        let answer = trace::answered(&path, &traceparent, async {
+            self.allowed.check(caller, &path)?;
+            self.service.answer(&path, message).await
+        });
+        let answer = answer.await;
+        measured::record(DURATION, &path, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
+        match answer {
+            Ok(message) => UnaryAnswer { message, ..UnaryAnswer::default() },
             Err(status) => UnaryAnswer {
                 code: status.code().into(),
                 text: status.message().to_owned(),
@@ -181,38 +146,6 @@ impl BatchGrpc {
             },
         }
     }
-}
-
-fn request(call: UnaryCall, caller: Option<&Caller>) -> Result<Request<Body>, Status> {
-    // Anything else of this server, this very service too, is called by itself.
-    if !call.path.starts_with("/lonja.") || call.path.starts_with("/lonja.batch.") {
-        return Err(Status::unimplemented("no method that a batch may call"));
-    }
-    let mut request = Request::post(call.path).header("content-type", "application/grpc");
-    if !call.traceparent.is_empty() {
-        request = request.header("traceparent", call.traceparent);
-    }
-    if let Some(caller) = caller {
-        request = request.extension(caller.clone());
-    }
-    let body = Body::new(Full::new(frame(&call.message)));
-    request.body(body).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-async fn answer(response: Response<Body>) -> Result<Bytes, Status> {
-    let (parts, body) = response.into_parts();
-    if let Some(status) = Status::from_header_map(&parts.headers)
-        && status.code() != Code::Ok
-    {
-        return Err(status);
-    }
-    let body = body.collect().await?;
-    if let Some(status) = body.trailers().and_then(Status::from_header_map)
-        && status.code() != Code::Ok
-    {
-        return Err(status);
-    }
-    message(body.to_bytes())
 }
 
 #[tonic::async_trait]

@@ -26,14 +26,34 @@ impl<S> Layer<S> for Allowed {
     type Service = AllowedService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AllowedService { callers: self.0, inner }
+        AllowedService { allowed: *self, inner }
+    }
+}
+
+impl Allowed {
+    /// Lets a call through, or says why not.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, which is logged.
+    pub(super) fn check(self, caller: Option<&Caller>, path: &str) -> Result<(), Status> {
+        static REFUSED: Throttle = Throttle::new();
+        let Some(callers) = self.0 else { return Ok(()) };
+        let method = path.trim_start_matches('/');
+        if caller.is_some_and(|caller| may_call(callers, caller, method)) {
+            return Ok(());
+        }
+        if let Some(suppressed) = REFUSED.admit() {
+            let caller = caller.map_or_else(String::new, ToString::to_string);
+            tracing::warn!(caller, method, suppressed, "a call was refused: this service may not make it");
+        }
+        Err(Status::permission_denied("this service may not call that method"))
     }
 }
 
 /// See [`Allowed`].
 #[derive(Debug, Clone)]
 pub(super) struct AllowedService<S> {
-    callers: Option<Callers>,
+    allowed: Allowed,
     inner: S,
 }
 
@@ -52,19 +72,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        static REFUSED: Throttle = Throttle::new();
-        let Some(callers) = self.callers else { return Box::pin(self.inner.call(request)) };
-        let caller = request.extensions().get::<Caller>();
-        let method = request.uri().path().trim_start_matches('/');
-        if caller.is_some_and(|caller| may_call(callers, caller, method)) {
-            return Box::pin(self.inner.call(request));
+        match self.allowed.check(request.extensions().get::<Caller>(), request.uri().path()) {
+            Ok(()) => Box::pin(self.inner.call(request)),
+            Err(refusal) => Box::pin(async move { Ok(refusal.into_http()) }),
         }
-        if let Some(suppressed) = REFUSED.admit() {
-            let caller = caller.map_or_else(String::new, ToString::to_string);
-            tracing::warn!(caller, method, suppressed, "a call was refused: this service may not make it");
-        }
-        let refusal = Status::permission_denied("this service may not call that method");
-        Box::pin(async move { Ok(refusal.into_http()) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -10,11 +11,13 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
+use lonja_proto::{Method, batch::UnaryCall};
+use prost::Message;
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas, tls::Tls};
-use crate::trace::{Traced, begin_client, end_client};
+use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas, tls::Tls, unary::Unary};
+use crate::trace::{Span, Traced, answered, asked, begin_client, end_client, inject};
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,13 +28,25 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// A way to one service: over HTTP/2, or straight to its implementation.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
-    /// Host and port, and who is there, across the network.
-    server: Option<(Arc<(String, u16)>, Replicas)>,
-    /// Where some calls wait for others.
-    batch: Option<Batch>,
+    /// Host and port, across the network.
+    server: Option<Arc<(String, u16)>>,
+    unary: Way,
+}
+
+/// The way of the calls that HTTP would cost more than the answer.
+#[derive(Clone)]
+enum Way {
+    Batch(Batch),
+    Local(Arc<dyn Unary>),
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 /// An address that no channel can lead to.
@@ -41,7 +56,7 @@ pub struct ChannelError(String);
 
 impl Channel {
     /// A channel to a service in this process: no HTTP/2, no port.
-    pub fn local<S>(service: S) -> Self
+    pub fn local<S>(service: S, unary: impl Unary) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + Clone
@@ -51,7 +66,7 @@ impl Channel {
         S::Future: Send + 'static,
     {
         let service = Traced.layer(service).map_err(|never| match never {});
-        Self { inner: BoxCloneSyncService::new(service), server: None, batch: None }
+        Self { inner: BoxCloneSyncService::new(service), server: None, unary: Way::Local(Arc::new(unary)) }
     }
 
     /// A channel to a service at `http://HOST:PORT`, to each of its replicas if the host is
@@ -77,17 +92,34 @@ impl Channel {
         let replicas = Replicas::new(&uri, names, settings, secure);
         let channel = Measured("lonja_rpc_client_duration_seconds").layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
-        Ok(Self { inner, server: Some((Arc::new(server), replicas)), batch: None })
+        let batch = Batch::new(inner.clone(), replicas, CALL_TIMEOUT);
+        Ok(Self { inner, server: Some(Arc::new(server)), unary: Way::Batch(batch) })
     }
 
-    /// Has calls of these unary methods, each with that of its service, travel together
-    /// when they wait at the same moment. Within a process nothing is gained by it.
-    #[must_use]
-    pub fn batched(mut self, methods: &[&'static str]) -> Self {
-        if let Some((_, replicas)) = &self.server {
-            self.batch = Some(Batch::new(self.inner.clone(), replicas.clone(), methods, CALL_TIMEOUT));
-        }
-        self
+    /// Calls a unary method. Across the network, calls that wait at the same moment travel
+    /// together.
+    ///
+    /// # Errors
+    /// What the service says, or `UNAVAILABLE` when it cannot be reached.
+    pub async fn call_unary<Q, A>(&self, method: &Method<Q, A>, request: Q) -> Result<A, Status>
+    where
+        Q: Message + Default,
+        A: Message + Default,
+    {
+        let span = begin_client(method.path(), self.server.as_deref());
+        let traceparent = span.as_ref().map(Span::traceparent).unwrap_or_default();
+        let message = method.request(&request);
+        let answer = async {
+            match &self.unary {
+                Way::Local(service) => {
+                    answered(method.path(), &traceparent, service.answer(method.path(), message)).await
+                }
+                Way::Batch(batch) => {
+                    batch.call(UnaryCall { path: method.path().to_owned(), traceparent, message }).await
+                }
+            }
+        };
+        method.response(asked(span, answer).await?)
     }
 }
 
@@ -112,11 +144,11 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let span = begin_client(&mut request, self.server.as_ref().map(|(server, _)| &**server));
-        let answer = match &self.batch {
-            Some(batch) if batch.takes(request.uri().path()) => Box::pin(batch.clone().call(request)),
-            _ => self.inner.call(request),
-        };
+        let span = begin_client(request.uri().path(), self.server.as_deref());
+        if let Some(span) = &span {
+            inject(span, &mut request);
+        }
+        let answer = self.inner.call(request);
         match span {
             Some(span) => Box::pin(end_client(span, answer)),
             None => answer,

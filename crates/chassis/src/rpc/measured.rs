@@ -46,23 +46,28 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let started = Instant::now();
-        let method = request.uri().path().trim_start_matches('/').to_owned();
+        let path = request.uri().path().to_owned();
         let name = self.name;
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
-            if is_method(&method, answer.as_ref().ok()) {
-                histogram!(name, "method" => method).record(started.elapsed());
-            }
+            record(name, &path, code(answer.as_ref().ok()), started);
             answer
         })
     }
 }
 
-/// Whether a path is a method of ours: anyone may ask for any path, and each would be a
-/// series of its own.
-fn is_method(path: &str, answer: Option<&Response<Body>>) -> bool {
+/// The code of an answer whose head has it.
+fn code(answer: Option<&Response<Body>>) -> Code {
     let status = answer.and_then(|answer| answer.headers().get("grpc-status"));
-    let code = status.map(|status| Code::from_bytes(status.as_bytes()));
-    path.starts_with("lonja.") && code != Some(Code::Unimplemented)
+    status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+}
+
+/// Records how long a call took, if it was one of a method of ours: anyone may ask for any
+/// path, and each would be a series of its own.
+pub(super) fn record(name: &'static str, path: &str, code: Code, started: Instant) {
+    let method = path.trim_start_matches('/');
+    if method.starts_with("lonja.") && code != Code::Unimplemented {
+        histogram!(name, "method" => method.to_owned()).record(started.elapsed());
+    }
 }

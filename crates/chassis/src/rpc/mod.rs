@@ -8,9 +8,11 @@ mod names;
 mod replicas;
 mod server;
 mod tls;
+mod unary;
 
 pub use callers::Callers;
 pub use channel::{Channel, ChannelError};
 pub use names::{BadNameServer, NameServer, Names};
-pub use server::{ServeError, health, reflection, routes, serve};
+pub use server::{ServeError, Service, health, reflection, serve};
 pub use tls::{Tls, TlsConfig, TlsError};
+pub use unary::{Unary, unknown};

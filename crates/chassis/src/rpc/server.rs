@@ -1,26 +1,31 @@
 //! Serving a gRPC service on a port, with health and reflection beside it.
 
-use std::time::Duration;
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
+use http::{Request, Response};
 use lonja_proto::batch::batch_service_server::BatchServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    body::Body,
+    server::NamedService,
     service::{Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use super::{
     batch::BatchGrpc,
     callers::{Allowed, Callers},
     measured::Measured,
     tls::Tls,
+    unary::Unary,
 };
 use crate::{health::Health, shutdown, trace::Traced};
 
+/// The durations of what is answered.
+pub(super) const DURATION: &str = "lonja_rpc_server_duration_seconds";
 /// Streams that one connection may have open.
 const STREAMS: u32 = 1024;
 /// How long a connection lasts, so that callers who look a name up only when they connect
@@ -61,18 +66,49 @@ pub fn reflection(
         .build_v1()?)
 }
 
-/// Routes with health and reflection on them, to which the service adds itself.
-///
-/// # Errors
-/// When the descriptors cannot be read.
-pub fn routes(
-    of: &Health,
-    descriptors: &'static [u8],
-    service: &'static str,
-) -> Result<RoutesBuilder, ServeError> {
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(health(of)).add_service(reflection(descriptors, service)?);
-    Ok(routes)
+/// A service, ready to be served.
+pub struct Service {
+    /// The name under which health is asked.
+    pub name: &'static str,
+    /// Whether it is well.
+    pub health: Health,
+    routes: Routes,
+    unary: Arc<dyn Unary>,
+    callers: Callers,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// A service of this name that answers over HTTP and in batches, and tells about itself.
+    ///
+    /// # Errors
+    /// When the descriptors cannot be read.
+    pub fn new<S>(
+        name: &'static str,
+        descriptors: &'static [u8],
+        callers: Callers,
+        server: S,
+        unary: impl Unary,
+    ) -> Result<Self, ServeError>
+    where
+        S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let of = Health::new();
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(health(&of)).add_service(reflection(descriptors, name)?).add_service(server);
+        Ok(Self { name, health: of, routes: routes.routes(), unary: Arc::new(unary), callers })
+    }
 }
 
 /// Serves until shutdown; calls in flight then get the drain time to finish. With an
@@ -83,30 +119,25 @@ pub fn routes(
 /// When the transport gives up.
 pub async fn serve(
     listener: TcpListener,
-    routes: Routes,
-    secure: Option<(Tls, Callers)>,
+    service: Service,
+    secure: Option<Tls>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let allowed = Allowed(secure.as_ref().map(|(_, callers)| *callers));
-    let services = ServiceBuilder::new()
-        .layer(Measured("lonja_rpc_server_duration_seconds"))
-        .layer(Traced)
-        .layer(allowed)
-        .service(routes.clone().prepare());
-    let batch = BatchServiceServer::new(BatchGrpc::new(BoxCloneSyncService::new(services)));
+    let allowed = Allowed(secure.is_some().then_some(service.callers));
+    let batch = BatchServiceServer::new(BatchGrpc::new(service.unary, allowed));
     let router = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS)
         .max_connection_age(CONNECTION_AGE)
-        .layer(Measured("lonja_rpc_server_duration_seconds"))
+        .layer(Measured(DURATION))
         .layer(Traced)
         .layer(allowed)
-        .add_routes(routes.add_service(batch));
+        .add_routes(service.routes.add_service(batch));
     let end = shutdown.clone().cancelled_owned();
     let served = match secure {
-        Some((tls, _)) => {
+        Some(tls) => {
             let server = Box::pin(router.serve_with_incoming_shutdown(tls.accept(listener), end));
             shutdown::within_drain(&shutdown, server).await
         }

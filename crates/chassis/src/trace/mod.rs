@@ -29,7 +29,7 @@ use opentelemetry_sdk::{
 use ulid::Ulid;
 
 pub use rpc::Traced;
-pub(crate) use rpc::{begin_client, end_client};
+pub(crate) use rpc::{answered, asked, begin_client, end_client, inject};
 
 /// What sending the last spans may take at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -134,6 +134,11 @@ impl Span {
     #[must_use]
     pub fn context(&self) -> Context {
         self.context.clone()
+    }
+
+    /// Its place, for a call that is made in it.
+    pub(crate) fn traceparent(&self) -> String {
+        propagation::inject(&self.context)
     }
 
     /// Adds what is known by now.

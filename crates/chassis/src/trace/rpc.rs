@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Buf;
 use futures_util::future::Either;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use opentelemetry::{
     KeyValue,
@@ -53,11 +53,17 @@ fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
     SpanBuilder::from_name(method).with_kind(kind).with_attributes(attributes)
 }
 
+/// Has a call over HTTP carry the caller's place in a trace.
+pub(crate) fn inject(span: &Span, request: &mut Request<Body>) {
+    if let Ok(place) = HeaderValue::try_from(span.traceparent()) {
+        request.headers_mut().insert(propagation::HEADER, place);
+    }
+}
+
 /// Begins the caller's span of a call, in the trace in which this runs, if any.
-pub(crate) fn begin_client(request: &mut Request<Body>, server: Option<&(String, u16)>) -> Option<Span> {
+pub(crate) fn begin_client(path: &str, server: Option<&(String, u16)>) -> Option<Span> {
     let parent = Parent::current()?;
-    let span = Span::child(builder(request.uri().path(), SpanKind::Client), &parent)?;
-    propagation::inject(&span.context, request.headers_mut());
+    let span = Span::child(builder(path, SpanKind::Client), &parent)?;
     if let Some((host, port)) = server {
         span.set(KeyValue::new(names::SERVER_ADDRESS, host.clone()));
         span.set(KeyValue::new(names::SERVER_PORT, i64::from(*port)));
@@ -65,7 +71,38 @@ pub(crate) fn begin_client(request: &mut Request<Body>, server: Option<&(String,
     Some(span)
 }
 
-/// Waits for the answer and closes the caller's span with it.
+/// Begins the server's span of a call, if its caller has one.
+fn begin_server(path: &str, traceparent: &str) -> Option<Span> {
+    let parent = super::TRACER.get().and_then(|_| propagation::extract(traceparent))?;
+    Span::child(builder(path, SpanKind::Server), &parent)
+}
+
+/// Waits for the answer of a call that does not go over HTTP, and closes the caller's span
+/// with it.
+pub(crate) async fn asked<T>(
+    span: Option<Span>,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let answer = answer.await;
+    if let Some(span) = span {
+        close(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), End::Client);
+    }
+    answer
+}
+
+/// Answers a call that did not come over HTTP, as a part of its caller's trace.
+pub(crate) async fn answered<T>(
+    path: &str,
+    traceparent: &str,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let Some(span) = begin_server(path, traceparent) else { return answer.await };
+    let answer = answer.with_context(span.context()).await;
+    close(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), End::Server);
+    answer
+}
+
+/// Waits for the answer of a call over HTTP, and closes the caller's span with it.
 pub(crate) async fn end_client(
     span: Span,
     answer: impl Future<Output = Result<Response<Body>, Status>>,
@@ -184,9 +221,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let parent = super::TRACER.get().and_then(|_| propagation::extract(request.headers()));
-        let span =
-            parent.and_then(|parent| Span::child(builder(request.uri().path(), SpanKind::Server), &parent));
+        let traceparent = request.headers().get(propagation::HEADER).and_then(|place| place.to_str().ok());
+        let span = begin_server(request.uri().path(), traceparent.unwrap_or_default());
         let answer = self.inner.call(request);
         let Some(span) = span else { return Either::Left(answer) };
         let context = span.context();

@@ -1,0 +1,111 @@
+//! The unary methods that services call most, as values: what travels without HTTP between
+//! is still what the protos say.
+
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+/// A unary method: its path, with the types of its request and its response.
+#[derive(Debug)]
+pub struct Method<Q, A> {
+    path: &'static str,
+    types: PhantomData<fn(Q) -> A>,
+}
+
+impl<Q: Message + Default, A: Message + Default> Method<Q, A> {
+    pub(crate) const fn new(path: &'static str) -> Self {
+        Self { path, types: PhantomData }
+    }
+
+    /// The path with which HTTP calls it, such as `/lonja.registry.v1.RegistryService/GetSession`.
+    #[must_use]
+    pub const fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// Answers a serialized request with this handler.
+    ///
+    /// # Errors
+    /// What the handler says; `INTERNAL` when the bytes are no such request.
+    pub async fn answer<F>(
+        &self,
+        request: Bytes,
+        handler: impl FnOnce(Request<Q>) -> F,
+    ) -> Result<Bytes, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let answer = handler(Request::new(decode(request)?)).await?;
+        Ok(answer.get_ref().encode_to_vec().into())
+    }
+
+    /// The serialized request.
+    #[must_use]
+    pub fn request(&self, request: &Q) -> Bytes {
+        request.encode_to_vec().into()
+    }
+
+    /// The response.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the bytes are none.
+    pub fn response(&self, response: Bytes) -> Result<A, Status> {
+        decode(response)
+    }
+}
+
+fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
+    // As over HTTP.
+    M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::{DESCRIPTORS, audit, catalog, registry};
+
+    /// Each of these methods, with the names of its types.
+    fn all() -> Vec<(&'static str, String, String)> {
+        fn of<Q, A>(method: &Method<Q, A>) -> (&'static str, String, String) {
+            let name = |full: &str| full.rsplit("::").next().unwrap().to_owned();
+            (method.path, name(std::any::type_name::<Q>()), name(std::any::type_name::<A>()))
+        }
+        vec![
+            of(&registry::REGISTER_USER),
+            of(&registry::UNREGISTER_USER),
+            of(&registry::OPEN_SESSION),
+            of(&registry::CLOSE_SESSION),
+            of(&registry::GET_SESSION),
+            of(&registry::GET_REMOTE_SESSION),
+            of(&catalog::PUBLISH_FILE),
+            of(&catalog::DELETE_FILE),
+            of(&catalog::END_SESSION),
+            of(&audit::RECORD_OPERATIONS),
+        ]
+    }
+
+    #[test]
+    fn each_is_what_the_protos_say() {
+        let mut described = HashSet::new();
+        for file in FileDescriptorSet::decode(DESCRIPTORS).unwrap().file {
+            for service in &file.service {
+                for method in &service.method {
+                    let name = |full: &str| full.rsplit('.').next().unwrap().to_owned();
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    let unary = !method.client_streaming() && !method.server_streaming();
+                    described.insert((path, name(method.input_type()), name(method.output_type()), unary));
+                }
+            }
+        }
+        for (path, request, response) in all() {
+            let method = (path.to_owned(), request, response, true);
+            assert!(described.contains(&method), "{method:?}");
+        }
+    }
+}
