@@ -20,8 +20,9 @@ use lonja_wire::{
     decode_final, dialect, reply,
 };
 use opentelemetry::{KeyValue, context::FutureExt as _};
+use rustix::net::SendFlags;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
     time::{self, Instant},
 };
@@ -60,13 +61,14 @@ pub(crate) struct Shared {
 
 /// What has arrived of a request.
 pub(crate) struct Input {
-    bytes: [u8; MAX_REQUEST],
+    // On the heap, so that a task that is moved does not move it too.
+    bytes: Box<[u8]>,
     len: usize,
 }
 
 impl Input {
     pub(crate) fn new() -> Self {
-        Self { bytes: [0; MAX_REQUEST], len: 0 }
+        Self { bytes: vec![0; MAX_REQUEST].into(), len: 0 }
     }
 
     pub(crate) fn arrived(&self) -> &[u8] {
@@ -257,15 +259,20 @@ struct Reply {
     body: Bytes,
 }
 
+/// The last bytes wait for the end of the stream and leave with it in one packet. Where the
+/// system cannot do that, in two.
+#[cfg(target_os = "linux")]
+const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
+#[cfg(not(target_os = "linux"))]
+const MORE_COMES: SendFlags = SendFlags::empty();
+
 /// Sends a reply in as few writes as the system takes it in, and closes that direction.
 async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
-    // The last bytes wait for the end of the stream and leave with it in one packet. Where
-    // the system cannot do that, in two.
-    #[cfg(target_os = "linux")]
-    let _ = rustix::net::sockopt::set_tcp_cork(&stream, true);
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {
-        time::timeout(STALL, stream.write_buf(&mut reply)).await??;
+        let write = || Ok(rustix::net::send(&*stream, reply.chunk(), MORE_COMES)?);
+        let written = time::timeout(STALL, stream.async_io(Interest::WRITABLE, write)).await??;
+        reply.advance(written);
     }
     stream.shutdown().await
 }
