@@ -5,8 +5,12 @@ use std::{net::SocketAddr, process::Command};
 use lonja_chassis::rpc::{Channel, Names};
 use lonja_testing::RedisServer;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
-use crate::process::{Process, lonja};
+use crate::{
+    eventually,
+    process::{Process, lonja},
+};
 
 /// A process that can be killed and started again at the same address.
 pub(crate) struct Service {
@@ -51,8 +55,13 @@ impl Service {
         Channel::remote(&self.url(), &Names::new(None).unwrap(), None).unwrap()
     }
 
-    /// Starts it again after a kill.
+    /// Starts it again after a kill, once no connection of another test has its port.
     pub(crate) fn restart(&mut self) {
+        eventually("its port is free", || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address).ok()
+        });
         let mut command = Self::command(self.role, &self.address.to_string(), &self.arguments);
         self.process = Process::spawn(command.envs(self.environment.clone()));
         self.process.address(&format!("lonja.{}", self.role));
