@@ -4,14 +4,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How many in a window are let through.
-const BURST: u32 = 100;
-/// The window.
-const WINDOW: Duration = Duration::from_secs(1);
-
-/// Lets a hundred a second through and counts the rest.
+/// Lets so many through in each window of time and counts the rest.
 #[derive(Debug)]
 pub struct Throttle {
+    burst: u32,
+    window: Duration,
     state: Mutex<State>,
 }
 
@@ -22,17 +19,21 @@ struct State {
     suppressed: u64,
 }
 
-impl Default for Throttle {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Throttle {
-    /// Nothing let through yet.
+    /// For events that are each worth knowing: a hundred a second.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { state: Mutex::new(State { began: None, admitted: 0, suppressed: 0 }) }
+    pub const fn events() -> Self {
+        Self::new(100, Duration::from_secs(1))
+    }
+
+    /// For what recurs for as long as a condition lasts: one a minute.
+    #[must_use]
+    pub const fn condition() -> Self {
+        Self::new(1, Duration::from_secs(60))
+    }
+
+    const fn new(burst: u32, window: Duration) -> Self {
+        Self { burst, window, state: Mutex::new(State { began: None, admitted: 0, suppressed: 0 }) }
     }
 
     /// Whether this one may be said; if so, how many have been suppressed since the last.
@@ -42,11 +43,11 @@ impl Throttle {
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
-        if state.began.is_none_or(|began| now.duration_since(began) >= WINDOW) {
+        if state.began.is_none_or(|began| now.duration_since(began) >= self.window) {
             state.began = Some(now);
             state.admitted = 0;
         }
-        if state.admitted == BURST {
+        if state.admitted == self.burst {
             state.suppressed += 1;
             return None;
         }
@@ -61,11 +62,18 @@ mod tests {
 
     #[test]
     fn a_hundred_a_second_and_the_rest_is_counted() {
-        let throttle = Throttle::new();
+        let throttle = Throttle::events();
         let start = Instant::now();
         let admitted = (0..1000).filter(|_| throttle.admit_at(start).is_some()).count();
         assert_eq!(admitted, 100);
-        assert_eq!(throttle.admit_at(start + WINDOW), Some(900));
-        assert_eq!(throttle.admit_at(start + WINDOW), Some(0));
+        assert_eq!(throttle.admit_at(start + throttle.window), Some(900));
+        assert_eq!(throttle.admit_at(start + throttle.window), Some(0));
+    }
+
+    #[test]
+    fn a_condition_is_said_once_a_minute() {
+        let (throttle, start) = (Throttle::condition(), Instant::now());
+        let after = |seconds| throttle.admit_at(start + Duration::from_secs(seconds));
+        assert_eq!([0, 1, 59, 60, 61].map(after), [Some(0), None, None, Some(2), None]);
     }
 }

@@ -56,7 +56,7 @@ impl Backend {
 }
 
 /// While a service is down every request fails; not every one has to say so.
-static FAILURES: Throttle = Throttle::new();
+static FAILURES: Throttle = Throttle::events();
 
 /// Why an operation is not done: a refusal, or a failure that has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

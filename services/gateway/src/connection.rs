@@ -45,9 +45,9 @@ const STALL: Duration = Duration::from_secs(5);
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
 
 /// What peers can cause to be logged, each within a bound.
-static BAD_REQUESTS: Throttle = Throttle::new();
-static LISTS_CUT: Throttle = Throttle::new();
-static NO_ANSWERS: Throttle = Throttle::new();
+static BAD_REQUESTS: Throttle = Throttle::events();
+static LISTS_CUT: Throttle = Throttle::condition();
+static NO_ANSWERS: Throttle = Throttle::events();
 
 /// What all connections share.
 #[derive(Debug)]
@@ -266,7 +266,7 @@ const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
 #[cfg(not(target_os = "linux"))]
 const MORE_COMES: SendFlags = SendFlags::empty();
 
-/// Sends a reply in as few writes as the system takes it in, and closes that direction.
+/// Sends a reply and closes that direction.
 async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {

@@ -32,8 +32,8 @@ use crate::{
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What peers can cause to be logged.
-static DOUBTFUL: Throttle = Throttle::new();
-static FAREWELLS: Throttle = Throttle::new();
+static DOUBTFUL: Throttle = Throttle::events();
+static FAREWELLS: Throttle = Throttle::events();
 
 /// An operation that succeeded: with a list, or without.
 pub(crate) type Done = Option<Arc<Rendered>>;

@@ -30,7 +30,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a proxy can cause to be logged, within a bound.
-static BAD_HEADERS: Throttle = Throttle::new();
+static BAD_HEADERS: Throttle = Throttle::events();
 
 /// A gateway, ready to serve.
 #[derive(Debug)]

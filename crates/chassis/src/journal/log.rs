@@ -33,7 +33,7 @@ const CHECKSUM: usize = 4;
 /// A row and the changes in it.
 type ReadRow<S> = (Row, Vec<<S as State>::Change>);
 
-static UNREADABLE: Throttle = Throttle::new();
+static UNREADABLE: Throttle = Throttle::events();
 
 /// A service's way to its log. Clones share one log.
 pub struct Log<S: State> {

@@ -36,7 +36,7 @@ impl Allowed {
     /// # Errors
     /// `PERMISSION_DENIED`, which is logged.
     pub(super) fn check(self, caller: Option<&Caller>, path: &str) -> Result<(), Status> {
-        static REFUSED: Throttle = Throttle::new();
+        static REFUSED: Throttle = Throttle::events();
         let Some(callers) = self.0 else { return Ok(()) };
         let method = path.trim_start_matches('/');
         if caller.is_some_and(|caller| may_call(callers, caller, method)) {

@@ -187,7 +187,7 @@ impl Tls {
 }
 
 async fn accept_until_closed(tls: Tls, listener: TcpListener, secured: mpsc::Sender<io::Result<Secured>>) {
-    static REFUSED: Throttle = Throttle::new();
+    static REFUSED: Throttle = Throttle::events();
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     let mut handshakes = JoinSet::new();
     loop {
