@@ -1,10 +1,13 @@
 //! The load: so many connections at a time, each a request, a reply, the next.
 
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -215,11 +218,31 @@ pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figur
         Ok(latency)
     })?;
     let elapsed = started.elapsed();
+    warn_of_dropped_packets();
     let mut latency = Histogram::<u64>::new(3)?;
     for part in latencies {
         latency.add(part)?;
     }
     Ok(Figures { requests: latency.len(), elapsed, latency })
+}
+
+/// Says once when the kernel's table of tracked connections is full: what is measured then is
+/// packets that are sent again.
+fn warn_of_dropped_packets() {
+    static SAID: Once = Once::new();
+    let read = |name: &str| -> Option<u64> {
+        fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?.trim().parse().ok()
+    };
+    if let (Some(count), Some(max)) = (read("count"), read("max"))
+        && count > max / 10 * 9
+    {
+        SAID.call_once(|| {
+            eprintln!(
+                "the kernel tracks {count} connections of {max} and drops packets when there are more: \
+                 flush the rules of firewall and Docker, or raise net.netfilter.nf_conntrack_max"
+            );
+        });
+    }
 }
 
 /// Runs so many tasks on one thread and gives what each gave.

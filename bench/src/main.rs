@@ -11,6 +11,7 @@ mod held;
 mod load;
 mod process;
 mod services;
+mod sink;
 
 use clap::{Parser, Subcommand};
 

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use lonja_testing::{RedisServer, TraceReceiver};
+use lonja_testing::RedisServer;
 
 use crate::{
     load::{Asked, Load, load},
     process::Server,
+    sink::Sink,
 };
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,7 @@ impl Stack {
         Ok(Self { servers: vec![back, front], redis, urls: Vec::new() })
     }
 
-    pub(crate) fn lonja(lonja: &Path, traces: Option<&TraceReceiver>) -> anyhow::Result<Self> {
+    pub(crate) fn lonja(lonja: &Path, traces: Option<&Sink>) -> anyhow::Result<Self> {
         let redis = RedisServer::start_with(&EVERY_SECOND);
         let mut servers = Vec::new();
         let mut urls = Vec::new();
@@ -59,7 +60,7 @@ impl Stack {
             command.args([role, "--listen", "0.0.0.0:0"]);
             command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
             if let Some(traces) = traces {
-                command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", traces.otlp()));
+                command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &traces.endpoint);
                 command.env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
                 command.env("OTEL_TRACES_SAMPLER_ARG", "0.1");
             }
@@ -94,8 +95,7 @@ impl Stack {
 }
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let traces = runtime.block_on(TraceReceiver::start("127.0.0.1:0", "127.0.0.1:0"))?;
+    let traces = Sink::start()?;
     println!("{} pairs of {} s, REGISTER; medians; ratios pair by pair", config.pairs, config.seconds);
     for &connections in &config.connections {
         let services = Stack::lonja(&config.lonja, None)?;
