@@ -7,7 +7,7 @@ mod reason;
 mod session_id;
 
 pub use failure::Failure;
-pub use method::Method;
+pub use method::{Method, known_path};
 pub use reason::{Reason, UnknownReason};
 pub use session_id::SessionId;
 

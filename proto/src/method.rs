@@ -7,6 +7,28 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
+use crate::{audit, catalog, registry};
+
+/// The paths of these methods.
+const PATHS: [&str; 10] = [
+    registry::REGISTER_USER.path,
+    registry::UNREGISTER_USER.path,
+    registry::OPEN_SESSION.path,
+    registry::CLOSE_SESSION.path,
+    registry::GET_SESSION.path,
+    registry::GET_REMOTE_SESSION.path,
+    catalog::PUBLISH_FILE.path,
+    catalog::DELETE_FILE.path,
+    catalog::END_SESSION.path,
+    audit::RECORD_OPERATIONS.path,
+];
+
+/// The path of one of these methods, for those who have it from elsewhere and would keep it.
+#[must_use]
+pub fn known_path(path: &str) -> Option<&'static str> {
+    PATHS.into_iter().find(|known| *known == path)
+}
+
 /// A unary method: its path, with the types of its request and its response.
 #[derive(Debug)]
 pub struct Method<Q, A> {
@@ -68,15 +90,15 @@ mod tests {
     use prost_types::FileDescriptorSet;
 
     use super::*;
-    use crate::{DESCRIPTORS, audit, catalog, registry};
+    use crate::DESCRIPTORS;
 
     /// Each of these methods, with the names of its types.
-    fn all() -> Vec<(&'static str, String, String)> {
+    fn all() -> [(&'static str, String, String); 10] {
         fn of<Q, A>(method: &Method<Q, A>) -> (&'static str, String, String) {
             let name = |full: &str| full.rsplit("::").next().unwrap().to_owned();
             (method.path, name(std::any::type_name::<Q>()), name(std::any::type_name::<A>()))
         }
-        vec![
+        [
             of(&registry::REGISTER_USER),
             of(&registry::UNREGISTER_USER),
             of(&registry::OPEN_SESSION),
@@ -103,6 +125,7 @@ mod tests {
                 }
             }
         }
+        assert_eq!(all().map(|(path, ..)| path), PATHS);
         for (path, request, response) in all() {
             let method = (path.to_owned(), request, response, true);
             assert!(described.contains(&method), "{method:?}");

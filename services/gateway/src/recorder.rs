@@ -194,13 +194,11 @@ impl Delivery<'_> {
         let began = SystemTime::now();
         let call = self.audit.call_unary(&RECORD_OPERATIONS, request).with_context(first.context());
         let answer = time::timeout(DEADLINE, call).await;
-        let method = RECORD_OPERATIONS.path().trim_start_matches('/').to_owned();
-        let attributes = vec![
-            KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"),
-            KeyValue::new(names::RPC_METHOD, method.clone()),
-        ];
+        let method = RECORD_OPERATIONS.path().trim_start_matches('/');
+        let attributes =
+            vec![KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"), KeyValue::new(names::RPC_METHOD, method)];
         let error = (!matches!(answer, Ok(Ok(_)))).then(|| "UNAVAILABLE".to_owned());
-        let part = Part { name: method, began, attributes, error };
+        let part = Part { name: method.into(), began, attributes, error };
         parents.for_each(|parent| parent.record(part.clone(), Some(&first)));
         answer
     }

@@ -1,6 +1,7 @@
 //! A connection that is made when it is needed, and made anew when it fails.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc,
@@ -206,7 +207,7 @@ impl Redis {
         let mut name = operation;
         if let Request::Script(_) = request {
             attributes.push(KeyValue::new(names::DB_STORED_PROCEDURE_NAME, self.shared.service));
-            name = format!("{name} {}", self.shared.service);
+            name = format!("{name} {}", self.shared.service).into();
         }
         if let Request::Pipeline(pipeline) = request {
             attributes.push(KeyValue::new(names::DB_OPERATION_BATCH_SIZE, pipeline.len() as i64));
@@ -292,17 +293,17 @@ pub(super) enum Request<'a> {
 }
 
 impl Request<'_> {
-    fn operation(&self) -> String {
+    fn operation(&self) -> Cow<'static, str> {
         match self {
             Self::Command(command) => {
                 let name = command.args_iter().next();
                 match name {
-                    Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
-                    _ => String::new(),
+                    Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned().into(),
+                    _ => "".into(),
                 }
             }
-            Self::Pipeline(_) => "MULTI".to_owned(),
-            Self::Script(_) => "EVALSHA".to_owned(),
+            Self::Pipeline(_) => "MULTI".into(),
+            Self::Script(_) => "EVALSHA".into(),
         }
     }
 

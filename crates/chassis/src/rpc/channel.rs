@@ -32,7 +32,7 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
     /// Host and port, across the network.
-    server: Option<Arc<(String, u16)>>,
+    server: Option<(Arc<str>, u16)>,
     unary: Way,
 }
 
@@ -88,12 +88,12 @@ impl Channel {
         if uri.scheme_str() != Some("http") || uri.port().is_none() {
             return Err(bad());
         }
-        let server = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or_default());
+        let server = (uri.host().unwrap_or_default().into(), uri.port_u16().unwrap_or_default());
         let replicas = Replicas::new(&uri, names, settings, secure);
         let channel = Measured("lonja_rpc_client_duration_seconds").layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
         let batch = Batch::new(inner.clone(), replicas, CALL_TIMEOUT);
-        Ok(Self { inner, server: Some(Arc::new(server)), unary: Way::Batch(batch) })
+        Ok(Self { inner, server: Some(server), unary: Way::Batch(batch) })
     }
 
     /// Calls a unary method. Across the network, calls that wait at the same moment travel
@@ -106,7 +106,7 @@ impl Channel {
         Q: Message + Default,
         A: Message + Default,
     {
-        let span = begin_client(method.path(), self.server.as_deref());
+        let span = begin_client(method.path(), self.server.as_ref());
         let traceparent = span.as_ref().map(Span::traceparent).unwrap_or_default();
         let message = method.request(&request);
         let answer = async {
@@ -144,7 +144,7 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let span = begin_client(request.uri().path(), self.server.as_deref());
+        let span = begin_client(request.uri().path(), self.server.as_ref());
         if let Some(span) = &span {
             inject(span, &mut request);
         }

@@ -10,6 +10,7 @@ mod propagation;
 mod rpc;
 
 use std::{
+    borrow::Cow,
     sync::OnceLock,
     time::{Duration, SystemTime},
 };
@@ -17,7 +18,8 @@ use std::{
 use opentelemetry::{
     Context, KeyValue,
     trace::{
-        Link, SpanBuilder, SpanContext, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _,
+        Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _,
+        TracerProvider as _,
     },
 };
 use opentelemetry_otlp::SpanExporter;
@@ -31,6 +33,8 @@ use ulid::Ulid;
 pub use rpc::Traced;
 pub(crate) use rpc::{answered, asked, begin_client, end_client, inject};
 
+/// How many attributes the span of a peer's request may have.
+const ROOT_ATTRIBUTES: usize = 8;
 /// What sending the last spans may take at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -114,7 +118,10 @@ impl Span {
     /// traces are off or this one is not sampled.
     #[must_use]
     pub fn root(name: &'static str, began: SystemTime) -> Option<Self> {
-        let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_start_time(began);
+        let builder = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Server)
+            .with_start_time(began)
+            .with_attributes(Vec::with_capacity(ROOT_ATTRIBUTES));
         Self::start(builder, &Context::new())
     }
 
@@ -149,7 +156,7 @@ impl Span {
     /// Marks it as failed, for this reason.
     pub fn fail(&self, why: String) {
         self.context.span().set_attribute(KeyValue::new(names::ERROR_TYPE, why.clone()));
-        self.context.span().set_status(opentelemetry::trace::Status::error(why));
+        self.context.span().set_status(Status::error(why));
     }
 }
 
@@ -191,11 +198,13 @@ impl Parent {
             let span = linked.span().span_context().clone();
             builder = builder.with_links(vec![Link::with_context(span)]);
         }
-        if let Some(span) = Span::child(builder, self)
-            && let Some(error) = part.error
-        {
-            span.fail(error);
+        let Some(tracer) = TRACER.get() else { return };
+        let mut span = tracer.build_with_context(builder, &self.0);
+        if let Some(error) = part.error {
+            span.set_attribute(KeyValue::new(names::ERROR_TYPE, error.clone()));
+            span.set_status(Status::error(error));
         }
+        span.end();
     }
 }
 
@@ -203,7 +212,7 @@ impl Parent {
 #[derive(Debug, Clone)]
 pub struct Part {
     /// What it was.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// When it began.
     pub began: SystemTime,
     /// What is known of it.

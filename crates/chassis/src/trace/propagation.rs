@@ -48,8 +48,8 @@ pub(super) fn extract(traceparent: &str) -> Option<Parent> {
         return None;
     }
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Read(traceparent));
-    let span = context.span().span_context().clone();
-    span.is_sampled().then(|| Parent::of(span))
+    let sampled = context.span().span_context().is_sampled();
+    sampled.then_some(Parent(context))
 }
 
 #[cfg(test)]

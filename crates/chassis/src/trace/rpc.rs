@@ -1,8 +1,10 @@
 //! Spans of calls, at both ends.
 
 use std::{
+    borrow::Cow,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context as Poller, Poll},
 };
 
@@ -10,6 +12,7 @@ use bytes::Buf;
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
+use lonja_proto::known_path;
 use opentelemetry::{
     KeyValue,
     context::FutureExt as _,
@@ -19,6 +22,9 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{Parent, Span, names, propagation};
+
+/// How many attributes the span of a call may have.
+const ATTRIBUTES: usize = 6;
 
 /// Which end of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +53,13 @@ impl End {
 }
 
 fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
-    let method = path.trim_start_matches('/').to_owned();
-    let attributes =
-        [KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"), KeyValue::new(names::RPC_METHOD, method.clone())];
+    let method: Cow<'static, str> = match known_path(path) {
+        Some(path) => path.trim_start_matches('/').into(),
+        None => path.trim_start_matches('/').to_owned().into(),
+    };
+    let mut attributes = Vec::with_capacity(ATTRIBUTES);
+    attributes.push(KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"));
+    attributes.push(KeyValue::new(names::RPC_METHOD, method.clone()));
     SpanBuilder::from_name(method).with_kind(kind).with_attributes(attributes)
 }
 
@@ -61,11 +71,11 @@ pub(crate) fn inject(span: &Span, request: &mut Request<Body>) {
 }
 
 /// Begins the caller's span of a call, in the trace in which this runs, if any.
-pub(crate) fn begin_client(path: &str, server: Option<&(String, u16)>) -> Option<Span> {
+pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
     let parent = Parent::current()?;
     let span = Span::child(builder(path, SpanKind::Client), &parent)?;
     if let Some((host, port)) = server {
-        span.set(KeyValue::new(names::SERVER_ADDRESS, host.clone()));
+        span.set(KeyValue::new(names::SERVER_ADDRESS, Arc::clone(host)));
         span.set(KeyValue::new(names::SERVER_PORT, i64::from(*port)));
     }
     Some(span)
@@ -117,18 +127,32 @@ pub(crate) async fn end_client(
 }
 
 fn close(span: &Span, code: Code, end: End) {
-    let name = format!("{code:?}");
-    // As gRPC writes them: NotFound is NOT_FOUND.
-    let mut text = String::new();
-    for (index, letter) in name.char_indices() {
-        if index > 0 && letter.is_uppercase() {
-            text.push('_');
-        }
-        text.push(letter.to_ascii_uppercase());
-    }
-    span.set(KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, text.clone()));
+    span.set(KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, name(code)));
     if end.is_error(code) {
-        span.fail(text);
+        span.fail(name(code).to_owned());
+    }
+}
+
+/// As gRPC writes it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
