@@ -1,6 +1,5 @@
 //! `lonja up`: every service in one process. The services speak to each other through
-//! the same generated clients as across a network, which here sit on the generated
-//! servers themselves.
+//! the same channels as across a network, which here lead straight to them.
 
 use std::{
     io::{self, Write as _},

@@ -5,23 +5,34 @@
 //! its service, and the spans, durations and refusals of each are the same as if it had
 //! come alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use http::{Request, Response};
-use lonja_proto::batch::{
-    CallRequest, CallResponse, UnaryAnswer, UnaryCall, batch_service_client::BatchServiceClient,
-    batch_service_server::BatchService,
+use futures_util::{
+    Stream, StreamExt as _,
+    future::join_all,
+    stream::{self, FuturesUnordered},
+};
+use lonja_proto::{
+    batch::{ConverseRequest, ConverseResponse, UnaryAnswer, UnaryCall, batch_service_server::BatchService},
+    known_path,
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{self, Instant, MissedTickBehavior},
 };
-use tonic::{Code, Status, body::Body};
-use tower::util::BoxCloneSyncService;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
 
-use super::{callers::Allowed, measured, replicas::Replicas, server::DURATION, tls::Caller, unary::Unary};
+use super::{
+    callers::Allowed,
+    conversation::{self, Conversation},
+    measured,
+    replicas::Replicas,
+    server::DURATION,
+    tls::Caller,
+    unary::{Unary, unknown},
+};
 use crate::trace;
 
 /// Calls that may wait.
@@ -30,8 +41,6 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 256;
 /// Calls in one that are answered.
 const MAX_BATCH: usize = 1024;
-
-type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
 struct Pending {
     call: UnaryCall,
@@ -45,10 +54,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Sends what is left here through this channel, until its last clone is dropped.
-    pub(super) fn new(inner: Inner, replicas: Replicas, timeout: Duration) -> Self {
+    /// Sends what is left here to these replicas, until its last clone is dropped.
+    pub(super) fn new(replicas: Replicas, timeout: Duration) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(send_until_dropped(inner, replicas, waiting, timeout));
+        tokio::spawn(send_until_dropped(replicas, waiting, timeout));
         Self { queue }
     }
 
@@ -65,101 +74,121 @@ impl Batch {
     }
 }
 
-async fn send_until_dropped(
-    inner: Inner,
-    replicas: Replicas,
-    mut waiting: mpsc::Receiver<Pending>,
-    timeout: Duration,
-) {
-    let client = BatchServiceClient::new(inner);
+async fn send_until_dropped(replicas: Replicas, mut waiting: mpsc::Receiver<Pending>, timeout: Duration) {
     let mut batches = FuturesUnordered::new();
+    let mut kept = Vec::new();
+    let mut tidying = time::interval(conversation::AGE);
+    tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next = Vec::new();
     loop {
         tokio::select! {
             biased;
-            Some(()) = batches.next() => {}
+            Some(conversation) = batches.next() => kept.extend(conversation),
             // One under way at each replica: more would be smaller, and each costs the same.
             taken = waiting.recv_many(&mut next, BATCH), if batches.len() < replicas.count().max(1) => {
                 if taken == 0 {
                     break;
                 }
-                batches.push(send(client.clone(), std::mem::take(&mut next), timeout));
+                batches.push(send(&replicas, kept.pop(), std::mem::take(&mut next), timeout));
             }
+            // One that nobody needs any more is not held against the replica's end.
+            _ = tidying.tick(), if !kept.is_empty() => kept.retain_mut(Conversation::may_go_on),
         }
     }
     while batches.next().await.is_some() {}
 }
 
-async fn send(mut client: BatchServiceClient<Inner>, batch: Vec<Pending>, timeout: Duration) {
-    let (calls, waiting): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|pending| (pending.call, pending.answer)).unzip();
-    let count = calls.len();
-    let answers = tokio::time::timeout(timeout, client.call(CallRequest { calls })).await;
-    let answers = match answers {
-        Ok(Ok(response)) if response.get_ref().answers.len() == count => Ok(response.into_inner().answers),
-        Ok(Ok(_)) => Err(Status::internal("a batch was answered with another number of answers")),
-        Ok(Err(status)) => Err(status),
-        Err(_) => Err(Status::deadline_exceeded("it does not answer")),
-    };
-    match answers {
-        Ok(answers) => {
+/// Has a batch answered. Gives back the conversation, if that can go on.
+async fn send(
+    replicas: &Replicas,
+    kept: Option<Conversation>,
+    batch: Vec<Pending>,
+    timeout: Duration,
+) -> Option<Conversation> {
+    // Whoever has given up waiting has said that it failed.
+    let batch = batch.into_iter().filter(|pending| !pending.answer.is_closed());
+    let (calls, waiting): (Vec<_>, Vec<_>) = batch.map(|pending| (pending.call, pending.answer)).unzip();
+    if calls.is_empty() {
+        return kept;
+    }
+    match conversation::carry(replicas, kept, ConverseRequest { calls }, timeout).await {
+        Ok((answers, conversation)) => {
             for (waiting, answer) in waiting.into_iter().zip(answers) {
                 // Whoever asked may have given up waiting.
                 let _ = waiting.send(Ok(answer));
             }
+            Some(conversation)
         }
         Err(status) => {
             for waiting in waiting {
                 let _ = waiting.send(Err(status.clone()));
             }
+            None
         }
     }
 }
 
 /// The server's side: answers batches with the service beside it.
+#[derive(Clone)]
 pub(super) struct BatchGrpc {
     service: Arc<dyn Unary>,
     allowed: Allowed,
+    shutdown: CancellationToken,
 }
 
 impl BatchGrpc {
-    pub(super) fn new(service: Arc<dyn Unary>, allowed: Allowed) -> Self {
-        Self { service, allowed }
+    /// Answers until shutdown.
+    pub(super) fn new(service: Arc<dyn Unary>, allowed: Allowed, shutdown: CancellationToken) -> Self {
+        Self { service, allowed, shutdown }
     }
 
     async fn answer(&self, call: UnaryCall, caller: Option<&Caller>) -> UnaryAnswer {
         let UnaryCall { path, traceparent, message } = call;
+        // No other gets into a log, a metric or a trace.
+        let Some(path) = known_path(&path) else { return answer_of(Err(unknown())) };
         let started = Instant::now();
-        let answer = trace::answered(&path, &traceparent, async {
-            self.allowed.check(caller, &path)?;
-            self.service.answer(&path, message).await
+        let answer = trace::answered(path, &traceparent, async {
+            self.allowed.check(caller, path)?;
+            self.service.answer(path, message).await
         });
         let answer = answer.await;
-        measured::record(DURATION, &path, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
-        match answer {
-            Ok(message) => UnaryAnswer { message, ..UnaryAnswer::default() },
-            Err(status) => UnaryAnswer {
-                code: status.code().into(),
-                text: status.message().to_owned(),
-                details: Bytes::copy_from_slice(status.details()),
-                message: Bytes::new(),
-            },
-        }
+        measured::record(DURATION, path, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
+        answer_of(answer)
+    }
+}
+
+fn answer_of(answer: Result<Bytes, Status>) -> UnaryAnswer {
+    match answer {
+        Ok(message) => UnaryAnswer { message, ..UnaryAnswer::default() },
+        Err(status) => UnaryAnswer {
+            code: status.code().into(),
+            text: status.message().to_owned(),
+            details: Bytes::copy_from_slice(status.details()),
+            message: Bytes::new(),
+        },
     }
 }
 
 #[tonic::async_trait]
 impl BatchService for BatchGrpc {
-    async fn call(
+    type ConverseStream = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
+
+    async fn converse(
         &self,
-        request: tonic::Request<CallRequest>,
-    ) -> Result<tonic::Response<CallResponse>, Status> {
+        request: tonic::Request<Streaming<ConverseRequest>>,
+    ) -> Result<tonic::Response<Self::ConverseStream>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let calls = request.into_inner().calls;
-        if calls.len() > MAX_BATCH {
-            return Err(Status::invalid_argument("calls: at most 1024"));
-        }
-        let answers = join_all(calls.into_iter().map(|call| self.answer(call, caller.as_ref()))).await;
-        Ok(tonic::Response::new(CallResponse { answers }))
+        let conversation = (self.clone(), caller, request.into_inner());
+        let answers = stream::try_unfold(conversation, async |(batch, caller, mut requests)| {
+            // What was taken is answered, and at the end nothing more is taken.
+            let next = batch.shutdown.run_until_cancelled(requests.message()).await;
+            let Some(ConverseRequest { calls }) = next.transpose()?.flatten() else { return Ok(None) };
+            if calls.len() > MAX_BATCH {
+                return Err(Status::invalid_argument("calls: at most 1024"));
+            }
+            let answers = join_all(calls.into_iter().map(|call| batch.answer(call, caller.as_ref()))).await;
+            Ok(Some((ConverseResponse { answers }, (batch, caller, requests))))
+        });
+        Ok(tonic::Response::new(Box::pin(answers)))
     }
 }

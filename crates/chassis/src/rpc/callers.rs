@@ -13,7 +13,7 @@ use super::tls::Caller;
 use crate::throttle::Throttle;
 
 /// How calls travel together: each of them is judged by itself.
-const BATCH: &str = "lonja.batch.v1.BatchService/Call";
+const BATCH: &str = "lonja.batch.v1.BatchService/Converse";
 
 /// Who may call, and which methods, each with that of its service.
 pub type Callers = &'static [(&'static str, &'static [&'static str])];

@@ -19,6 +19,8 @@ use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas, tls::Tls, unary::Unary};
 use crate::trace::{Span, Traced, answered, asked, begin_client, end_client, inject};
 
+/// The durations of what is asked.
+pub(super) const DURATION: &str = "lonja_rpc_client_duration_seconds";
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a call that no deadline of its own ends may take.
@@ -90,9 +92,9 @@ impl Channel {
         }
         let server = (uri.host().unwrap_or_default().into(), uri.port_u16().unwrap_or_default());
         let replicas = Replicas::new(&uri, names, settings, secure);
-        let channel = Measured("lonja_rpc_client_duration_seconds").layer(replicas.clone());
+        let channel = Measured(DURATION).layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
-        let batch = Batch::new(inner.clone(), replicas, CALL_TIMEOUT);
+        let batch = Batch::new(replicas, CALL_TIMEOUT);
         Ok(Self { inner, server: Some(server), unary: Way::Batch(batch) })
     }
 

@@ -3,6 +3,7 @@
 mod batch;
 mod callers;
 mod channel;
+mod conversation;
 mod measured;
 mod names;
 mod replicas;

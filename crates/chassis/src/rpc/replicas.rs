@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -31,7 +32,7 @@ use tonic::{
 };
 use tower::{Service, ServiceExt as _, service_fn};
 
-use super::{names::Names, tls::Tls};
+use super::{conversation::Conversation, names::Names, tls::Tls};
 
 /// How often the name is looked up.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -57,6 +58,17 @@ struct Replica {
     channel: transport::Channel,
     under_way: AtomicUsize,
     unreachable: Mutex<Option<Instant>>,
+}
+
+/// A call on its way.
+struct Attempt {
+    replicas: Arc<[Arc<Replica>]>,
+    /// Where it goes,
+    replica: Arc<Replica>,
+    /// and where it did not get.
+    tried: Vec<SocketAddr>,
+    /// Whether it goes there once more.
+    again: bool,
 }
 
 #[derive(Debug)]
@@ -109,25 +121,61 @@ impl Replicas {
         self.current.borrow().len()
     }
 
-    async fn call_one(mut self, request: Request<Body>) -> Result<Response<Body>, Status> {
+    async fn call_one(self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
-        // The caller's deadline ends this.
-        let known = self.current.wait_for(|replicas| !replicas.is_empty()).await;
-        let replicas = known.map_err(|_| Status::unavailable("closed"))?.clone();
-        let mut tried = Vec::new();
+        let mut attempt = self.first().await?;
         loop {
-            let replica = self.choose(&replicas, &tried);
-            match replica.call(copy(&parts, &body)).await {
+            let _under_way = UnderWay::begin(&attempt.replica);
+            match attempt.replica.channel.clone().oneshot(copy(&parts, &body)).await {
                 Ok(response) => return Ok(response),
-                Err(error) => {
-                    tried.push(replica.address);
-                    if tried.len() >= replicas.len() || !was_never_sent(&error) {
-                        return Err(Status::unavailable(innermost(&error)));
-                    }
-                }
+                Err(error) => attempt = self.another(attempt, &error)?,
             }
         }
+    }
+
+    /// Begins a conversation with one of them.
+    pub(super) async fn converse(&self) -> Result<Conversation, Status> {
+        let mut attempt = self.first().await?;
+        loop {
+            let under_way = UnderWay::begin(&attempt.replica);
+            match Conversation::begin(attempt.replica.channel.clone(), under_way).await {
+                Ok(conversation) => return Ok(conversation),
+                // It said so itself.
+                Err(status) if status.source().is_none() => return Err(status),
+                Err(status) => attempt = self.another(attempt, &status)?,
+            }
+        }
+    }
+
+    /// Where a call goes first. The caller's deadline ends this.
+    async fn first(&self) -> Result<Attempt, Status> {
+        let mut current = self.current.clone();
+        let known = current.wait_for(|replicas| !replicas.is_empty()).await;
+        let replicas = known.map_err(|_| Status::unavailable("closed"))?.clone();
+        let replica = Arc::clone(self.choose(&replicas, &[]));
+        Ok(Attempt { replicas, replica, tried: Vec::new(), again: false })
+    }
+
+    /// Where a call goes that failed with this error, if it certainly did not get there: to
+    /// the same replica over a new connection when the old one was ending, or to another one
+    /// that is left.
+    fn another(&self, failed: Attempt, error: &(dyn Error + 'static)) -> Result<Attempt, Status> {
+        let Attempt { replicas, replica, mut tried, again } = failed;
+        let never_sent = was_never_sent(error);
+        // Services end connections by their age.
+        if never_sent && !again && !causes(error).any(|cause| cause.is::<tonic::ConnectError>()) {
+            return Ok(Attempt { replicas, replica, tried, again: true });
+        }
+        if never_sent {
+            replica.avoid();
+        }
+        tried.push(replica.address);
+        if !never_sent || tried.len() >= replicas.len() {
+            return Err(Status::unavailable(innermost(error)));
+        }
+        let replica = Arc::clone(self.choose(&replicas, &tried));
+        Ok(Attempt { replicas, replica, tried, again: false })
     }
 
     /// The replica with the fewest calls under way, in turns; not one that was tried, and
@@ -168,14 +216,8 @@ impl Replica {
         })
     }
 
-    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, transport::Error> {
-        let _under_way = UnderWay::begin(&self.under_way);
-        let answer = self.channel.clone().oneshot(request).await;
-        match &answer {
-            Err(error) if was_never_sent(error) => *self.unreachable.lock() = Some(Instant::now()),
-            _ => {}
-        }
-        answer
+    fn avoid(&self) {
+        *self.unreachable.lock() = Some(Instant::now());
     }
 
     fn is_avoided(&self) -> bool {
@@ -184,18 +226,23 @@ impl Replica {
 }
 
 /// Counts a call for as long as it lives.
-struct UnderWay<'a>(&'a AtomicUsize);
+pub(super) struct UnderWay(Arc<Replica>);
 
-impl<'a> UnderWay<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl UnderWay {
+    fn begin(replica: &Arc<Replica>) -> Self {
+        replica.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(replica))
+    }
+
+    /// Has the next calls go elsewhere if they can, for a moment.
+    pub(super) fn avoid(&self) {
+        self.0.avoid();
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -261,7 +308,7 @@ fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
 
 /// Whether a call certainly did not reach a service, so that another may be asked: there
 /// was no connection, or it was being closed.
-fn was_never_sent(error: &transport::Error) -> bool {
+fn was_never_sent(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         cause.is::<tonic::ConnectError>()
             || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
@@ -272,12 +319,10 @@ fn was_never_sent(error: &transport::Error) -> bool {
 }
 
 /// What went wrong at the bottom: the transport's own text is just "transport error".
-fn innermost(error: &transport::Error) -> String {
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
-fn causes<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }

@@ -124,7 +124,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let allowed = Allowed(secure.is_some().then_some(service.callers));
-    let batch = BatchServiceServer::new(BatchGrpc::new(service.unary, allowed));
+    let batch = BatchServiceServer::new(BatchGrpc::new(service.unary, allowed, shutdown.clone()));
     let router = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))

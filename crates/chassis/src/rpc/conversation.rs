@@ -1,0 +1,281 @@
+//! Batches one after the other on one stream to one replica: opening a stream costs both
+//! ends more than carrying a batch on one that is there.
+
+use std::{error::Error as _, time::Duration};
+
+use futures_util::FutureExt as _;
+use lonja_proto::batch::{
+    ConverseRequest, ConverseResponse, UnaryAnswer, batch_service_client::BatchServiceClient,
+};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport};
+
+use super::{
+    channel::DURATION,
+    measured,
+    replicas::{Replicas, UnderWay, innermost},
+};
+
+/// How long one lasts. Who is new among the replicas gets the next ones, and a replica that
+/// ends need not wait long for those that it has.
+pub(super) const AGE: Duration = Duration::from_secs(1);
+/// What it is, in the metrics.
+const METHOD: &str = "lonja.batch.v1.BatchService/Converse";
+
+/// A stream that carries one batch at a time.
+pub(super) struct Conversation {
+    requests: mpsc::Sender<ConverseRequest>,
+    answers: Streaming<ConverseResponse>,
+    begun: Instant,
+    under_way: UnderWay,
+}
+
+impl Conversation {
+    /// Begins one with a replica.
+    pub(super) async fn begin(channel: transport::Channel, under_way: UnderWay) -> Result<Self, Status> {
+        let (requests, sent) = mpsc::channel(1);
+        let answers = BatchServiceClient::new(channel).converse(ReceiverStream::new(sent)).await?;
+        Ok(Self { requests, answers: answers.into_inner(), begun: Instant::now(), under_way })
+    }
+
+    /// Whether another batch may be sent.
+    pub(super) fn may_go_on(&mut self) -> bool {
+        // Nobody has been asked anything: an answer is the end.
+        self.begun.elapsed() < AGE && self.answers.message().now_or_never().is_none()
+    }
+
+    /// Has a batch answered. `None` when the replica ended the conversation before it took
+    /// the batch.
+    async fn exchange(&mut self, request: ConverseRequest) -> Result<Option<ConverseResponse>, Status> {
+        // Whoever takes no more requests has said why, or that it ends.
+        let _ = self.requests.send(request).await;
+        self.answers.message().await.map_err(|status| match status.source() {
+            Some(cut) => Status::unavailable(innermost(cut)),
+            None => status,
+        })
+    }
+}
+
+/// Has a batch answered within this time, in the conversation that there is or in a new one.
+/// Gives back the one to go on with.
+pub(super) async fn carry(
+    replicas: &Replicas,
+    kept: Option<Conversation>,
+    request: ConverseRequest,
+    timeout: Duration,
+) -> Result<(Vec<UnaryAnswer>, Conversation), Status> {
+    let (started, count) = (Instant::now(), request.calls.len());
+    let answer = time::timeout(timeout, answered(replicas, kept, request)).await;
+    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it does not answer")));
+    measured::record(DURATION, METHOD, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
+    let (response, conversation) = answer?;
+    match response.answers.len() == count {
+        true => Ok((response.answers, conversation)),
+        false => Err(Status::internal("a batch was answered with another number of answers")),
+    }
+}
+
+async fn answered(
+    replicas: &Replicas,
+    kept: Option<Conversation>,
+    request: ConverseRequest,
+) -> Result<(ConverseResponse, Conversation), Status> {
+    if let Some(mut kept) = kept
+        && kept.may_go_on()
+        && let Some(response) = kept.exchange(request.clone()).await?
+    {
+        return Ok((response, kept));
+    }
+    // One that is ending may be asked first, and takes nothing.
+    for _ in 0..=replicas.count() {
+        let mut fresh = replicas.converse().await?;
+        match fresh.exchange(request.clone()).await? {
+            Some(response) => return Ok((response, fresh)),
+            None => fresh.under_way.avoid(),
+        }
+    }
+    Err(Status::unavailable("it is ending"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, sync::Arc};
+
+    use bytes::Bytes;
+    use lonja_proto::{
+        batch::{UnaryCall, batch_service_server::BatchServiceServer},
+        registry::{GET_SESSION, REGISTER_USER},
+    };
+    use tokio::{
+        io::copy_bidirectional,
+        net::{TcpListener, TcpStream},
+        sync::Notify,
+        task::JoinHandle,
+    };
+    use tokio_util::sync::CancellationToken;
+    use tonic::transport::{Server, server::TcpIncoming};
+
+    use super::*;
+    use crate::{
+        net::listen,
+        rpc::{Names, Unary, batch::BatchGrpc, callers::Allowed, unknown},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const ECHO: &str = REGISTER_USER.path();
+    const HOLD: &str = GET_SESSION.path();
+
+    /// Gives a request back, or holds it until it is let go.
+    #[derive(Default)]
+    struct Echo {
+        taken: Notify,
+        let_go: Notify,
+    }
+
+    #[tonic::async_trait]
+    impl Unary for Echo {
+        async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+            match path {
+                ECHO => Ok(request),
+                HOLD => {
+                    self.taken.notify_one();
+                    self.let_go.notified().await;
+                    Ok(request)
+                }
+                _ => Err(unknown()),
+            }
+        }
+    }
+
+    struct Running {
+        address: SocketAddr,
+        echo: Arc<Echo>,
+        shutdown: CancellationToken,
+        server: JoinHandle<()>,
+    }
+
+    fn serve(listener: TcpListener) -> Running {
+        serve_with(listener, Server::builder())
+    }
+
+    fn serve_with(listener: TcpListener, mut settings: Server) -> Running {
+        let (echo, shutdown) = (Arc::new(Echo::default()), CancellationToken::new());
+        let batch = BatchGrpc::new(Arc::clone(&echo) as Arc<dyn Unary>, Allowed(None), shutdown.clone());
+        let address = listener.local_addr().unwrap();
+        let server = settings
+            .add_service(BatchServiceServer::new(batch))
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.clone().cancelled_owned());
+        let server = tokio::spawn(async move { server.await.unwrap() });
+        Running { address, echo, shutdown, server }
+    }
+
+    fn replicas(address: SocketAddr) -> Replicas {
+        let uri = format!("http://{address}").parse().unwrap();
+        Replicas::new(&uri, &Names::new(None).unwrap(), |endpoint| endpoint, None)
+    }
+
+    fn batch(path: &str, messages: &[&'static str]) -> ConverseRequest {
+        let call = |message: &&'static str| UnaryCall {
+            path: path.to_owned(),
+            traceparent: String::new(),
+            message: Bytes::from_static(message.as_bytes()),
+        };
+        ConverseRequest { calls: messages.iter().map(call).collect() }
+    }
+
+    fn messages(answers: &[UnaryAnswer]) -> Vec<&[u8]> {
+        answers.iter().map(|answer| &answer.message[..]).collect()
+    }
+
+    #[tokio::test]
+    async fn one_batch_after_the_other_is_answered_in_order() {
+        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let replicas = replicas(service.address);
+        let mut kept = None;
+        for round in 0..3 {
+            let (answers, conversation) =
+                carry(&replicas, kept, batch(ECHO, &["a", "b", "c"]), PATIENCE).await.unwrap();
+            assert_eq!(messages(&answers), [b"a", b"b", b"c"], "round {round}");
+            kept = Some(conversation);
+        }
+        let (answers, _) = carry(&replicas, kept, batch("/else", &["a"]), PATIENCE).await.unwrap();
+        assert_eq!(Code::from_i32(answers[0].code), Code::Unimplemented);
+    }
+
+    #[tokio::test]
+    async fn what_an_ending_service_did_not_take_goes_to_its_successor() {
+        let first = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let replicas = replicas(first.address);
+        let (_, mut kept) = carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
+        assert!(kept.may_go_on());
+        // It ends while the conversation waits for the next batch, which does not hold it up.
+        first.shutdown.cancel();
+        first.server.await.unwrap();
+        let second = serve(listen(first.address).unwrap());
+        let (answers, kept) = carry(&replicas, Some(kept), batch(ECHO, &["b"]), PATIENCE).await.unwrap();
+        assert_eq!(messages(&answers), [b"b"]);
+        // As seen by one who had not noticed.
+        second.shutdown.cancel();
+        let mut kept = kept;
+        assert_eq!(kept.exchange(batch(ECHO, &["c"])).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_was_taken_is_answered_before_the_end() {
+        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let replicas = replicas(service.address);
+        let answered = tokio::spawn(async move {
+            let (answers, _) = carry(&replicas, None, batch(HOLD, &["a"]), PATIENCE).await.unwrap();
+            answers
+        });
+        service.echo.taken.notified().await;
+        service.shutdown.cancel();
+        service.echo.let_go.notify_one();
+        assert_eq!(messages(&answered.await.unwrap()), [b"a"]);
+        service.server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_batch_whose_answer_is_cut_off_is_not_sent_again() {
+        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let between = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let replicas = replicas(between.local_addr().unwrap());
+        let address = service.address;
+        let between = tokio::spawn(async move {
+            let (mut near, _) = between.accept().await.unwrap();
+            let mut far = TcpStream::connect(address).await.unwrap();
+            let _ = copy_bidirectional(&mut near, &mut far).await;
+        });
+        let (_, kept) = carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
+        let cut_off = tokio::spawn(async move {
+            carry(&replicas, Some(kept), batch(HOLD, &["b"]), PATIENCE).await.err().unwrap().code()
+        });
+        service.echo.taken.notified().await;
+        between.abort();
+        assert_eq!(cut_off.await.unwrap(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_of_age_fails_nothing() {
+        let settings = Server::builder().max_connection_age(AGE / 4);
+        let service = serve_with(listen("127.0.0.1:0".parse().unwrap()).unwrap(), settings);
+        let replicas = replicas(service.address);
+        let (begun, mut kept) = (Instant::now(), None);
+        while begun.elapsed() < 4 * AGE {
+            let (_, conversation) = carry(&replicas, kept, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
+            kept = Some(conversation);
+            time::sleep(AGE / 50).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_too_large_is_refused() {
+        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let refused = carry(&replicas(service.address), None, batch(ECHO, &["a"; 1025]), PATIENCE).await;
+        assert_eq!(refused.err().unwrap().code(), Code::InvalidArgument);
+    }
+}
