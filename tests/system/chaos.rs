@@ -11,13 +11,12 @@ use std::{
     time::Duration,
 };
 
-use lonja_proto::audit::Operation;
 use lonja_wire::Command;
 
 use crate::{
     cluster::Cluster,
     eventually,
-    load::{Acknowledged, audited, verify, write},
+    load::{Acknowledged, until_recorded, verify, write},
     wire,
 };
 
@@ -65,13 +64,7 @@ fn fault(cluster: &mut Cluster, number: usize) {
         let _ = wire::try_ask(cluster.peers, &probe, Command::Connect(session));
         matches!(wire::try_ask(cluster.peers, &probe, wire::publish_command("x")), Some(0 | 3)).then_some(())
     });
-    // What waited for the audit has been delivered: the records of peers who were served
-    // without it would end with their gateway.
-    eventually("the audit is up to date", || {
-        audited(&cluster.audit.url())
-            .contains_key(&(probe.clone(), Operation::Publish, "x".to_owned()))
-            .then_some(())
-    });
+    until_recorded(cluster.peers, &cluster.audit.url(), &probe);
 }
 
 #[test]

@@ -126,4 +126,5 @@ fn health_and_metrics_are_served() {
     assert_eq!(wire::register(index.peers, "alice"), 0);
     let counted = "lonja_gateway_requests_total{operation=\"REGISTER\",dialect=\"terminated\",status=\"0\"}";
     crate::eventually("the count", || (index.metric(counted) == 1.0).then_some(()));
+    assert_eq!(index.metric("lonja_gateway_audit_queue_records"), 0.0, "nothing waits");
 }

@@ -15,7 +15,7 @@ use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
 use lonja_wire::{Command, Dialect};
 
-use crate::wire;
+use crate::{eventually, wire};
 
 pub(crate) type Key = (String, Operation, String);
 
@@ -71,23 +71,39 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
     }
 }
 
-/// Records of successful operations, from the audit at this address.
-pub(crate) fn audited(audit: &str) -> HashMap<Key, usize> {
+/// Records of successful operations, from the audit at this address; `None` if it did not
+/// give them all.
+pub(crate) fn audited(audit: &str) -> Option<HashMap<Key, usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut client =
             AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap(), None).unwrap());
         let mut found = HashMap::new();
-        let Ok(pages) = client.list_operations(ListOperationsRequest::default()).await else { return found };
-        let mut pages = pages.into_inner();
-        while let Ok(Some(page)) = pages.message().await {
+        let pages = client.list_operations(ListOperationsRequest::default()).await;
+        let mut pages = pages.ok()?.into_inner();
+        while let Some(page) = pages.message().await.ok()? {
             for record in page.records.into_iter().filter(|record| record.status == 0) {
                 let operation = record.operation();
                 *found.entry((record.username, operation, record.subject)).or_default() += 1;
             }
         }
-        found
+        Some(found)
     })
+}
+
+/// Waits until this gateway's peers get their answers after their records are stored: until
+/// then, what it has recorded would end with it.
+pub(crate) fn until_recorded(peers: SocketAddr, audit: &str, name: &str) {
+    // The first may be stored before the gateway knows of it. The second is asked after that,
+    // and goes with the next batch, like all that was answered in between.
+    for turn in ["first", "second"] {
+        let mut names = (0..).map(|attempt| format!("{name}-{turn}{attempt}"));
+        let name = eventually("a peer is registered", || {
+            names.next().filter(|name| wire::try_ask(peers, name, Command::Register) == Some(0))
+        });
+        let key = (name, Operation::Register, String::new());
+        eventually("the audit is up to date", || audited(audit)?.contains_key(&key).then_some(()));
+    }
 }
 
 /// Whether everything that was answered with success is there.
@@ -123,8 +139,9 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
         assert_eq!(times, 1, "{file} of {name}");
     }
 
-    let audited = audited(audit);
-    for key in done.operations.lock().unwrap().iter() {
-        assert_eq!(audited.get(key), Some(&1), "{key:?}");
-    }
+    let audited = eventually("the audit gives its records", || audited(audit));
+    let operations = done.operations.lock().unwrap();
+    let is_wrong = |(_, key): &(usize, &Key)| audited.get(*key) != Some(&1);
+    let wrong: Vec<_> = operations.iter().enumerate().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "of {} these are not there once: {wrong:?}", operations.len());
 }

@@ -3,10 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -47,12 +44,17 @@ pub(crate) struct Recorder {
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<VecDeque<Waiting>>,
+    queue: Mutex<Queue>,
     filled: Notify,
-    /// Whether the last attempt to deliver succeeded.
-    reachable: AtomicBool,
     dropped: Counter,
     depth: Gauge,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Whether the last attempt to deliver succeeded.
+    reachable: bool,
 }
 
 #[derive(Debug)]
@@ -66,9 +68,8 @@ struct Waiting {
 impl Recorder {
     pub(crate) fn new() -> Self {
         let shared = Shared {
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { waiting: VecDeque::new(), reachable: true }),
             filled: Notify::new(),
-            reachable: AtomicBool::new(true),
             dropped: counter!("lonja_gateway_audit_dropped_total"),
             depth: gauge!("lonja_gateway_audit_queue_records"),
         };
@@ -79,23 +80,21 @@ impl Recorder {
     /// cannot be reached: then it waits in the queue, or is dropped and counted when
     /// that is full.
     pub(crate) async fn record(&self, record: OperationRecord) {
-        let (stored, wait) = if self.shared.reachable.load(Ordering::Relaxed) {
-            let (stored, wait) = oneshot::channel();
-            (Some(stored), Some(wait))
-        } else {
-            (None, None)
-        };
-        {
+        let (stored, wait) = oneshot::channel();
+        let reachable = {
             let mut queue = self.shared.queue.lock();
-            if queue.len() >= QUEUE {
+            if queue.waiting.len() >= QUEUE {
                 drop(queue);
                 self.shared.dropped.increment(1);
                 return;
             }
-            queue.push_back(Waiting { record, parent: Parent::current(), stored });
-        }
+            let reachable = queue.reachable;
+            let stored = reachable.then_some(stored);
+            queue.waiting.push_back(Waiting { record, parent: Parent::current(), stored });
+            reachable
+        };
         self.shared.filled.notify_one();
-        if let Some(wait) = wait {
+        if reachable {
             // An error says that nobody waits any more: the audit went out of reach.
             let _ = time::timeout(DEADLINE, wait).await;
         }
@@ -114,7 +113,7 @@ impl Recorder {
             }
         };
         if time::timeout(FAREWELL, left).await.is_err() {
-            let records = self.shared.queue.lock().len() as u64;
+            let records = self.shared.queue.lock().waiting.len() as u64;
             self.shared.dropped.increment(records);
             tracing::error!(records, "audit records are lost: the audit could not be reached before the end");
         }
@@ -131,7 +130,7 @@ struct Delivery<'a> {
 
 impl Delivery<'_> {
     fn has_some(&self) -> bool {
-        !self.shared.queue.lock().is_empty()
+        !self.shared.queue.lock().waiting.is_empty()
     }
 
     async fn run(&mut self) {
@@ -153,8 +152,8 @@ impl Delivery<'_> {
     async fn run_once(&mut self) -> bool {
         let (records, parents): (Vec<_>, Vec<_>) = {
             let queue = self.shared.queue.lock();
-            self.shared.depth.set(queue.len() as f64);
-            let batch = queue.iter().take(BATCH);
+            self.shared.depth.set(queue.waiting.len() as f64);
+            let batch = queue.waiting.iter().take(BATCH);
             batch.map(|waiting| (waiting.record.clone(), waiting.parent.clone())).unzip()
         };
         let count = records.len();
@@ -165,18 +164,27 @@ impl Delivery<'_> {
         };
         match self.send(request, parents).await {
             Ok(Ok(_)) => {
-                self.stored += count as u64;
-                if !self.shared.reachable.swap(true, Ordering::Relaxed) {
-                    tracing::info!("the audit can be reached again");
-                }
-                let delivered: Vec<_> = self.shared.queue.lock().drain(..count).collect();
-                for stored in delivered.into_iter().filter_map(|waiting| waiting.stored) {
-                    let _ = stored.send(());
-                }
+                self.delivered(count);
                 true
             }
             Ok(Err(status)) => self.out_of_reach(status.message()),
             Err(_) => self.out_of_reach("it does not answer"),
+        }
+    }
+
+    /// Lets the peers of the first so many records have their answers.
+    fn delivered(&mut self, count: usize) {
+        self.stored += count as u64;
+        let mut queue = self.shared.queue.lock();
+        let delivered: Vec<_> = queue.waiting.drain(..count).collect();
+        let again = !std::mem::replace(&mut queue.reachable, true);
+        self.shared.depth.set(queue.waiting.len() as f64);
+        drop(queue);
+        if again {
+            tracing::info!("the audit can be reached again");
+        }
+        for stored in delivered.into_iter().filter_map(|waiting| waiting.stored) {
+            let _ = stored.send(());
         }
     }
 
@@ -205,11 +213,12 @@ impl Delivery<'_> {
 
     /// Lets the peers that wait be served. Always `false`.
     fn out_of_reach(&self, why: &str) -> bool {
-        if self.shared.reachable.swap(false, Ordering::Relaxed) {
+        let mut queue = self.shared.queue.lock();
+        queue.waiting.iter_mut().for_each(|waiting| waiting.stored = None);
+        let newly = std::mem::replace(&mut queue.reachable, false);
+        drop(queue);
+        if newly {
             tracing::warn!(why, "the audit cannot be reached: records wait");
-        }
-        for waiting in self.shared.queue.lock().iter_mut() {
-            waiting.stored = None;
         }
         false
     }
