@@ -191,20 +191,29 @@ fn a_copy_that_was_stopped_goes_on_another_time() {
     let content = bytes(2, 1 << 20);
     let sharing = Sharing::start(&content);
     let place = Place::new();
-    struct Stop(Interrupt, PathBuf);
+    struct Stop {
+        interrupt: Interrupt,
+        directory: PathBuf,
+        /// It may go on to pass what had come before, when the next copy has begun.
+        done: AtomicBool,
+    }
     impl Harm for Stop {
         fn harm(&self, at: u64, bytes: &mut [u8]) -> usize {
-            if at > 500_000 && !self.0.is_raised() {
+            if at > 500_000 && !self.done.swap(true, Ordering::SeqCst) {
                 // What has come is kept some time later.
-                while parts(&self.1) < 100_000 {
+                while parts(&self.directory) < 100_000 {
                     thread::yield_now();
                 }
-                self.0.raise();
+                self.interrupt.raise();
             }
             bytes.len()
         }
     }
-    let stop = Stop(place.interrupt.clone(), place.directory.path().to_owned());
+    let stop = Stop {
+        interrupt: place.interrupt.clone(),
+        directory: place.directory.path().to_owned(),
+        done: AtomicBool::new(false),
+    };
     let proxy = Proxy::start(sharing.server.address(), stop);
     let stopped = place.copy(&[proxy.address]);
     assert!(matches!(stopped, Err(CopyError::Fetch(FetchError::Interrupted))), "{stopped:?}");
