@@ -21,10 +21,10 @@ pub(crate) struct Config {
     #[arg(long, default_value = "target/release/lonja")]
     lonja: PathBuf,
     /// Pairs of runs for each row; the median counts
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 31)]
     pairs: usize,
     /// Seconds of each run
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Connections at one time
     #[arg(long, value_delimiter = ',', default_value = "64,256")]
@@ -121,15 +121,20 @@ fn compare(
         Ok((figures.per_second(), cpu, figures.latency.value_at_quantile(0.99) as f64))
     };
     let mut pairs = Vec::new();
-    // The first pair warms up and does not count.
-    for _ in 0..=config.pairs {
-        pairs.push((measure(one)?, measure(other)?));
+    // The first pair warms up and does not count. Each is first in every other pair.
+    for pair in 0..=config.pairs {
+        if pair % 2 == 0 {
+            pairs.push((measure(one)?, measure(other)?));
+        } else {
+            let other = measure(other)?;
+            pairs.push((measure(one)?, other));
+        }
     }
     pairs.remove(0);
     type Pair = ((f64, f64, f64), (f64, f64, f64));
     let of = |figure: fn(&Pair) -> f64| crate::compare::median(pairs.iter().map(figure).collect());
     println!(
-        "{what:<18} {connections:>4} connections: {:>6.0}/s and {:>6.0}/s, ratio {:.2}; \
+        "{what:<18} {connections:>4} connections: {:>6.0}/s and {:>6.0}/s, ratio {:.3}; \
          CPU {:.0} and {:.0} us; p99 {:.1} and {:.1} ms",
         of(|(one, _)| one.0),
         of(|(_, other)| other.0),
