@@ -177,7 +177,7 @@ fn survives(stack: &Stack) {
             // The freezer of a busy machine now and then says that it cannot.
             eventually("a container is paused", || output(docker().args(["pause", &container])));
             thread::sleep(Duration::from_secs(2));
-            output(docker().args(["unpause", &container])).unwrap();
+            eventually("a container goes on", || output(docker().args(["unpause", &container])));
             recovers(stack, &audit, &format!("paused {service} {container}"));
         }
     }

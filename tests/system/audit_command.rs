@@ -29,7 +29,10 @@ fn it_lists_and_exports_what_happened_and_only_what_is_asked() {
     assert_eq!(wire::connect_as(index.peers, "alice", 7001), 0);
     assert_eq!(wire::publish(index.peers, "alice", "a\u{202e}b"), 0);
 
-    let all = lines(&audit(&index, &["list"]));
+    let all = eventually("four records", || {
+        let all = lines(&audit(&index, &["list"]));
+        (all.len() >= 4).then_some(all)
+    });
     assert_eq!(all.len(), 4, "{all:?}");
     assert!(all[0].ends_with(" 0 REGISTER     alice"), "{all:?}");
     assert!(!all[3].contains('\u{202e}') && all[3].contains("PUBLISH      alice a"), "{all:?}");

@@ -1,16 +1,13 @@
 //! Five processes on loopback that make the same system as `lonja up`.
 
-use std::{net::SocketAddr, process::Command};
+use std::net::SocketAddr;
+use std::process::Command;
 
 use lonja_chassis::rpc::{Channel, Names};
 use lonja_testing::RedisServer;
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
 
-use crate::{
-    eventually,
-    process::{Process, lonja},
-};
+use crate::process::{Process, lonja, until_free};
 
 /// A process that can be killed and started again at the same address.
 pub(crate) struct Service {
@@ -57,11 +54,7 @@ impl Service {
 
     /// Starts it again after a kill, once no connection of another test has its port.
     pub(crate) fn restart(&mut self) {
-        eventually("its port is free", || {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.set_reuseaddr(true).unwrap();
-            socket.bind(self.address).ok()
-        });
+        until_free(self.address);
         let mut command = Self::command(self.role, &self.address.to_string(), &self.arguments);
         self.process = Process::spawn(command.envs(self.environment.clone()));
         self.process.address(&format!("lonja.{}", self.role));

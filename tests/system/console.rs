@@ -26,6 +26,7 @@ use tonic_reflection::pb::v1::{
 use crate::{
     PATIENCE,
     cluster::{Cluster, Service, on_each_store},
+    eventually,
     process::{self, Index, http_get, lonja},
     wire,
 };
@@ -123,7 +124,7 @@ fn it_shows_who_comes_what_they_share_and_what_happens() {
 
             assert_eq!(wire::ask(peers, "alice", Command::Disconnect), 0);
             assert_eq!(names(&until(&mut users, |answer| answer.total == 1).await), ["bob"]);
-            assert_eq!(until(&mut files, |answer| !answer.beat).await.total, 0);
+            until(&mut files, |answer| !answer.beat && answer.total == 0).await;
         });
     });
 }
@@ -205,7 +206,12 @@ fn the_overview_counts_and_says_which_service_is_down() {
         let mut client = client(console.address);
         let request = WatchOverviewRequest { past_seconds: 300 };
         let mut overview = client.watch_overview(request).await.unwrap().into_inner();
-        let first = until(&mut overview, |answer| !answer.seconds.is_empty()).await;
+        let as_they_are = [("registry", true), ("audit", true), ("datetime", true), ("gateway", false)];
+        let first = until(&mut overview, |answer| {
+            !answer.seconds.is_empty()
+                && as_they_are.iter().all(|(name, ready)| service(answer, name).ready == *ready)
+        })
+        .await;
         assert_eq!(
             (first.registered_users, first.online_users, first.published_files),
             (Some(1), Some(1), Some(0))
@@ -215,9 +221,6 @@ fn the_overview_counts_and_says_which_service_is_down() {
         let mut registered: Vec<_> = registered.map(|count| (count.status, count.count)).collect();
         registered.sort_unstable();
         assert_eq!(registered, [(0, 1), (1, 1)]);
-        for (name, ready) in [("registry", true), ("audit", true), ("datetime", true), ("gateway", false)] {
-            assert_eq!(service(&first, name).ready, ready, "{:?}", service(&first, name));
-        }
 
         assert_eq!(wire::publish(peers, "alice", "a"), 0);
         let next = until(&mut overview, |answer| answer.published_files == Some(1)).await;
@@ -249,7 +252,7 @@ fn a_console_without_its_services_says_so() {
         let status = users.message().await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().starts_with("registry: "), "{status}");
-        assert!(started.elapsed() < Duration::from_secs(3));
+        assert!(started.elapsed() < Duration::from_secs(15));
     });
 }
 
@@ -277,11 +280,13 @@ fn grpc_web(console: SocketAddr, method: &str, message: &[u8], headers: &str) ->
 fn a_plain_http_client_can_call_it_over_grpc_web() {
     let index = Index::start();
     assert_eq!(wire::register(index.peers, "alice"), 0);
-    let (head, body) = grpc_web(index.console, "ListOperations", &[], "");
+    let (head, text) = eventually("the record is in the body", || {
+        let (head, body) = grpc_web(index.console, "ListOperations", &[], "");
+        let text = String::from_utf8_lossy(&body).into_owned();
+        text.contains("alice").then_some((head, text))
+    });
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.contains("application/grpc-web+proto"), "{head}");
-    let text = String::from_utf8_lossy(&body);
-    assert!(text.contains("alice"), "the record is in the body: {text:?}");
     // The trailers are the last frame of the body.
     assert!(text.contains("grpc-status:0"), "{text:?}");
 }

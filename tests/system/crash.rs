@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -20,7 +20,7 @@ use lonja_chassis::journal::Journal;
 use lonja_proto::audit::Operation;
 use lonja_wire::{Command, Dialect};
 
-use crate::{process::Index, wire};
+use crate::{eventually, process::Index, wire};
 
 const ROUNDS: usize = 10;
 const WRITERS: usize = 16;
@@ -34,8 +34,16 @@ struct Acknowledged {
     published: HashMap<String, Vec<String>>,
 }
 
+/// What the writers of a round share.
+#[derive(Default)]
+struct Round {
+    stop: AtomicBool,
+    /// Sessions that began.
+    connected: AtomicUsize,
+}
+
 /// Registers, connects and publishes until the index is gone.
-fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool) -> Acknowledged {
+fn write(peers: SocketAddr, prefix: &str, round: &Round) -> Acknowledged {
     let mut done = Acknowledged::default();
     for user in 0.. {
         let name = format!("{prefix}-{user}");
@@ -43,12 +51,15 @@ fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool) -> Acknowledged {
         let mut steps = vec![(Command::Register, 0), (Command::Connect(port), 1)];
         steps.extend((0..5).map(|file| (wire::publish_command(&format!("file{file}")), 2 + file)));
         for (command, step) in steps {
-            if stop.load(Ordering::Relaxed) || wire::try_ask(peers, &name, command) != Some(0) {
+            if round.stop.load(Ordering::Relaxed) || wire::try_ask(peers, &name, command) != Some(0) {
                 return done;
             }
             match step {
                 0 => done.registered.push(name.clone()),
-                1 => done.connected.push(name.clone()),
+                1 => {
+                    done.connected.push(name.clone());
+                    round.connected.fetch_add(1, Ordering::Relaxed);
+                }
                 file => done.published.entry(name.clone()).or_default().push(format!("file{}", file - 2)),
             }
         }
@@ -58,22 +69,26 @@ fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool) -> Acknowledged {
 
 /// Connects and disconnects one user until the index is gone, so that most of what is
 /// written is soon dead and the log is cleaned while it is killed.
-fn churn(peers: SocketAddr, name: &str, stop: &AtomicBool) -> Acknowledged {
+fn churn(peers: SocketAddr, name: &str, round: &Round) -> Acknowledged {
     let mut done = Acknowledged::default();
     if wire::try_ask(peers, name, Command::Register) == Some(0) {
         done.registered.push(name.to_owned());
     }
     let port = std::num::NonZeroU16::new(50_085).unwrap().into();
-    while !stop.load(Ordering::Relaxed)
-        && wire::try_ask(peers, name, Command::Connect(port)) == Some(0)
-        && wire::try_ask(peers, name, Command::Disconnect) == Some(0)
-    {}
+    let turn = || {
+        wire::try_ask(peers, name, Command::Connect(port)) == Some(0)
+            && wire::try_ask(peers, name, Command::Disconnect) == Some(0)
+    };
+    let mut served = true;
+    while served && !round.stop.load(Ordering::Relaxed) {
+        served = turn();
+    }
     done
 }
 
 fn verify(index: &Index, done: &Acknowledged) {
     for name in &done.registered {
-        assert_eq!(wire::register(index.peers, name), 1, "{name} is lost");
+        assert_eq!(wire::register_again(index.peers, name), 1, "{name} is lost");
     }
     let watcher = &done.connected[0];
     let users = wire::list_users(index.peers, watcher, Dialect::Padded).unwrap();
@@ -115,29 +130,31 @@ fn audited(data: &Path) -> HashMap<(String, Operation, String), usize> {
 fn nothing_acknowledged_is_lost_in_ten_kills_under_load() {
     let mut index = Index::start();
     let mut all = Acknowledged::default();
-    for round in 0..ROUNDS {
-        let stop = Arc::new(AtomicBool::new(false));
+    for number in 0..ROUNDS {
+        let round = Arc::new(Round::default());
         let peers = index.peers;
         let writers: Vec<_> = (0..2 * WRITERS)
             .map(|writer| {
-                let stop = Arc::clone(&stop);
-                let name = format!("r{round}w{writer}");
+                let round = Arc::clone(&round);
+                let name = format!("r{number}w{writer}");
                 // Twice as many who churn as who write.
                 let work = if writer % 3 == 0 { write } else { churn };
-                thread::spawn(move || work(peers, &name, &stop))
+                thread::spawn(move || work(peers, &name, &round))
             })
             .collect();
+        eventually("the load gets somewhere", || {
+            (round.connected.load(Ordering::Relaxed) > WRITERS / 2).then_some(())
+        });
         // Any moment will do; these are spread over what a commit takes.
-        thread::sleep(Duration::from_micros(300_000 + 37_137 * round as u64));
+        thread::sleep(Duration::from_micros(37_137 * number as u64));
         index.process.kill();
-        stop.store(true, Ordering::Relaxed);
+        round.stop.store(true, Ordering::Relaxed);
         for writer in writers {
             let done = writer.join().unwrap();
             all.registered.extend(done.registered);
             all.connected.extend(done.connected);
             all.published.extend(done.published);
         }
-        assert!(all.connected.len() > round * WRITERS / 2, "the load got somewhere");
         index = index.restart();
         verify(&index, &all);
     }

@@ -1,7 +1,7 @@
 //! Peers that take too much, too long, or say too much.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     sync::{
         Arc,
@@ -22,9 +22,9 @@ use crate::{
 #[test]
 fn thousands_of_slow_connections_are_held_and_cut_while_others_are_served() {
     const SLOW: usize = 5000;
-    const TIMEOUT: Duration = Duration::from_secs(8);
+    const TIMEOUT: Duration = Duration::from_secs(15);
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let index = Index::start_with(&["--request-timeout", "8", "--max-connections-per-address", "6000"]);
+    let index = Index::start_with(&["--request-timeout", "15", "--max-connections-per-address", "6000"]);
     assert_eq!(wire::register(index.peers, "warm-up"), 0);
     let before = index.process.resident_kib();
 
@@ -63,8 +63,11 @@ fn thousands_of_slow_connections_are_held_and_cut_while_others_are_served() {
     }
     for (mut stream, opened) in slow {
         let mut reply = Vec::new();
-        stream.read_to_end(&mut reply).unwrap();
-        assert_eq!(reply, b"", "no operation was named, so there is no answer");
+        // A byte that comes at the very end makes it a reset.
+        let ended = stream
+            .read_to_end(&mut reply)
+            .map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true);
+        assert!(ended && reply.is_empty(), "no operation was named, so there is no answer");
         assert!(opened.elapsed() < TIMEOUT + Duration::from_secs(20));
     }
     cut.store(true, Ordering::Relaxed);

@@ -2,6 +2,8 @@
 
 use std::{env, path::Path};
 
+use tempfile::TempDir;
+
 use crate::{
     process::{Index, lonja},
     repository,
@@ -16,10 +18,12 @@ fn helm_test_passes_on_an_index_that_works_and_fails_on_one_that_does_not() {
         Path::new(&program).parent().unwrap().display(),
         env::var("PATH").unwrap_or_default()
     );
+    let files = TempDir::new().unwrap();
     let run = |port: u16| {
         std::process::Command::new("sh")
             .arg(repository("helm/lonja/files/test.sh"))
             .env("PATH", &path)
+            .env("TMPDIR", files.path())
             .env("GATEWAY", "127.0.0.1")
             .env("PORT", port.to_string())
             .env("DATETIME", format!("http://{}/?wsdl", index.datetime))

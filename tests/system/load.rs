@@ -23,7 +23,8 @@ pub(crate) type Key = (String, Operation, String);
 #[derive(Default)]
 pub(crate) struct Acknowledged {
     operations: Mutex<Vec<Key>>,
-    pub(crate) slowest: Mutex<Duration>,
+    /// How long each answer took, successes or not.
+    times: Mutex<Vec<Duration>>,
 }
 
 impl Acknowledged {
@@ -31,13 +32,16 @@ impl Acknowledged {
     fn ask(&self, peers: SocketAddr, name: &str, operation: Operation, command: Command, file: &str) -> bool {
         let started = Instant::now();
         let status = wire::try_ask(peers, name, command);
-        let mut slowest = self.slowest.lock().unwrap();
-        *slowest = slowest.max(started.elapsed());
-        drop(slowest);
+        self.times.lock().unwrap().push(started.elapsed());
         if status == Some(0) {
             self.operations.lock().unwrap().push((name.to_owned(), operation, file.to_owned()));
         }
         status == Some(0)
+    }
+
+    /// The times of answers that took at least so long.
+    pub(crate) fn later_than(&self, limit: Duration) -> Vec<Duration> {
+        self.times.lock().unwrap().iter().filter(|time| **time >= limit).copied().collect()
     }
 
     fn of(&self, wanted: Operation) -> Vec<(String, String)> {
@@ -111,7 +115,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     let registered = done.of(Operation::Register);
     assert!(registered.len() > 50, "the load got somewhere: {}", registered.len());
     for (name, _) in &registered {
-        assert_eq!(wire::register(peers, name), 1, "{name} is lost");
+        assert_eq!(wire::register_again(peers, name), 1, "{name} is lost");
     }
     let ended: Vec<_> = done.of(Operation::Disconnect).into_iter().map(|(name, _)| name).collect();
     let connected: Vec<_> = done
@@ -139,6 +143,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
         assert_eq!(times, 1, "{file} of {name}");
     }
 
+    until_recorded(peers, audit, "verified");
     let audited = eventually("the audit gives its records", || audited(audit));
     let operations = done.operations.lock().unwrap();
     let is_wrong = |(_, key): &(usize, &Key)| audited.get(*key) != Some(&1);

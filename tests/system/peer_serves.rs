@@ -48,6 +48,7 @@ fn a_directory_is_shared_and_followed() {
     assert_eq!(published(&index, "alice"), ["a.txt", "link", "sub/dir/año 1.txt"].map(str::to_owned).into());
     let complaint = "lonja: line\\u{a}break is not published: its name is not printable: \
                      it holds a control character";
+    eventually("what is not published is said", || (!alice.stderr().is_empty()).then_some(()));
     assert_eq!(alice.stderr(), [complaint]);
 
     fs::create_dir(at("new")).unwrap();

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use crate::eventually;
 
@@ -114,6 +115,15 @@ fn collect(output: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>
     lines
 }
 
+/// Waits until no connection of another test has a port that is to be listened on.
+pub(crate) fn until_free(address: SocketAddr) {
+    eventually("a port is free", || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).ok()
+    });
+}
+
 /// `lonja up` on a data directory of its own.
 pub(crate) struct Index {
     pub(crate) process: Process,
@@ -135,6 +145,7 @@ impl Index {
     }
 
     fn start_on(data: Arc<TempDir>, arguments: Vec<String>) -> Self {
+        arguments.iter().filter_map(|argument| argument.parse().ok()).for_each(until_free);
         let mut command = lonja();
         command.args(["up", "--data-dir"]).arg(data.path()).args(&arguments);
         for option in ["--gateway-listen", "--datetime-listen", "--console-listen"] {

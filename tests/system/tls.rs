@@ -203,7 +203,13 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
             for (role, method) in &methods {
                 let secure = Some((tls.clone(), ["lonja-registry", "lonja-catalog", "lonja-audit"][*role]));
                 let channel = Channel::remote(&secured.services[*role].url(), &names, secure).unwrap();
-                let code = call(channel, method).await;
+                let mut code = Code::Unavailable;
+                for _ in 0..5 {
+                    // A machine that stands still for a second ends a connection attempt.
+                    if code == Code::Unavailable {
+                        code = call(channel.clone(), method).await;
+                    }
+                }
                 let allowed = may_call(caller, method);
                 assert_eq!(code != Code::PermissionDenied, allowed, "{caller} calls {method}: {code:?}");
                 assert_ne!(code, Code::Unavailable, "{caller} calls {method}");
@@ -319,7 +325,7 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
         };
         progress("requests before");
         // First everyone trusts both authorities, then has a certificate of the new one, then
-        // the old one is trusted no more. Between the steps, all of them have seen the last.
+        // the old one is trusted no more. Between the steps, whoever connects looks again.
         let (old, new) = (&secured.authority, &next);
         for (issuer, trusted) in [(old, vec![old, new]), (new, vec![old, new]), (new, vec![new])] {
             for role in &everyone {

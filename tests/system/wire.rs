@@ -75,6 +75,12 @@ pub(crate) fn register(peers: SocketAddr, username: &str) -> u8 {
     ask(peers, username, Command::Register)
 }
 
+/// Registers a user until that did not fail: one request of many may meet a machine that
+/// stands still for longer than the gateway waits.
+pub(crate) fn register_again(peers: SocketAddr, username: &str) -> u8 {
+    (0..3).map(|_| register(peers, username)).find(|status| *status != 2).unwrap_or(2)
+}
+
 pub(crate) fn connect_as(peers: SocketAddr, username: &str, port: u16) -> u8 {
     ask(peers, username, Command::Connect(std::num::NonZeroU16::new(port).unwrap().into()))
 }

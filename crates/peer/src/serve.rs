@@ -475,7 +475,7 @@ mod tests {
         });
         let begin = Instant::now();
         drop(served);
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
         assert_eq!(reading.join().unwrap(), Err(io::ErrorKind::ConnectionReset));
     }
 }

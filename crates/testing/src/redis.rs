@@ -180,7 +180,8 @@ impl RedisCluster {
     /// Starts three nodes and joins them.
     #[must_use]
     pub fn start() -> Self {
-        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        // No node is meant to be given up when the machine stands still for a moment.
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "15000"];
         let bus = |server: &RedisServer| server.port + 10_000;
         let nodes: Vec<_> = (0..3).map(|_| RedisServer::start_with(&options)).collect();
         let slots = ["0 5460", "5461 10922", "10923 16383"];

@@ -127,7 +127,7 @@ pub(crate) async fn waiting_ends_with_the_next_record(store: impl Store) {
         }
     });
     store.record(batch("a", 2, 1)).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(5), waiter).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(9), waiter).await.unwrap().unwrap();
 }
 
 pub(crate) async fn nothing_is_lost_or_doubled_when_many_write(store: impl Store) {
