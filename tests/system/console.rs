@@ -166,7 +166,7 @@ fn lists_are_given_in_pages_and_searched() {
             assert_eq!(names(&page), ["user4", "user3", "user2"]);
 
             let request = WatchFilesRequest {
-                query: "rep pdf".to_owned(),
+                query: "EPORT pdf".to_owned(),
                 offset: 5,
                 page_size: 5,
                 ..WatchFilesRequest::default()

@@ -76,7 +76,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
 
 async fn serve_store(
     config: &Config,
-    store: impl Store + Clone,
+    store: impl Store,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let (search, follower) = Search::new(store.clone());

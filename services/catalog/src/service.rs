@@ -39,12 +39,12 @@ const MAX_QUERY: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct CatalogGrpc<S> {
     store: S,
-    search: Search,
+    search: Search<S>,
 }
 
 impl<S: Store> CatalogGrpc<S> {
     /// A service on this store and an index of it.
-    pub fn new(store: S, search: Search) -> Self {
+    pub fn new(store: S, search: Search<S>) -> Self {
         Self { store, search }
     }
 }
@@ -82,12 +82,7 @@ fn file(file: Option<proto::File>) -> Result<File, Status> {
 
 impl From<SearchError> for Status {
     fn from(error: SearchError) -> Self {
-        match error {
-            SearchError::NotReady | SearchError::Busy | SearchError::Stopped => {
-                Self::unavailable(error.to_string())
-            }
-            SearchError::Index(_) => Self::internal(error.to_string()),
-        }
+        Self::unavailable(error.to_string())
     }
 }
 
@@ -194,7 +189,7 @@ impl<S: Store> CatalogService for CatalogGrpc<S> {
         request: Request<proto::SearchFilesRequest>,
     ) -> Result<Response<proto::SearchFilesResponse>, Status> {
         let request = request.into_inner();
-        let revision = self.search.revision()?;
+        let revision = self.search.revision().await?;
         if revision == request.known_revision {
             let response = proto::SearchFilesResponse { revision, not_modified: true, ..Default::default() };
             return Ok(Response::new(response));

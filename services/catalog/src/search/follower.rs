@@ -1,32 +1,30 @@
 //! Keeps the index current: reads the whole store, then its changes.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt as _, stream};
 use lonja_proto::Failure;
-use parking_lot::Mutex;
-use tantivy::TantivyError;
 use tokio::{
-    task::JoinError,
-    time::{self, Instant},
+    task::{JoinError, spawn_blocking},
+    time,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Current, Search,
-    index::{self, Writer},
-};
+use super::{Current, Search};
 use crate::store::{Cursor, Store};
 
-/// How often changes are looked for. Each time costs a commit if there are any.
+/// How often changes are looked for while nobody searches.
 const INTERVAL: Duration = Duration::from_millis(400);
-/// Lists that are asked for at one time.
+/// The largest number of sessions whose lists are asked for at one time.
 const LISTS: usize = 32;
-/// How long to wait before the next attempt when something fails.
+/// How long to wait before the next attempt when the index could not be made or kept current.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Why it has to begin anew. After a failure of the store too: it may have gone back to
-/// what it was some changes before.
+/// Why the index has to be made anew. A store that failed may have gone back to what it was some
+/// changes before.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error("changes were missed")]
@@ -34,116 +32,126 @@ enum Broken {
     #[error("the store fails: {0}")]
     Store(#[from] Failure),
     #[error(transparent)]
-    Index(#[from] TantivyError),
-    #[error(transparent)]
     Task(#[from] JoinError),
 }
 
-/// Brings the changes of a store into the index.
+/// What is known of the store.
+#[derive(Default)]
+pub(super) struct Followed {
+    /// `None` until the index has been read from the store, and after a failure.
+    following: Option<Following>,
+    /// Whether the last attempt failed because of the store.
+    failing: bool,
+}
+
+/// An index, and how far the store's changes are in it.
+struct Following {
+    current: Arc<Current>,
+    cursor: Cursor,
+    /// When the store was last asked for changes and had no other ones.
+    caught_up: Option<Instant>,
+}
+
+/// Makes the index, and keeps it current while nobody searches.
 #[derive(Debug)]
 pub struct Follower<S> {
-    store: S,
-    search: Search,
-}
-
-/// An index that follows its store.
-struct Following {
-    writer: Arc<Mutex<Writer>>,
-    current: Current,
-    /// Up to where the store's changes are in it.
-    cursor: Cursor,
-    /// Changes up to here may have been in what was read at first, and come once more.
-    repeated: Option<Cursor>,
-}
-
-impl<S> Follower<S> {
-    pub(super) fn new(store: S, search: Search) -> Self {
-        Self { store, search }
-    }
+    search: Search<S>,
 }
 
 impl<S: Store> Follower<S> {
+    pub(super) fn new(search: Search<S>) -> Self {
+        Self { search }
+    }
+
     /// Follows the store until shutdown.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut failing = false;
-        while let Some(Err(broken)) = shutdown.run_until_cancelled(self.follow(&mut failing)).await {
-            // What is not current any more is not shown.
-            self.search.show(None);
-            match &broken {
-                Broken::Missed => tracing::info!("search: {broken}: the index is made anew"),
-                Broken::Store(_) if failing => tracing::debug!("search: {broken}"),
-                Broken::Store(_) => tracing::warn!("search: {broken}"),
-                Broken::Index(_) | Broken::Task(_) => tracing::error!("search: {broken}: it is made anew"),
-            }
-            failing = matches!(broken, Broken::Store(_));
-            let _ = time::timeout(PAUSE, shutdown.cancelled()).await;
+        while let Some(followed) = shutdown.run_until_cancelled(self.search.follow()).await {
+            let pause = if followed { INTERVAL } else { PAUSE };
+            let _ = time::timeout(pause, shutdown.cancelled()).await;
         }
-    }
-
-    /// Makes an index and follows until something breaks.
-    async fn follow(&self, failing: &mut bool) -> Result<Infallible, Broken> {
-        let mut following = self.read_all().await?;
-        loop {
-            let next = Instant::now() + INTERVAL;
-            let mut changed = false;
-            while Instant::now() < next && self.apply_some(&mut following).await? {
-                changed = true;
-            }
-            let Following { writer, cursor, repeated, current } = &mut following;
-            let caught_up = repeated.take_if(|until| !cursor.is_before(until)).is_some();
-            if changed || caught_up {
-                write(writer, Writer::commit).await?;
-            }
-            if caught_up {
-                self.search.show(Some(current));
-                *failing = false;
-            }
-            time::sleep_until(next).await;
-        }
-    }
-
-    /// An index with everything that the store has.
-    async fn read_all(&self) -> Result<Following, Broken> {
-        let cursor = self.store.newest().await?;
-        let (writer, reader) = index::create()?;
-        let writer = Arc::new(Mutex::new(writer));
-        let sessions = self.store.sessions().await?;
-        let list = |(session, username)| async move {
-            Ok::<_, Failure>((session, username, self.store.list(session).await?))
-        };
-        let mut lists = stream::iter(sessions).map(list).buffered(LISTS);
-        while let Some(list) = lists.next().await {
-            let (session, username, files) = list?;
-            let add = move |writer: &mut Writer| {
-                files.iter().try_for_each(|listed| writer.add(session, &username, listed))
-            };
-            write(&writer, add).await?;
-        }
-        let repeated = Some(self.store.newest().await?);
-        Ok(Following { writer, current: Current::new(reader), cursor, repeated })
-    }
-
-    /// Applies some of the changes behind the place up to which they are known, and moves
-    /// that on; says whether there were any.
-    async fn apply_some(&self, following: &mut Following) -> Result<bool, Broken> {
-        let Following { writer, cursor, repeated, .. } = following;
-        let (changes, behind) = self.store.changes(cursor).await?.ok_or(Broken::Missed)?;
-        if behind == *cursor {
-            return Ok(false);
-        }
-        let repeated = repeated.as_ref().is_some_and(|until| cursor.is_before(until));
-        let apply = move |writer: &mut Writer| changes.iter().try_for_each(|one| writer.apply(one, repeated));
-        write(writer, apply).await?;
-        *cursor = behind;
-        Ok(true)
     }
 }
 
-/// Works with an index in a thread that may block.
-async fn write(
-    writer: &Arc<Mutex<Writer>>,
-    work: impl FnOnce(&mut Writer) -> Result<(), TantivyError> + Send + 'static,
-) -> Result<(), Broken> {
-    let writer = Arc::clone(writer);
-    Ok(tokio::task::spawn_blocking(move || work(&mut writer.lock())).await??)
+impl<S: Store> Search<S> {
+    /// Makes the index if there is none, and brings the changes that the store has by now into it.
+    /// Says whether the index is current then; an index that is not current is not shown.
+    ///
+    /// A call that is dropped leaves everything as it was, or some changes further.
+    pub(super) async fn follow(&self) -> bool {
+        let mut followed = self.shared.followed.lock().await;
+        match self.try_to_follow(&mut followed.following).await {
+            Ok(()) => {
+                followed.failing = false;
+                true
+            }
+            Err(broken) => {
+                *self.shared.current.write() = None;
+                followed.following = None;
+                match &broken {
+                    Broken::Missed => tracing::info!("search: {broken}: the index is made anew"),
+                    Broken::Store(_) if followed.failing => tracing::debug!("search: {broken}"),
+                    Broken::Store(_) => tracing::warn!("search: {broken}"),
+                    Broken::Task(_) => tracing::error!("search: {broken}: the index is made anew"),
+                }
+                followed.failing = matches!(broken, Broken::Store(_));
+                false
+            }
+        }
+    }
+
+    async fn try_to_follow(&self, following: &mut Option<Following>) -> Result<(), Broken> {
+        let following = match following {
+            Some(following) => following,
+            None => following.insert(self.read_all().await?),
+        };
+        if following.caught_up.is_some_and(|at| at.elapsed() < S::MAX_LAG) {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let newest = self.shared.store.newest().await?;
+        if following.cursor != newest {
+            while self.apply_some(following).await? && following.cursor.is_before(&newest) {}
+        }
+        if following.caught_up.replace(asked).is_none() {
+            *self.shared.current.write() = Some(Arc::clone(&following.current));
+        }
+        Ok(())
+    }
+
+    /// An index with everything that the store has. Changes that are made meanwhile may be in
+    /// it, and come after the cursor too.
+    async fn read_all(&self) -> Result<Following, Broken> {
+        let store = &self.shared.store;
+        let cursor = store.newest().await?;
+        let current = Arc::new(Current::new());
+        let list = |(session, username)| async move {
+            Ok::<_, Failure>((session, username, store.list(session).await?))
+        };
+        let mut lists = stream::iter(store.sessions().await?).map(list).buffered(LISTS);
+        while let Some(list) = lists.next().await {
+            let (session, username, files) = list?;
+            let mut index = current.index.write();
+            files.iter().for_each(|listed| index.add(session, &username, listed));
+        }
+        Ok(Following { current, cursor, caught_up: None })
+    }
+
+    /// Brings some of the changes behind the cursor into the index and moves the cursor on; says
+    /// whether there were any.
+    async fn apply_some(&self, following: &mut Following) -> Result<bool, Broken> {
+        let changes = self.shared.store.changes(&following.cursor).await?;
+        let (changes, behind) = changes.ok_or(Broken::Missed)?;
+        if behind == following.cursor {
+            return Ok(false);
+        }
+        let current = Arc::clone(&following.current);
+        // In a thread that may block: a search holds the index for some milliseconds.
+        spawn_blocking(move || {
+            let mut index = current.index.write();
+            changes.iter().for_each(|change| index.apply(change));
+        })
+        .await?;
+        following.cursor = behind;
+        Ok(true)
+    }
 }

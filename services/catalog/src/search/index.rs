@@ -1,186 +1,349 @@
-//! The index itself: an inverted index in memory, by tantivy.
+//! The index: the texts of all published files in memory, searched from one end to the other.
 
-use lonja_proto::SessionId;
-use tantivy::{
-    Index, IndexReader, IndexWriter, Order, ReloadPolicy, TantivyDocument, TantivyError, Term,
-    collector::{Count, TopDocs},
-    indexer::IndexWriterOptions,
-    query::{AllQuery, BooleanQuery, Query, TermQuery},
-    schema::{
-        FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions, Value as _,
-    },
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap},
+    hash::{BuildHasher as _, RandomState},
 };
 
-use super::{Found, Page, SearchQuery, words};
+use hashbrown::HashTable;
+use lonja_proto::SessionId;
+use memchr::memmem::Finder;
+use slab::Slab;
+
+use super::{
+    Found, Page, SearchQuery,
+    block::{Block, MAX_FILES},
+    text,
+};
 use crate::store::{Change, File, Listed};
 
-/// Bytes that a commit's changes may take before they are written to the index.
-const BUFFER: usize = 32 << 20;
-
-/// The name of what gives the beginnings of words.
-const BEGINNINGS: &str = "beginnings";
-
-/// What is kept of each file.
-#[derive(Debug, Clone, Copy)]
-struct Fields {
-    /// Session and filename, to delete a file by.
-    key: Field,
-    session: Field,
-    username: Field,
-    filename: Field,
-    description: Field,
-    /// Each beginning of each word of the three names.
-    words: Field,
-    order: Field,
+/// All published files, in blocks.
+#[derive(Default)]
+pub(super) struct Index {
+    blocks: Slab<Block>,
+    /// The number of the block that takes the next file, if there is one.
+    open: usize,
+    sessions: Slab<Session>,
+    /// The number of each session that has files.
+    numbers: HashMap<SessionId, usize>,
+    hasher: RandomState,
+    generation: u64,
 }
 
-impl Fields {
-    fn new() -> (Self, Schema) {
-        let mut schema = Schema::builder();
-        let beginnings = TextFieldIndexing::default()
-            .set_tokenizer(BEGINNINGS)
-            .set_index_option(IndexRecordOption::Basic)
-            .set_fieldnorms(false);
-        let fields = Self {
-            key: schema.add_text_field("key", STRING),
-            session: schema.add_text_field("session", STRING | STORED),
-            username: schema.add_text_field("username", STORED),
-            filename: schema.add_text_field("filename", STORED),
-            description: schema.add_text_field("description", STORED),
-            words: schema.add_text_field("words", TextOptions::default().set_indexing_options(beginnings)),
-            order: schema.add_u64_field("order", FAST),
-        };
-        (fields, schema.build())
+struct Session {
+    id: SessionId,
+    username: Box<str>,
+    /// Where the session's files are, found by the hash of the filename.
+    places: HashTable<Place>,
+}
+
+/// Where a file is: the number of a block and the position in the block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u32);
+
+impl Place {
+    fn new(block: usize, position: usize) -> Self {
+        Self((block * MAX_FILES + position) as u32)
     }
 
-    fn key(&self, session: SessionId, filename: &str) -> Term {
-        Term::from_field_text(self.key, &format!("{session}/{filename}"))
+    fn block(self) -> usize {
+        self.0 as usize / MAX_FILES
     }
 
-    fn session(&self, session: SessionId) -> Term {
-        Term::from_field_text(self.session, &session.to_string())
+    fn position(self) -> usize {
+        self.0 as usize % MAX_FILES
     }
 }
 
-/// An empty index, for one who writes and any number who read.
-pub(super) fn create() -> Result<(Writer, Reader), TantivyError> {
-    let (fields, schema) = Fields::new();
-    let index = Index::create_in_ram(schema);
-    index.tokenizers().register(BEGINNINGS, words::beginnings());
-    let options = IndexWriterOptions::builder()
-        .memory_budget_per_thread(BUFFER)
-        .num_worker_threads(1)
-        .num_merge_threads(1)
-        .build();
-    let writer = index.writer_with_options(options)?;
-    let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    let writer = Writer { fields, writer, reader: reader.clone() };
-    Ok((writer, Reader { fields, reader }))
-}
-
-/// Changes the index. Nothing of it is seen before [`Writer::commit`].
-pub(super) struct Writer {
-    fields: Fields,
-    writer: IndexWriter,
-    reader: IndexReader,
-}
-
-impl Writer {
-    /// Adds a file that is not in the index.
-    pub(super) fn add(
-        &self,
-        session: SessionId,
-        username: &str,
-        listed: &Listed,
-    ) -> Result<(), TantivyError> {
-        let Listed { order, file: File { filename, description } } = listed;
-        let Fields { key, session: of, username: user, filename: name, .. } = self.fields;
-        let mut document = TantivyDocument::new();
-        document.add_text(key, format!("{session}/{filename}"));
-        document.add_text(of, session.to_string());
-        document.add_text(user, username);
-        document.add_text(name, filename);
-        document.add_text(self.fields.description, description);
-        document.add_u64(self.fields.order, *order);
-        for text in [filename, description, username] {
-            document.add_text(self.fields.words, words::composed(text));
-        }
-        self.writer.add_document(document).map(|_| ())
-    }
-
-    /// Applies a change. One that may have been applied before is `repeated`.
-    pub(super) fn apply(&self, change: &Change, repeated: bool) -> Result<(), TantivyError> {
-        match change {
-            Change::Published(session, username, listed) => {
-                if repeated {
-                    self.writer.delete_term(self.fields.key(*session, &listed.file.filename));
-                }
-                self.add(*session, username, listed)?;
-            }
-            Change::Deleted(session, filename) => {
-                self.writer.delete_term(self.fields.key(*session, filename));
-            }
-            Change::Ended(session) => {
-                self.writer.delete_term(self.fields.session(*session));
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows readers what has changed.
-    pub(super) fn commit(&mut self) -> Result<(), TantivyError> {
-        self.writer.commit()?;
-        self.reader.reload()
-    }
-}
-
-/// Searches the index.
-#[derive(Clone)]
-pub(super) struct Reader {
-    fields: Fields,
-    reader: IndexReader,
-}
-
-impl Reader {
-    /// Names the state of the index within this process; any change makes another.
+impl Index {
+    /// A number that is another after each change.
     pub(super) fn generation(&self) -> u64 {
-        self.reader.searcher().generation().generation_id()
+        self.generation
+    }
+
+    /// Applies a change. A change that was applied before changes nothing, as long as all
+    /// changes that came after it are applied again too.
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Published(session, username, listed) => self.add(*session, username, listed),
+            Change::Deleted(session, filename) => self.delete(*session, filename),
+            Change::Ended(session) => self.end(*session),
+        }
+    }
+
+    /// Adds a file, in place of the session's file of that name if there is one.
+    pub(super) fn add(&mut self, session: SessionId, username: &str, listed: &Listed) {
+        self.delete(session, &listed.file.filename);
+        let number = *self.numbers.entry(session).or_insert_with(|| {
+            let places = HashTable::new();
+            self.sessions.insert(Session { id: session, username: username.into(), places })
+        });
+        let place = self.put(number, listed.order, &listed.file);
+        let (blocks, hasher) = (&self.blocks, &self.hasher);
+        let hash = |place: &Place| hasher.hash_one(filename(blocks, *place));
+        self.sessions[number].places.insert_unique(hash(&place), place, hash);
+        self.generation += 1;
+    }
+
+    fn delete(&mut self, session: SessionId, name: &str) {
+        let Some(&number) = self.numbers.get(&session) else { return };
+        let (blocks, hash) = (&self.blocks, self.hasher.hash_one(name));
+        let places = &mut self.sessions[number].places;
+        let Ok(found) = places.find_entry(hash, |place| filename(blocks, *place) == name) else { return };
+        let (place, _) = found.remove();
+        if places.is_empty() {
+            self.numbers.remove(&session);
+            self.sessions.remove(number);
+        }
+        self.remove([place]);
+    }
+
+    fn end(&mut self, session: SessionId) {
+        let Some(number) = self.numbers.remove(&session) else { return };
+        let session = self.sessions.remove(number);
+        self.remove(session.places);
+    }
+
+    /// Puts a file into the open block.
+    fn put(&mut self, session: usize, order: u64, file: &File) -> Place {
+        if self.blocks.get(self.open).is_none_or(Block::is_full) {
+            self.open = self.blocks.insert(Block::default());
+        }
+        let username = &self.sessions[session].username;
+        let position = self.blocks[self.open].add(order, session as u32, username, file);
+        Place::new(self.open, position)
+    }
+
+    /// Removes files that no session refers to any more.
+    fn remove(&mut self, places: impl IntoIterator<Item = Place>) {
+        let mut sparse = BTreeSet::new();
+        for place in places {
+            let block = &mut self.blocks[place.block()];
+            block.remove(place.position());
+            if block.is_sparse() {
+                sparse.insert(place.block());
+            }
+        }
+        sparse.into_iter().for_each(|block| self.compact(block));
+        self.generation += 1;
+    }
+
+    /// Moves the files that a block still has to the open block.
+    fn compact(&mut self, number: usize) {
+        let block = self.blocks.remove(number);
+        for (position, entry) in block.files() {
+            let file = block.file(position);
+            let (old, new) =
+                (Place::new(number, position), self.put(entry.session as usize, entry.order, &file));
+            let hash = self.hasher.hash_one(&*file.filename);
+            let places = &mut self.sessions[entry.session as usize].places;
+            if let Some(place) = places.find_mut(hash, |place| *place == old) {
+                *place = new;
+            }
+        }
     }
 
     /// What matches, newest first.
-    pub(super) fn search(&self, query: &SearchQuery) -> Result<Page, TantivyError> {
-        let searcher = self.reader.searcher();
-        let newest = TopDocs::with_limit(query.limit).and_offset(query.offset);
-        let newest = newest.order_by_fast_field::<u64>("order", Order::Desc);
-        let (found, total) = searcher.search(&*self.query(query), &(newest, Count))?;
-        let read = |(_, address)| Ok(self.found(&searcher.doc(address)?));
-        let found = found.into_iter().map(read).collect::<Result<_, TantivyError>>()?;
-        let generation = searcher.generation().generation_id();
-        Ok(Page { generation, total: total as u64, found })
-    }
-
-    fn query(&self, query: &SearchQuery) -> Box<dyn Query> {
-        let words = words::of_query(&query.text).into_iter();
-        let words = words.map(|word| Term::from_field_text(self.fields.words, &word));
-        let terms = words.chain(query.session.map(|session| self.fields.session(session)));
-        let mut terms: Vec<Box<dyn Query>> =
-            terms.map(|term| Box::new(TermQuery::new(term, IndexRecordOption::Basic)) as _).collect();
-        match terms.len() {
-            0 => Box::new(AllQuery),
-            1 => terms.remove(0),
-            _ => Box::new(BooleanQuery::intersection(terms)),
+    pub(super) fn search(&self, query: &SearchQuery) -> Page {
+        let words = text::words(&query.text);
+        let words: Vec<_> = words.iter().map(Finder::new).collect();
+        let mut newest = Newest::new(query.offset.saturating_add(query.limit));
+        match query.session {
+            Some(session) => {
+                let number = self.numbers.get(&session);
+                let places = number.into_iter().flat_map(|number| &self.sessions[*number].places);
+                let matching =
+                    places.filter(|place| self.blocks[place.block()].contains(place.position(), &words));
+                matching.for_each(|place| newest.add(self.order(*place), *place));
+            }
+            None => {
+                let mut found = Vec::new();
+                // The newest files are mostly in the last blocks: those that come later are
+                // then not among the newest, and cost little.
+                for (number, block) in self.blocks.iter().rev() {
+                    block.find(&words, &mut found);
+                    for position in found.drain(..) {
+                        newest.add(block.entry(position).order, Place::new(number, position));
+                    }
+                }
+            }
         }
+        let total = newest.total;
+        let found = newest.into_sorted().into_iter().skip(query.offset).map(|place| self.found(place));
+        Page { generation: self.generation, total, found: found.collect() }
     }
 
-    fn found(&self, document: &TantivyDocument) -> Found {
-        let text = |field| document.get_first(field).and_then(|value| value.as_str()).unwrap_or_default();
+    fn order(&self, place: Place) -> u64 {
+        self.blocks[place.block()].entry(place.position()).order
+    }
+
+    fn found(&self, place: Place) -> Found {
+        let block = &self.blocks[place.block()];
+        let session = &self.sessions[block.entry(place.position()).session as usize];
         Found {
-            session: text(self.fields.session).to_owned(),
-            username: text(self.fields.username).to_owned(),
-            file: File {
-                filename: text(self.fields.filename).to_owned(),
-                description: text(self.fields.description).to_owned(),
-            },
+            session: session.id.to_string(),
+            username: session.username.to_string(),
+            file: block.file(place.position()),
         }
+    }
+}
+
+fn filename(blocks: &Slab<Block>, place: Place) -> &str {
+    blocks[place.block()].filename(place.position())
+}
+
+/// Keeps the newest of the files that it is given, and counts all of them.
+struct Newest {
+    limit: usize,
+    total: u64,
+    /// The oldest of those that are kept comes out first.
+    kept: BinaryHeap<Reverse<(u64, Place)>>,
+}
+
+impl Newest {
+    fn new(limit: usize) -> Self {
+        Self { limit, total: 0, kept: BinaryHeap::new() }
+    }
+
+    fn add(&mut self, order: u64, place: Place) {
+        self.total += 1;
+        if self.kept.len() < self.limit {
+            self.kept.push(Reverse((order, place)));
+        } else if let Some(mut oldest) = self.kept.peek_mut()
+            && oldest.0.0 < order
+        {
+            *oldest = Reverse((order, place));
+        }
+    }
+
+    /// The places that are kept, the newest file first.
+    fn into_sorted(self) -> Vec<Place> {
+        self.kept.into_sorted_vec().into_iter().map(|Reverse((_, place))| place).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The index as it is described: a list that is looked through.
+    #[derive(Default)]
+    struct Model(Vec<(SessionId, String, Listed)>);
+
+    impl Model {
+        fn apply(&mut self, change: &Change) {
+            match change {
+                Change::Published(session, username, listed) => {
+                    self.delete(*session, &listed.file.filename);
+                    self.0.push((*session, username.to_string(), listed.clone()));
+                }
+                Change::Deleted(session, filename) => self.delete(*session, filename),
+                Change::Ended(ended) => self.0.retain(|(session, ..)| session != ended),
+            }
+        }
+
+        fn delete(&mut self, of: SessionId, filename: &str) {
+            self.0.retain(|(session, _, listed)| *session != of || listed.file.filename != filename);
+        }
+
+        /// The total and the orders of what matches.
+        fn search(&self, query: &SearchQuery) -> (u64, Vec<String>) {
+            let words = text::words(&query.text);
+            let matches = |(session, username, listed): &&(SessionId, String, Listed)| {
+                let File { filename, description } = &listed.file;
+                let texts = [filename, description, username].map(|text| {
+                    let mut folded = String::new();
+                    text::fold(text, &mut folded);
+                    folded
+                });
+                query.session.is_none_or(|of| of == *session)
+                    && words.iter().all(|word| texts.iter().any(|text| text.contains(word.as_str())))
+            };
+            let mut found: Vec<_> = self.0.iter().filter(matches).collect();
+            found.sort_by_key(|(.., listed)| Reverse(listed.order));
+            let page = found.iter().skip(query.offset).take(query.limit);
+            (found.len() as u64, page.map(|(.., listed)| listed.file.filename.clone()).collect())
+        }
+    }
+
+    fn session(number: u8) -> SessionId {
+        SessionId::from_bytes([number; 16])
+    }
+
+    /// Changes to few sessions with few names, so that names come again, and with descriptions so
+    /// long that blocks fill.
+    fn changes() -> impl Strategy<Value = Vec<(u8, u16, u8)>> {
+        proptest::collection::vec((0..6u8, 0..300u16, 0..=255u8), 0..4000)
+    }
+
+    fn change(order: u64, (of, name, kind): (u8, u16, u8)) -> Change {
+        let filename = format!("Name {name}");
+        match kind {
+            0 => Change::Ended(session(of)),
+            1..100 => Change::Deleted(session(of), filename),
+            _ => {
+                let description = format!("Ünique{kind} {}", "x".repeat(usize::from(kind)));
+                let file = File { filename, description };
+                Change::Published(session(of), format!("user{of}").into(), Listed { order, file })
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn finds_what_looking_through_a_list_finds(all in changes(), word in "[a-z0-9]{0,2}", name in 0..300u16) {
+            let (mut index, mut model) = (Index::default(), Model::default());
+            for (order, given) in all.into_iter().enumerate() {
+                let change = change(order as u64, given);
+                index.apply(&change);
+                model.apply(&change);
+            }
+            for (text, session) in [
+                (word.clone(), None),
+                (word.clone(), Some(session(1))),
+                (format!("name {name}"), None),
+                (format!("UNIQUE15 {word} user1"), None),
+                (String::new(), None),
+            ] {
+                let query = SearchQuery { text, session, offset: 3, limit: 20 };
+                let page = index.search(&query);
+                let found: Vec<_> = page.found.into_iter().map(|found| found.file.filename).collect();
+                prop_assert_eq!((page.total, found), model.search(&query), "{:?}", query);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_removed_takes_no_memory() {
+        let mut index = Index::default();
+        for round in 0..40 {
+            for number in 0..1000 {
+                let change = change(round * 1000 + number, (number as u8 % 6, number as u16, 255));
+                index.apply(&change);
+            }
+            // One file in a thousand stays.
+            for number in 1..1000 {
+                index.apply(&change(0, (number as u8 % 6, number as u16, 1)));
+            }
+        }
+        assert!(index.blocks.len() <= 2, "{} blocks", index.blocks.len());
+        (0..6).for_each(|of| index.apply(&Change::Ended(session(of))));
+        assert!(index.sessions.is_empty() && index.blocks.len() <= 1);
+    }
+
+    #[test]
+    fn a_change_that_is_applied_again_changes_nothing_in_the_end() {
+        let published = |order, name| change(order, (1, name, 200));
+        let all = [published(1, 1), published(2, 2), change(0, (1, 1, 1)), published(3, 1)];
+        let mut index = Index::default();
+        all.iter().chain(&all).for_each(|change| index.apply(change));
+        let page = index.search(&SearchQuery { text: String::new(), session: None, offset: 0, limit: 9 });
+        let found: Vec<_> = page.found.into_iter().map(|found| found.file.filename).collect();
+        assert_eq!(found, ["Name 1", "Name 2"]);
     }
 }

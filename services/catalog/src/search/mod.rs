@@ -1,48 +1,54 @@
 //! Search over what all sessions have published.
 //!
-//! Each catalog has an index of its own in memory: made of the store when it starts, and
-//! then kept current with the store's changes, whichever catalog made them.
+//! Each catalog has an index of its own in memory: it is read from the store when the catalog
+//! starts, and then follows the store's changes, whichever catalog made them (ADR 0009).
 
+mod block;
 mod follower;
 mod index;
-mod words;
+mod text;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use lonja_proto::SessionId;
 use parking_lot::RwLock;
-use tantivy::TantivyError;
-use tokio::{sync::Semaphore, time};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time,
+};
 use ulid::Ulid;
 
-use crate::store::File;
+use crate::store::{File, Store};
+use follower::Followed;
 pub use follower::Follower;
+use index::Index;
 
-/// Searches at one time; more would take the processors from the peers.
+/// The largest number of searches at one time; more would take the processors from the peers.
 const AT_ONCE: usize = 2;
-/// How long a search waits for others. The console gives up on the catalog after 2 s.
+/// How long a search waits for other searches, and for the newest changes. The console gives up
+/// on the catalog after 2 s.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// What to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchQuery {
-    /// Words, each of which must begin a word of the filename, the description or the
-    /// username.
+    /// Words. Each must occur in the filename, the description or the username, in any case and
+    /// with or without accents.
     pub text: String,
-    /// Only files of this session.
+    /// Only files of this session are found.
     pub session: Option<SessionId>,
-    /// How many of those that match to leave out before the first.
+    /// The number of matching files to leave out, from the newest on.
     pub offset: usize,
-    /// Files to give at most.
+    /// The largest number of files to give.
     pub limit: usize,
 }
 
 /// A file that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Whose list it is on.
+    /// The session that published the file.
     pub session: String,
-    /// The user whose session it is.
+    /// The user whose session that is.
     pub username: String,
     /// The file.
     pub file: File,
@@ -52,7 +58,7 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Page {
     generation: u64,
-    /// Files that match in all.
+    /// The number of all files that match.
     pub(crate) total: u64,
     pub(crate) found: Vec<Found>,
 }
@@ -63,93 +69,102 @@ pub enum SearchError {
     /// The service has just started, or cannot follow its store.
     #[error("the index for search is being made: ask again in a moment")]
     NotReady,
-    /// Others search.
+    /// Other searches, or changes, take the time.
     #[error("too many searches wait: ask again in a moment")]
     Busy,
-    /// The index is at fault.
-    #[error("search: {0}")]
-    Index(#[from] TantivyError),
     /// The service is stopping.
     #[error("search has stopped")]
     Stopped,
 }
 
-/// Answers searches. Clones share one index.
-#[derive(Clone)]
-pub struct Search {
-    shared: Arc<Shared>,
+/// Answers searches in a store. Clones share one index.
+pub struct Search<S> {
+    shared: Arc<Shared<S>>,
 }
 
-struct Shared {
-    /// `None` unless everything that the store has is in it.
-    current: RwLock<Option<Current>>,
-    places: Arc<Semaphore>,
+struct Shared<S> {
+    store: S,
+    /// `None` until everything that the store has is in the index.
+    current: RwLock<Option<Arc<Current>>>,
+    /// Whoever makes the index, or brings changes into it, holds this.
+    followed: Mutex<Followed>,
+    searches: Arc<Semaphore>,
 }
 
-/// An index that is shown.
-#[derive(Clone)]
+/// An index, and the name that tells its revisions from those of other indexes.
 struct Current {
-    /// Tells revisions of different indexes apart.
     run: Ulid,
-    reader: index::Reader,
+    index: RwLock<Index>,
 }
 
 impl Current {
-    fn new(reader: index::Reader) -> Self {
-        Self { run: Ulid::generate(), reader }
+    fn new() -> Self {
+        Self { run: Ulid::generate(), index: RwLock::default() }
     }
 
-    fn name(&self, generation: u64) -> String {
+    fn revision(&self, generation: u64) -> String {
         format!("{}-{generation}", self.run)
     }
 }
 
-impl std::fmt::Debug for Search {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<S> Clone for Search<S> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S> fmt::Debug for Search<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Search").field("ready", &self.shared.current.read().is_some()).finish_non_exhaustive()
     }
 }
 
-impl Search {
-    /// An index of what this store has, and what has to run to make it and keep it current.
-    pub fn new<S>(store: S) -> (Self, Follower<S>) {
-        let shared = Shared { current: RwLock::default(), places: Arc::new(Semaphore::new(AT_ONCE)) };
+impl<S: Store> Search<S> {
+    /// An index of what this store has, and the task that makes the index and keeps it current.
+    pub fn new(store: S) -> (Self, Follower<S>) {
+        let shared = Shared {
+            store,
+            current: RwLock::default(),
+            followed: Mutex::default(),
+            searches: Arc::new(Semaphore::new(AT_ONCE)),
+        };
         let search = Self { shared: Arc::new(shared) };
-        (search.clone(), Follower::new(store, search))
+        (search.clone(), Follower::new(search))
     }
 
-    fn current(&self) -> Result<Current, SearchError> {
-        self.shared.current.read().clone().ok_or(SearchError::NotReady)
+    /// The index with every change that was made before this call, or [`Store::MAX_LAG`] earlier.
+    async fn current(&self) -> Result<Arc<Current>, SearchError> {
+        let shown = || self.shared.current.read().clone().ok_or(SearchError::NotReady);
+        // While the index is being made nobody waits for it.
+        shown()?;
+        time::timeout(WAIT, self.follow()).await.map_err(|_| SearchError::Busy)?;
+        shown()
     }
 
-    /// Names the state of the index; any change makes another.
+    /// Names the state of the index; any change makes another name.
     ///
     /// # Errors
     /// When there is no index that is current.
-    pub(crate) fn revision(&self) -> Result<String, SearchError> {
-        let current = self.current()?;
-        Ok(current.name(current.reader.generation()))
+    pub(crate) async fn revision(&self) -> Result<String, SearchError> {
+        let current = self.current().await?;
+        let generation = current.index.read().generation();
+        Ok(current.revision(generation))
     }
 
     /// What matches, and the revision of the index that it was found in.
     ///
     /// # Errors
-    /// When there is no index that is current, it is at fault, or too many search.
+    /// When there is no index that is current, or too many search.
     pub(crate) async fn search(&self, query: SearchQuery) -> Result<(String, Page), SearchError> {
-        let place = time::timeout(WAIT, Arc::clone(&self.shared.places).acquire_owned()).await;
+        let place = time::timeout(WAIT, Arc::clone(&self.shared.searches).acquire_owned()).await;
         let place = place.map_err(|_| SearchError::Busy)?.map_err(|_| SearchError::Stopped)?;
-        let current = self.current()?;
+        let current = self.current().await?;
         let search = move || {
             // Held to the end of the search, whether or not anyone still waits for it.
             let _place = place;
-            let page = current.reader.search(&query)?;
-            Ok((current.name(page.generation), page))
+            let page = current.index.read().search(&query);
+            (current.revision(page.generation), page)
         };
-        tokio::task::spawn_blocking(search).await.map_err(|_| SearchError::Stopped)?
-    }
-
-    /// Searches see this index from now on, or none.
-    fn show(&self, current: Option<&Current>) {
-        *self.shared.current.write() = current.cloned();
+        tokio::task::spawn_blocking(search).await.map_err(|_| SearchError::Stopped)
     }
 }

@@ -44,6 +44,8 @@ impl EmbeddedStore {
 }
 
 impl Store for EmbeddedStore {
+    const MAX_LAG: Duration = Duration::ZERO;
+
     async fn publish(&self, session: SessionId, username: &str, file: File) -> Result<(), Failure> {
         self.submit(session, Action::Publish(username.to_owned(), file)).await
     }

@@ -5,7 +5,7 @@ mod contract;
 mod embedded;
 mod redis;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use lonja_proto::{Failure, SessionId};
 
@@ -63,7 +63,10 @@ pub struct Statistics {
 
 /// Published lists by session, durably. Each change is atomic, and what was answered
 /// with success is there after any crash. Refusals are [`Failure::Refused`].
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Clone + Send + Sync + 'static {
+    /// How old what search knows of the changes may be: the price of asking for them.
+    const MAX_LAG: Duration;
+
     /// Adds a file to the session's list. Refused: `SessionEnded`, `FileExists`,
     /// `TooManyFiles`.
     fn publish(

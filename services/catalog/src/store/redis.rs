@@ -1,6 +1,8 @@
 //! The store of a catalog that is one of several processes: everything is in Redis. The
 //! rules are in redis.lua, beside the layout of the keys.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use lonja_chassis::redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
 use lonja_proto::{Failure, SessionId};
@@ -86,6 +88,8 @@ impl RedisStore {
 }
 
 impl Store for RedisStore {
+    const MAX_LAG: Duration = Duration::from_millis(250);
+
     async fn publish(&self, session: SessionId, username: &str, file: File) -> Result<(), Failure> {
         self.change("publish", session, [username, &file.filename, &file.description]).await
     }
