@@ -37,6 +37,16 @@ $(PAGE)/dist/index.html: $(shell find $(PAGE) proto -path '*/node_modules' -prun
 	npm --version >/dev/null 2>&1 || { echo "install Node.js 20 or newer: https://nodejs.org" >&2; exit 1; }
 	cd $(PAGE) && npm ci --no-audit --no-fund && npm run build
 
+# Fails if the committed page is not what its sources make.
+page-check:
+	$(NODE_NEEDED)
+	cd $(PAGE) && npm ci --no-audit --no-fund && npm run build -- --outDir $(CURDIR)/target/page --emptyOutDir
+	diff -r $(PAGE)/dist target/page || { echo "the committed page is not what its sources make: run make page" >&2; exit 1; }
+
+# The gRPC code that is generated from the protos and committed; a test compares the two.
+proto:
+	cargo run --package lonja-codegen
+
 # The console in a real browser; pictures of each view are in tests/browser/screenshots.
 test-browser: page
 	chromium --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } \

@@ -20,23 +20,23 @@ pub use session_id::SessionId;
 )]
 mod generated {
     pub mod registry {
-        tonic::include_proto!("lonja.registry.v1");
+        include!("generated/lonja.registry.v1.rs");
     }
     pub mod catalog {
-        tonic::include_proto!("lonja.catalog.v1");
+        include!("generated/lonja.catalog.v1.rs");
     }
     pub mod audit {
         // Named as other protos name it.
         pub mod v1 {
-            tonic::include_proto!("lonja.audit.v1");
+            include!("generated/lonja.audit.v1.rs");
         }
         pub use v1::*;
     }
     pub mod batch {
-        tonic::include_proto!("lonja.batch.v1");
+        include!("generated/lonja.batch.v1.rs");
     }
     pub mod console {
-        tonic::include_proto!("lonja.console.v1");
+        include!("generated/lonja.console.v1.rs");
     }
 }
 
@@ -107,4 +107,4 @@ pub mod console {
 }
 
 /// All protos as a serialized `FileDescriptorSet`, for server reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
