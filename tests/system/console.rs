@@ -365,7 +365,20 @@ fn pages_come_with_a_strict_policy_and_only_those_that_are_there() {
     let (status, said) = ask("rebound.example");
     assert!(status == 421 && said.contains("LONJA_CONSOLE_HOSTS"), "{status} {said}");
     assert_ne!(ask("localhost:8080").0, 421);
-    for path in ["/nothing", "/../Cargo.toml", "/%2e%2e/Cargo.toml", "/assets/"] {
+    for path in ["/nothing", "/../Cargo.toml", "/%2e%2e/Cargo.toml", "/index.html/"] {
         assert_eq!(http_get(index.console, path).0, 404, "{path}");
     }
+    // The page is in every build, and everything that it names is there.
+    let (status, page) = http_get(index.console, "/");
+    assert_eq!(status, 200);
+    let named: Vec<_> = page.split('"').filter(|name| name.starts_with('/')).collect();
+    assert_eq!(named, ["/icon.svg", "/console.js", "/console.css"]);
+    for path in named {
+        assert_eq!(http_get(index.console, path).0, 200, "{path}");
+    }
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let again = format!(
+        "GET /console.js HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: {tag}\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(process::http(index.console, &again), (304, String::new()));
 }

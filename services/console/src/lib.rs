@@ -141,9 +141,6 @@ impl Console {
             router = router.layer(from_fn_with_state(self.config.console_hosts, host::check));
         }
         let router = beside.merge(router);
-        if page::is_missing() {
-            tracing::info!("{}", page::MISSING);
-        }
         let shutdown = self.shutdown;
         tokio::join!(
             http::serve_streams(listener, router, shutdown.clone()),

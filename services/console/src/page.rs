@@ -1,73 +1,69 @@
-//! The page, as it was built by `make page` and embedded in the binary.
+//! The page: four files that `make page` builds and that are committed, so that every build of
+//! Lonja has them.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::LazyLock,
+};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Method, Response, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header},
 };
-use rust_embed::RustEmbed;
 
-#[derive(RustEmbed)]
-#[folder = "web/dist"]
-#[allow_missing = true]
-struct Page;
+/// The files of the page: path, content type and content.
+static FILES: [(&str, &str, &[u8]); 4] = [
+    ("/", "text/html; charset=utf-8", include_bytes!("../web/dist/index.html")),
+    ("/console.js", "text/javascript; charset=utf-8", include_bytes!("../web/dist/console.js")),
+    ("/console.css", "text/css; charset=utf-8", include_bytes!("../web/dist/console.css")),
+    ("/icon.svg", "image/svg+xml", include_bytes!("../web/dist/icon.svg")),
+];
 
-/// What is said where the page is not part of the build.
-pub(crate) const MISSING: &str =
-    "the console's page is not part of this build: run `make page` (it needs Node.js) and build again";
+/// Names what all files contain, so that a browser that has them asks for nothing twice.
+static TAG: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
+    let mut hasher = DefaultHasher::new();
+    FILES.hash(&mut hasher);
+    HeaderValue::from_str(&format!("\"{:016x}\"", hasher.finish())).ok()
+});
 
-/// Nothing from elsewhere, no script or style but the page's own files, and nobody may
-/// frame it.
+/// Nothing from elsewhere, no script or style but the page's own files, and no frame around the
+/// page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-pub(crate) fn is_missing() -> bool {
-    Page::get("index.html").is_none()
-}
-
-/// A file of the page.
-pub(crate) async fn serve(method: Method, uri: Uri) -> Response<Body> {
+/// Answers with a file of the page.
+pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response<Body> {
+    let text = "text/plain; charset=utf-8";
     if method != Method::GET && method != Method::HEAD {
-        return answer(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "no-store",
-            "only pages are here\n".into(),
-        );
+        return answer(StatusCode::METHOD_NOT_ALLOWED, text, b"only pages are here\n");
     }
-    let path = match uri.path().trim_start_matches('/') {
-        "" => "index.html",
-        path => path,
+    let Some((_, content_type, content)) = FILES.iter().find(|(path, ..)| *path == uri.path()) else {
+        return answer(StatusCode::NOT_FOUND, text, b"no such page\n");
     };
-    match Page::get(path) {
-        Some(file) => {
-            // The name of an asset has its hash in it.
-            let cache =
-                if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
-            answer(StatusCode::OK, file.metadata.mimetype(), cache, file.data.into_owned().into())
-        }
-        None if path == "index.html" => {
-            answer(StatusCode::NOT_FOUND, "text/plain", "no-store", format!("{MISSING}\n").into())
-        }
-        None => answer(StatusCode::NOT_FOUND, "text/plain", "no-store", "no such page\n".into()),
+    let is_known = TAG.is_some() && headers.get(header::IF_NONE_MATCH) == TAG.as_ref();
+    let mut response = if is_known {
+        answer(StatusCode::NOT_MODIFIED, content_type, b"")
+    } else {
+        answer(StatusCode::OK, content_type, content)
+    };
+    if let Some(tag) = &*TAG {
+        response.headers_mut().insert(header::ETAG, tag.clone());
     }
+    response
 }
 
-fn answer(status: StatusCode, content_type: &str, cache: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
+fn answer(status: StatusCode, content_type: &'static str, content: &'static [u8]) -> Response<Body> {
+    let mut response = Response::new(Body::from(content));
     *response.status_mut() = status;
-    let text = if content_type.starts_with("text/") { "; charset=utf-8" } else { "" };
-    let headers = response.headers_mut();
-    if let Ok(content_type) = HeaderValue::from_str(&format!("{content_type}{text}")) {
-        headers.insert(header::CONTENT_TYPE, content_type);
-    }
     for (name, value) in [
-        (header::CACHE_CONTROL, cache),
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
 }

@@ -6,6 +6,8 @@ export default defineConfig({
     // The policy of the page allows no inline module and no data URL.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    // The names that services/console/src/page.rs serves.
+    rolldownOptions: { output: { entryFileNames: "console.js", assetFileNames: "console[extname]" } },
   },
   // While working on the page: `lonja up` beside `npx vite`.
   server: { proxy: { "/lonja.console.v1.ConsoleService": "http://127.0.0.1:8080" } },

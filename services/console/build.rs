@@ -1,5 +1,0 @@
-//! Has the page embedded anew when it was built anew.
-
-fn main() {
-    println!("cargo:rerun-if-changed=web/dist");
-}
