@@ -132,8 +132,8 @@ async fn run(command: Command, shutdown: CancellationToken) -> anyhow::Result<()
     match command {
         Command::Up(config) => Box::pin(up::run(config, shutdown)).await?,
         Command::Gateway(config) => lonja_gateway::run(config, shutdown).await?,
-        Command::Registry(config) => Box::pin(lonja_registry::run(config, shutdown)).await?,
-        Command::Catalog(config) => Box::pin(lonja_catalog::run(config, shutdown)).await?,
+        Command::Registry(config) => lonja_registry::run(config, shutdown).await?,
+        Command::Catalog(config) => lonja_catalog::run(config, shutdown).await?,
         Command::Audit(AuditCommand { look: Some(look), .. }) => audit::run(look, shutdown).await?,
         Command::Audit(config) => lonja_audit::run(config.service, shutdown).await?,
         Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,

@@ -7,9 +7,8 @@ use std::{
     path::PathBuf,
 };
 
-use lonja_audit::{AuditConfig, AuditGrpc, AuditServiceServer};
-use lonja_catalog::search::{Follower, Search};
-use lonja_catalog::{CatalogConfig, CatalogGrpc, CatalogServiceServer};
+use lonja_audit::AuditConfig;
+use lonja_catalog::{CatalogConfig, search::Follower};
 use lonja_chassis::{
     admin,
     health::Health,
@@ -17,12 +16,10 @@ use lonja_chassis::{
     journal::Journal,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::Channel,
     service::{BackendChannels, RunError, upkeep},
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
 use lonja_gateway::{Backend, Gateway, GatewayConfig};
-use lonja_registry::{RegistryGrpc, RegistryServiceServer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +68,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     let page = Console::new(config.console, channels, probes, shutdown.clone());
     let (served, shown, ..) = tokio::join!(
         gateway.serve(peers, shutdown.clone()),
-        page.serve(console, admin::router(health.clone()), &health),
+        page.serve(console, admin::router(health.clone()), health.clone()),
         search.run(shutdown.clone()),
         http::serve(datetime, lonja_datetime::router(), shutdown.clone()),
         health.watch("lonja", shutdown.clone(), || backend.is_ready()),
@@ -82,8 +79,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         writer.finish();
     })
     .await?;
-    served?;
-    shown
+    served.and(shown)
 }
 
 /// The services that keep state.
@@ -101,16 +97,13 @@ fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> 
     let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &config.catalog)?;
     let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &config.audit)?;
     let journal = journal.start()?;
-    let audit = AuditGrpc::new(audit, lines.clone(), shutdown.clone());
-    let (search, follower) = Search::new(catalog.clone());
-    let registry = RegistryGrpc::new(registry);
-    let catalog = CatalogGrpc::new(catalog, search);
+    let (catalog, search) = lonja_catalog::channel(catalog);
     let channels = BackendChannels {
-        registry: Channel::local(RegistryServiceServer::new(registry.clone()), registry),
-        catalog: Channel::local(CatalogServiceServer::new(catalog.clone()), catalog),
-        audit: Channel::local(AuditServiceServer::new(audit.clone()), audit),
+        registry: lonja_registry::channel(registry),
+        catalog,
+        audit: lonja_audit::channel(audit, lines.clone(), shutdown.clone()),
     };
-    Ok(Opened { channels, search: follower, journal })
+    Ok(Opened { channels, search, journal })
 }
 
 /// How the console finds out about the services that it does not call.

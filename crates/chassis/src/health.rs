@@ -1,7 +1,8 @@
 //! Whether each service of this process can do its work.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -10,6 +11,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long it may take to say so.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says whether a service is ready.
+type Probe<'a> = Box<dyn Fn() -> BoxFuture<'a, bool> + Send + Sync + 'a>;
 
 /// The services of this process and whether each is ready. Clones share one table.
 #[derive(Clone)]
@@ -76,10 +80,29 @@ impl Health {
     }
 
     /// Asks `probe` every second and notes what it says, until shutdown.
-    pub async fn watch<F>(&self, service: &'static str, shutdown: CancellationToken, probe: impl Fn() -> F)
+    pub fn watch<'a, F>(
+        &'a self,
+        service: &'static str,
+        shutdown: CancellationToken,
+        probe: impl Fn() -> F + Send + Sync + 'a,
+    ) -> BoxFuture<'a, ()>
     where
-        F: Future<Output = bool>,
+        F: Future<Output = bool> + Send + 'a,
     {
+        self.ask_boxed(service, shutdown, Box::new(move || Box::pin(probe())))
+    }
+
+    /// Not generic, so that the loop is compiled here and not once more for each probe.
+    fn ask_boxed<'a>(
+        &'a self,
+        service: &'static str,
+        shutdown: CancellationToken,
+        probe: Probe<'a>,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(self.ask_until(service, shutdown, probe))
+    }
+
+    async fn ask_until(&self, service: &'static str, shutdown: CancellationToken, probe: Probe<'_>) {
         let mut was = None;
         while !shutdown.is_cancelled() {
             let ready = tokio::time::timeout(PATIENCE, probe()).await.unwrap_or(false);

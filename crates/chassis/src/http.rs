@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
+use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -44,14 +45,26 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves pages over HTTP/1.1, a connection for each, until shutdown; requests in flight
 /// then get the drain time to finish.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    accept(listener, &shutdown, |stream| serve_page(stream, router.clone(), shutdown.clone())).await;
+///
+/// The future is boxed, so that hyper is compiled here and not once more in each caller's crate.
+pub fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        accept(listener, &shutdown, |stream| serve_page(stream, router.clone(), shutdown.clone())).await;
+    })
 }
 
 /// Serves pages and streams that last, over HTTP/1.1 and HTTP/2, until shutdown. Who serves
 /// a stream is to end it then.
-pub async fn serve_streams(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    accept(listener, &shutdown, |stream| serve_stream(stream, router.clone(), shutdown.clone())).await;
+///
+/// The future is boxed for the same reason as that of [`serve`].
+pub fn serve_streams(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        accept(listener, &shutdown, |stream| serve_stream(stream, router.clone(), shutdown.clone())).await;
+    })
 }
 
 /// Accepts connections until shutdown, and has each served.
@@ -104,7 +117,11 @@ pub enum GetError {
 ///
 /// # Errors
 /// When there is no answer. It waits for as long as that takes.
-pub async fn get(url: &str) -> Result<(u16, String), GetError> {
+pub fn get(url: &str) -> BoxFuture<'_, Result<(u16, String), GetError>> {
+    Box::pin(fetch(url))
+}
+
+async fn fetch(url: &str) -> Result<(u16, String), GetError> {
     let bad = || GetError::Address(url.to_owned());
     let uri: http::Uri = url.parse().map_err(|_| bad())?;
     let authority = uri.authority().ok_or_else(bad)?.clone();

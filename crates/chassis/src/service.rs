@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io::{self, Write as _},
     net::SocketAddr,
+    pin::Pin,
 };
 
 use tokio::{net::TcpListener, task::JoinError};
@@ -135,6 +136,10 @@ pub enum RunError {
     Task(#[from] JoinError),
 }
 
+/// A service that runs until shutdown. It is boxed, so that each service is compiled in its own
+/// crate and not in the binary's.
+pub type Running = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
+
 /// Serves one gRPC service until shutdown, and its admin endpoints with it. Prints where it
 /// listens.
 ///
@@ -143,11 +148,11 @@ pub enum RunError {
 pub async fn serve<F>(
     config: &ServiceConfig,
     service: rpc::Service,
-    probe: impl Fn() -> F,
+    probe: impl Fn() -> F + Send + Sync,
     shutdown: CancellationToken,
 ) -> Result<(), RunError>
 where
-    F: Future<Output = bool>,
+    F: Future<Output = bool> + Send,
 {
     let secure = config.tls.load()?;
     let listener = listen(config.listen)?;

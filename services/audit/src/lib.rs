@@ -10,15 +10,17 @@ pub mod store;
 use lonja_chassis::{
     journal::Journal,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::{Callers, Service},
-    service::{RunError, ServiceConfig, serve},
+    rpc::{Callers, Channel, Service},
+    service::{RunError, Running, ServiceConfig, serve},
     store_url::StoreUrl,
 };
-use lonja_proto::{DESCRIPTORS, audit::SERVICE_NAME};
+use lonja_proto::{
+    DESCRIPTORS,
+    audit::{SERVICE_NAME, audit_service_server::AuditServiceServer},
+};
 use tokio_util::sync::CancellationToken;
 
-pub use lonja_proto::audit::audit_service_server::AuditServiceServer;
-pub use service::AuditGrpc;
+use service::AuditGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
 /// Settings of the audit itself, wherever it runs.
@@ -56,11 +58,22 @@ pub struct Config {
     pub no_operation_log: bool,
 }
 
+/// A way to an audit in this process, which prints a line for each operation.
+#[must_use]
+pub fn channel(store: EmbeddedStore, lines: OperationLog, shutdown: CancellationToken) -> Channel {
+    let audit = AuditGrpc::new(store, lines, shutdown);
+    Channel::local(AuditServiceServer::new(audit.clone()), audit)
+}
+
 /// Runs an audit until shutdown.
 ///
 /// # Errors
 /// When the data directory or an address cannot be used, or a server breaks down.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub fn run(config: Config, shutdown: CancellationToken) -> Running {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let (lines, writer) = if config.no_operation_log {
         (OperationLog::off(), OperationLogWriter::off())
     } else {

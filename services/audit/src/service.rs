@@ -37,7 +37,7 @@ const MAX_PAST: u32 = 600;
 
 /// Answers `lonja.audit.v1` from a store.
 #[derive(Debug, Clone)]
-pub struct AuditGrpc<S> {
+pub(crate) struct AuditGrpc<S> {
     store: S,
     lines: OperationLog,
     shutdown: CancellationToken,
@@ -46,7 +46,7 @@ pub struct AuditGrpc<S> {
 impl<S: Store + Clone> AuditGrpc<S> {
     /// A service on this store, which prints a line for each operation and ends its
     /// tails at shutdown.
-    pub fn new(store: S, lines: OperationLog, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(store: S, lines: OperationLog, shutdown: CancellationToken) -> Self {
         Self { store, lines, shutdown }
     }
 

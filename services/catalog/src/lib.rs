@@ -6,16 +6,18 @@ pub mod store;
 
 use lonja_chassis::{
     journal::Journal,
-    rpc::{Callers, Service},
-    service::{RunError, ServiceConfig, serve},
+    rpc::{Callers, Channel, Service},
+    service::{RunError, Running, ServiceConfig, serve},
     store_url::StoreUrl,
 };
-use lonja_proto::{DESCRIPTORS, catalog::SERVICE_NAME};
+use lonja_proto::{
+    DESCRIPTORS,
+    catalog::{SERVICE_NAME, catalog_service_server::CatalogServiceServer},
+};
 use tokio_util::sync::CancellationToken;
 
-pub use lonja_proto::catalog::catalog_service_server::CatalogServiceServer;
-use search::Search;
-pub use service::CatalogGrpc;
+use search::{Follower, Search};
+use service::CatalogGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
 /// Settings of the catalog itself, wherever it runs.
@@ -56,11 +58,23 @@ pub struct Config {
     pub catalog: CatalogConfig,
 }
 
+/// A way to a catalog in this process, and the task that keeps its search current.
+#[must_use]
+pub fn channel(store: EmbeddedStore) -> (Channel, Follower<EmbeddedStore>) {
+    let (search, follower) = Search::new(store.clone());
+    let catalog = CatalogGrpc::new(store, search);
+    (Channel::local(CatalogServiceServer::new(catalog.clone()), catalog), follower)
+}
+
 /// Runs a catalog until shutdown.
 ///
 /// # Errors
 /// When the data directory or an address cannot be used, or a server breaks down.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub fn run(config: Config, shutdown: CancellationToken) -> Running {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     if let StoreUrl::Embedded(directory) = &config.service.store {
         let mut journal = Journal::open(directory, "catalog")?;
         let store = EmbeddedStore::open(&mut journal, &config.catalog)?;

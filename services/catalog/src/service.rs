@@ -37,14 +37,14 @@ const MAX_QUERY: usize = 1024;
 
 /// Answers `lonja.catalog.v1` from a store, and searches in an index of it.
 #[derive(Debug, Clone)]
-pub struct CatalogGrpc<S> {
+pub(crate) struct CatalogGrpc<S> {
     store: S,
     search: Search<S>,
 }
 
 impl<S: Store> CatalogGrpc<S> {
     /// A service on this store and an index of it.
-    pub fn new(store: S, search: Search<S>) -> Self {
+    pub(crate) fn new(store: S, search: Search<S>) -> Self {
         Self { store, search }
     }
 }

@@ -24,7 +24,7 @@ use lonja_chassis::{
     http,
     net::listen,
     rpc,
-    service::{BackendChannels, BackendConfig, RunError, announce, serve_admin, upkeep},
+    service::{BackendChannels, BackendConfig, RunError, Running, announce, serve_admin, upkeep},
 };
 use lonja_proto::{DESCRIPTORS, console::SERVICE_NAME};
 use tokio::net::TcpListener;
@@ -90,7 +90,11 @@ fn page_url(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// When an address cannot be used.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub fn run(config: Config, shutdown: CancellationToken) -> Running {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let channels = config.backend.channels()?;
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
@@ -98,7 +102,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let health = Health::new();
     let console = Console::new(config.console, channels, config.probes, shutdown.clone());
     tokio::join!(
-        console.serve(listener, Router::new(), &health),
+        console.serve(listener, Router::new(), health.clone()),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     )
@@ -130,12 +134,21 @@ impl Console {
     ///
     /// # Errors
     /// When the descriptors for reflection make no sense.
-    pub async fn serve(self, listener: TcpListener, beside: Router, health: &Health) -> Result<(), RunError> {
+    pub fn serve(self, listener: TcpListener, beside: Router, health: Health) -> Running {
+        Box::pin(self.serve_until(listener, beside, health))
+    }
+
+    async fn serve_until(
+        self,
+        listener: TcpListener,
+        beside: Router,
+        health: Health,
+    ) -> Result<(), RunError> {
         let (overview, follower) = Overview::new(self.backend.clone(), self.probes);
         let service = ConsoleGrpc::new(self.backend, overview, self.config.jaeger_url, self.shutdown.clone());
         let reflection = rpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
         let has_token = self.config.console_token.is_set();
-        let calls = service::router(service, rpc::health(health), reflection, self.config.console_token);
+        let calls = service::router(service, rpc::health(&health), reflection, self.config.console_token);
         let mut router = calls.fallback(page::serve);
         if !has_token {
             router = router.layer(from_fn_with_state(self.config.console_hosts, host::check));

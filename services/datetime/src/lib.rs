@@ -10,7 +10,7 @@ use lonja_chassis::{
     health::Health,
     http as server,
     net::listen,
-    service::{RunError, announce, serve_admin, upkeep},
+    service::{RunError, Running, announce, serve_admin, upkeep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,11 @@ pub struct Config {
 ///
 /// # Errors
 /// When an address cannot be listened on.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub fn run(config: Config, shutdown: CancellationToken) -> Running {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
     announce(SERVICE_NAME, &listener, admin.as_ref())?;

@@ -22,7 +22,7 @@ use lonja_chassis::{
     health::Health,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
-    service::{BackendConfig, RunError, announce, serve_admin, upkeep},
+    service::{BackendConfig, RunError, Running, announce, serve_admin, upkeep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// When an address cannot be used.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub fn run(config: Config, shutdown: CancellationToken) -> Running {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let backend = Backend::new(config.backend.channels()?);
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
@@ -109,5 +113,5 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         upkeep(&shutdown),
     );
     tokio::task::spawn_blocking(move || writer.finish()).await?;
-    Ok(served?)
+    served
 }

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use lonja_chassis::{operation_log::OperationLog, shutdown, throttle::Throttle};
+use lonja_chassis::{operation_log::OperationLog, service::Running, shutdown, throttle::Throttle};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -72,7 +72,11 @@ impl Gateway {
     ///
     /// # Errors
     /// When one of its tasks panicked.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), JoinError> {
+    pub fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Running {
+        Box::pin(async { Ok(self.serve_until(listener, shutdown).await?) })
+    }
+
+    async fn serve_until(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), JoinError> {
         let finished = CancellationToken::new();
         let recorder = self.shared.recorder.clone();
         let audit = self.backend.audit.clone();

@@ -6,16 +6,18 @@ pub mod store;
 
 use lonja_chassis::{
     journal::Journal,
-    rpc::{Callers, Service},
-    service::{RunError, ServiceConfig, serve},
+    rpc::{Callers, Channel, Service},
+    service::{RunError, Running, ServiceConfig, serve},
     store_url::StoreUrl,
 };
-use lonja_proto::{DESCRIPTORS, registry::SERVICE_NAME};
+use lonja_proto::{
+    DESCRIPTORS,
+    registry::{SERVICE_NAME, registry_service_server::RegistryServiceServer},
+};
 use tokio_util::sync::CancellationToken;
 
-pub use lonja_proto::registry::registry_service_server::RegistryServiceServer;
 pub use model::{Endpoint, Session};
-pub use service::RegistryGrpc;
+use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
 /// Who may call what, where callers show who they are: the star of docs/architecture.md.
@@ -52,11 +54,22 @@ pub struct Config {
     pub service: ServiceConfig,
 }
 
+/// A way to a registry in this process.
+#[must_use]
+pub fn channel(store: EmbeddedStore) -> Channel {
+    let registry = RegistryGrpc::new(store);
+    Channel::local(RegistryServiceServer::new(registry.clone()), registry)
+}
+
 /// Runs a registry until shutdown.
 ///
 /// # Errors
 /// When the data directory or an address cannot be used, or a server breaks down.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub fn run(config: Config, shutdown: CancellationToken) -> Running {
+    Box::pin(run_until(config, shutdown))
+}
+
+async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     if let StoreUrl::Embedded(directory) = &config.service.store {
         let mut journal = Journal::open(directory, "registry")?;
         let store = EmbeddedStore::open(&mut journal)?;

@@ -32,13 +32,13 @@ const MAX_KEYS: usize = 1000;
 
 /// Answers `lonja.registry.v1` from a store.
 #[derive(Debug, Clone)]
-pub struct RegistryGrpc<S> {
+pub(crate) struct RegistryGrpc<S> {
     store: S,
 }
 
 impl<S: Store> RegistryGrpc<S> {
     /// A service on this store.
-    pub fn new(store: S) -> Self {
+    pub(crate) fn new(store: S) -> Self {
         Self { store }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use metrics::histogram;
 use opentelemetry::KeyValue;
 use redis::Script;
@@ -121,7 +121,11 @@ impl ChangesDriver {
     }
 
     /// Sends what waits until `finished`, and then what is still waiting.
-    pub async fn run(self, finished: CancellationToken) {
+    pub fn run(self, finished: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.send_until(finished))
+    }
+
+    async fn send_until(self, finished: CancellationToken) {
         let Self { redis, script, mut waiting } = self;
         let script = Arc::new(script);
         let mut calls = FuturesUnordered::new();

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::BoxFuture;
 use opentelemetry::KeyValue;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, Pipeline,
@@ -215,13 +216,17 @@ impl Redis {
         Part { name, began: SystemTime::now(), attributes, error: None }
     }
 
-    async fn attempt(&self, request: Request<'_>) -> Result<redis::Value, RedisError> {
-        let Some(parent) = Parent::current() else { return self.attempt_untraced(&request).await };
-        let mut part = self.part(&request);
-        let answer = self.attempt_untraced(&request).await;
-        part.error = answer.as_ref().err().map(RedisError::to_string);
-        parent.record(part, None);
-        answer
+    /// The future is boxed, so that the client of Redis is compiled here and not once more in
+    /// each service's crate.
+    fn attempt<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<redis::Value, RedisError>> {
+        Box::pin(async move {
+            let Some(parent) = Parent::current() else { return self.attempt_untraced(&request).await };
+            let mut part = self.part(&request);
+            let answer = self.attempt_untraced(&request).await;
+            part.error = answer.as_ref().err().map(RedisError::to_string);
+            parent.record(part, None);
+            answer
+        })
     }
 
     pub(super) async fn attempt_untraced(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {

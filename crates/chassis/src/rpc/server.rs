@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use lonja_proto::batch::batch_service_server::BatchServiceServer;
 use tokio::net::TcpListener;
@@ -117,7 +118,19 @@ impl Service {
 ///
 /// # Errors
 /// When the transport gives up.
-pub async fn serve(
+///
+/// The future is boxed, so that the server is compiled here and not once more in each service's
+/// crate.
+pub fn serve(
+    listener: TcpListener,
+    service: Service,
+    secure: Option<Tls>,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), ServeError>> {
+    Box::pin(serve_until(listener, service, secure, shutdown))
+}
+
+async fn serve_until(
     listener: TcpListener,
     service: Service,
     secure: Option<Tls>,
