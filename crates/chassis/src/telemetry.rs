@@ -3,15 +3,17 @@
 use std::{fmt, io, sync::OnceLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Subscriber, level_filters::LevelFilter};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter,
+    filter::Targets,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{Format, Writer},
     },
+    layer::SubscriberExt as _,
     registry::LookupSpan,
+    util::SubscriberInitExt as _,
 };
 
 use crate::trace;
@@ -43,14 +45,16 @@ pub enum TelemetryError {
 /// # Errors
 /// When the filter is not valid, or when called twice.
 pub fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
-    let filter = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
+    let filter: Targets = filter.parse().map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
     let (stderr, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).lossy(true).finish(io::stderr());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .event_format(WithTrace(Format::default()))
+        .finish()
+        .with(filter)
         .try_init()
         .map_err(|error| TelemetryError::Twice(error.to_string()))?;
     let handle = PrometheusBuilder::new()
