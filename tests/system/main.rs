@@ -20,6 +20,7 @@ mod load;
 mod lonja_peer;
 mod peer;
 mod peer_copies;
+mod peer_names;
 mod peer_serves;
 mod peer_shell;
 mod peer_terminal;

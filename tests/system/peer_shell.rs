@@ -225,7 +225,7 @@ fn commands_for_scripts_print_results_and_exit_with_a_status() {
         assert_eq!(said.stderr.is_empty(), code == 0, "{arguments:?} {said:?}");
     }
     let refused = say(&["users", "--as", "alice"]).stderr;
-    assert_eq!(refused, "lonja: LIST_USERS FAIL, USER DOES NOT EXIST; lonja peer register adds it\n");
+    assert_eq!(refused, "lonja: LIST_USERS FAIL, USER DOES NOT EXIST; lonja peer register USER adds it\n");
 
     // One who is not connected is for as long as it takes.
     assert_eq!(say(&["register", "--as", "bob"]).code, Some(0));

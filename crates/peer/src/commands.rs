@@ -7,6 +7,7 @@ use std::{
     num::NonZeroU16,
     path::{Path, PathBuf},
     process,
+    sync::mpsc::{self, Receiver},
 };
 
 use lonja_wire::{Command as Request, Filename, Operation, Outcome, Username, get_file};
@@ -17,6 +18,7 @@ use crate::{
     copy::{Copied, Job, target_path},
     fetch::Source,
     index::reply_text,
+    names,
     partial::Target,
     peer::{Peer, PeerError},
     progress::Progress,
@@ -25,50 +27,70 @@ use crate::{
     text::visible,
 };
 
-/// A command.
+/// A command for scripts. The names of the shell's commands are understood too.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Add the user
-    Register,
-    /// Remove the user and end its session
-    Unregister,
-    /// Open a session for something else that serves files at a port of this machine
+    /// Add a user
+    #[command(alias = "REGISTER")]
+    Register {
+        /// The user; --as names it too
+        user: Option<String>,
+    },
+    /// Remove a user and end its session
+    #[command(alias = "UNREGISTER")]
+    Unregister {
+        /// The user; --as names it too
+        user: Option<String>,
+    },
+    /// Open a session, and serve what is published from this folder until interrupted
+    ///
+    /// With a PORT the session is for another program, which serves files at that port of this
+    /// machine, and the command ends at once. `connect PORT --as USER` does the same.
+    #[command(alias = "CONNECT")]
     Connect {
-        /// The port that others dial
-        #[arg(value_name = "PORT")]
-        serves_at: NonZeroU16,
+        /// The user to open a session for, and the port at which another program serves
+        #[arg(value_names = ["USER", "PORT"], num_args = 1..=2)]
+        what: Vec<String>,
     },
-    /// End the session, wherever it was opened
-    Disconnect,
-    /// Add a file to the list of a session that is open
+    /// End a user's session, wherever it was opened
+    #[command(alias = "DISCONNECT")]
+    Disconnect {
+        /// The user; --as names it too
+        user: Option<String>,
+    },
+    /// Publish a file in the session that a user has open
+    #[command(alias = "PUBLISH")]
     Publish {
-        /// Its name
+        /// The file's name
         file: String,
-        /// What it is
-        #[arg(default_value = "")]
-        description: String,
+        /// What the file is, in one or more words
+        description: Vec<String>,
     },
-    /// Take a file off that list
+    /// Publish a file no longer
+    #[command(alias = "DELETE")]
     Delete {
-        /// Its name
+        /// The file's name
         file: String,
     },
     /// List who is online
+    #[command(aliases = ["list_users", "LIST_USERS"])]
     Users,
     /// List what a user offers
+    #[command(aliases = ["list_content", "LIST_CONTENT"])]
     Content {
-        /// Whose files
+        /// The user who offers
         user: String,
     },
     /// Copy a file from a user
+    #[command(aliases = ["get_file", "GET_FILE"])]
     Get {
-        /// Whose file, and which; only which with --from
-        #[arg(value_names = ["USER", "FILE"], num_args = 1..=2, required = true)]
+        /// The user, the file, and perhaps the path of the copy; only the file with --from
+        #[arg(value_names = ["USER", "FILE", "COPY"], num_args = 1..=3, required = true)]
         what: Vec<String>,
         /// Copy from these users, who have the same file, at one time
         #[arg(long, value_name = "USER")]
         from: Vec<String>,
-        /// Where to; the file's own name if not given
+        /// Path of the copy; the file's own name if not given
         #[arg(short, long, value_name = "PATH")]
         output: Option<PathBuf>,
         /// Replace a file that is there
@@ -94,12 +116,45 @@ impl Command {
             _ => None,
         }
     }
+
+    /// Whether other commands publish what this one serves.
+    #[must_use]
+    pub(crate) fn serves_what_others_publish(&self) -> bool {
+        matches!(self, Self::Connect { .. })
+    }
+
+    /// The user that the command names, or else the one that `--as` names.
+    ///
+    /// # Errors
+    /// When neither does.
+    pub(crate) fn user(&self, named: Option<String>) -> Result<String, CommandError> {
+        let own = match self {
+            Self::Register { user } | Self::Unregister { user } | Self::Disconnect { user } => user.clone(),
+            Self::Connect { what } => match what.as_slice() {
+                // `connect PORT --as USER`
+                [port] if named.is_some() && port.parse::<NonZeroU16>().is_ok() => None,
+                [user, ..] => Some(user.clone()),
+                [] => None,
+            },
+            _ => return named.ok_or(CommandError::Usage("say as whom: --as USER")),
+        };
+        own.or(named).ok_or(CommandError::Usage("say which USER"))
+    }
+}
+
+/// The port at which another program serves, if `connect` names one.
+fn port(mut what: Vec<String>, user: &str) -> Result<Option<NonZeroU16>, CommandError> {
+    if what.first().is_some_and(|first| first == user) {
+        what.remove(0);
+    }
+    let port = what.pop().map(|port| port.parse());
+    port.transpose().map_err(|_| CommandError::Usage("PORT: a number from 1 to 65535"))
 }
 
 /// Runs a command as that user.
 ///
 /// # Errors
-/// When it was not carried out.
+/// When the command was not carried out.
 pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> Result<(), CommandError> {
     let user = peer.set_user(name)?;
     let told = Told { json };
@@ -108,23 +163,32 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
         return Share::new(peer, user, description, json).run(&directory);
     }
     let interrupt = peer.interrupt().clone();
+    let (end, ended) = mpsc::sync_channel(1);
     on_signal(move |_| {
         if interrupt.is_raised() {
             // Whatever holds it up, a second signal is meant.
             process::exit(1);
         }
         interrupt.raise();
+        // Only one command waits for it.
+        let _ = end.try_send(());
     })?;
     let now = peer.now();
     let result = match command {
-        Command::Register => told.status(Operation::Register, peer.register(&now, name)),
-        Command::Unregister => told.status(Operation::Unregister, peer.unregister(&now, name)),
-        Command::Connect { serves_at } => {
-            told.status(Operation::Connect, peer.ask(&now, Some(&user), Request::Connect(serves_at.into())))
-        }
-        Command::Disconnect => told.status(Operation::Disconnect, peer.disconnect(&now, name)),
+        Command::Register { .. } => told.status(Operation::Register, peer.register(&now, name)),
+        Command::Unregister { .. } => told.status(Operation::Unregister, peer.unregister(&now, name)),
+        Command::Connect { what } => match port(what, name)? {
+            Some(port) => {
+                told.status(Operation::Connect, peer.ask(&now, Some(&user), Request::Connect(port.into())))
+            }
+            None => {
+                let connected = told.status(Operation::Connect, peer.connect(&now, name));
+                connected.inspect(|()| serve(peer, &user, &ended))
+            }
+        },
+        Command::Disconnect { .. } => told.status(Operation::Disconnect, peer.disconnect(&now, name)),
         Command::Publish { file, description } => {
-            told.status(Operation::Publish, peer.publish(&now, &file, &description))
+            told.status(Operation::Publish, peer.publish(&now, &file, &description.join(" ")))
         }
         Command::Delete { file } => told.status(Operation::Delete, peer.delete(&now, &file)),
         Command::Users => {
@@ -143,7 +207,10 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
                 json!({ "filename": file.filename.as_str(), "description": file.description.as_str() })
             })
         }
-        Command::Get { what, from, output, force } => {
+        Command::Get { mut what, from, mut output, force } => {
+            if let (3, None) = (what.len(), &output) {
+                output = what.pop().map(PathBuf::from);
+            }
             let (from, file) = sources(what, from)?;
             told.copy(get(peer, &user, &from, &file, output.as_deref(), force))
         }
@@ -155,9 +222,22 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
     result
 }
 
+/// Serves what is published until a signal comes.
+fn serve(peer: &Peer, user: &Username, ended: &Receiver<()>) {
+    if let Some((address, _)) = peer.serving(user) {
+        let folder = visible(&peer.folder().to_string_lossy());
+        complain!("lonja: {user} serves what is published of {folder} at {address}, until interrupted");
+    }
+    // The sender is gone when there is no thread for signals any more.
+    let _ = ended.recv();
+}
+
 /// From whom, and what.
 fn sources(mut what: Vec<String>, from: Vec<String>) -> Result<(Vec<String>, String), CommandError> {
     let file = what.pop().unwrap_or_default();
+    if what.len() > 1 {
+        return Err(CommandError::Usage("give the path of the copy once: as COPY or with --output"));
+    }
     match (what.pop(), from.is_empty()) {
         (Some(user), true) => Ok((vec![user], file)),
         (None, false) => Ok((from, file)),
@@ -190,14 +270,16 @@ fn get(
     output: Option<&Path>,
     force: bool,
 ) -> Result<(PathBuf, Copied), CommandError> {
-    let filename: Filename = file.parse().map_err(|error| PeerError::Field("file name", error))?;
-    let path = target_path(output, &filename);
-    let target = Target { path: path.clone(), overwrite: force };
+    let typed: Filename = file.parse().map_err(|error| PeerError::Field("file name", error))?;
     // Before anybody is asked for anything.
-    target.check().map_err(crate::copy::CopyError::from)?;
+    let target = |filename| Target { path: target_path(output, filename), overwrite: force };
+    target(&typed).check().map_err(crate::copy::CopyError::from)?;
     let online = connected(peer, user, Peer::list_users)?;
+    let filename = peer.offered_name(from.first().map_or("", String::as_str), file)?;
+    let target = target(&filename);
+    let path = target.path.clone();
     let source = |name: &String| {
-        let entry = online.iter().find(|entry| entry.username.as_str() == name);
+        let entry = names::find(&online, name, |entry| entry.username.as_str());
         let address = entry.map(|entry| SocketAddr::new(entry.address.into(), entry.port.get()));
         let user = visible(name);
         match address {

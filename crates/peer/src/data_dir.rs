@@ -7,6 +7,8 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use lonja_wire::{Username, reply::UserEntry};
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Bytes of a file name that every file system takes.
 const NAME_MAX: usize = 255;
+/// How long another process may have the directory locked.
+const LOCK: Duration = Duration::from_secs(2);
 /// Begins the names of the markers.
 const MARKER: &str = ".lonja-session";
 /// Bytes of a marker: a host name, and some ports.
@@ -157,6 +161,44 @@ impl DataDir {
         self.write(PUBLISHED, Some(by), rows)
     }
 
+    /// Changes what is published, while no other process changes it.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, or another process does not finish.
+    pub(crate) fn change_published(
+        &self,
+        by: &Username,
+        change: impl FnOnce(&mut Vec<PublishedFile>),
+    ) -> Result<(), DataError> {
+        let _locked = self.lock()?;
+        // Where there is no list yet, or none that can be read, a new one begins.
+        let mut rows = self.published(by).unwrap_or_default();
+        change(&mut rows);
+        self.keep_published(by, &rows)
+    }
+
+    /// Locks the directory until the file that is given is dropped.
+    fn lock(&self) -> Result<File, DataError> {
+        let path = self.directory().to_owned();
+        let lock = || {
+            let directory = File::open(&path)?;
+            let end = Instant::now() + LOCK;
+            loop {
+                match directory.try_lock() {
+                    Ok(()) => return Ok(directory),
+                    Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOCK / 100),
+                    Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::TimedOut.into()),
+                    Err(TryLockError::Error(error)) => return Err(error),
+                }
+            }
+        };
+        lock().map_err(|source| DataError { path: path.clone(), source })
+    }
+
+    fn directory(&self) -> &Path {
+        if self.0.as_os_str().is_empty() { Path::new(".") } else { &self.0 }
+    }
+
     /// Takes the marker of a user's session; `None` if another process has it.
     ///
     /// # Errors
@@ -190,10 +232,9 @@ impl DataDir {
         let path = self.path(begin, of);
         let write = || {
             // In a piece, as others may read it at any time.
-            let directory = if self.0.as_os_str().is_empty() { Path::new(".") } else { &self.0 };
             let mut builder = tempfile::Builder::new();
             builder.prefix(MARKER).permissions(Permissions::from_mode(0o666));
-            let mut file = builder.tempfile_in(directory)?;
+            let mut file = builder.tempfile_in(self.directory())?;
             file.write_all(python_json(rows)?.as_bytes())?;
             file.persist(&path)?;
             Ok(())

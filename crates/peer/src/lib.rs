@@ -17,6 +17,7 @@ pub mod fetch;
 mod hash;
 mod index;
 pub mod interrupt;
+mod names;
 pub mod partial;
 mod peer;
 mod pipe;
@@ -121,7 +122,9 @@ impl CommandError {
 pub fn run(config: Config) -> ExitCode {
     let (user, json) = (config.user, config.json);
     let shared = config.command.as_ref().and_then(Command::shared).unwrap_or(&config.data_dir).to_owned();
+    let serves_what_others_publish = config.command.as_ref().is_some_and(Command::serves_what_others_publish);
     let settings = Settings {
+        serves_what_others_publish,
         datetime: config.datetime.unwrap_or_else(|| format!("http://{}:8000/", config.server)),
         index: Index { server: config.server, port: config.port },
         data_dir: config.data_dir,
@@ -130,8 +133,9 @@ pub fn run(config: Config) -> ExitCode {
     };
     let mut peer = Peer::new(settings, Interrupt::default());
     let result = match (config.command, user) {
-        (Some(command), Some(user)) => commands::run(command, &mut peer, &user, json).map(|()| true),
-        (Some(_), None) => Err(CommandError::Usage("say as whom: --as USER")),
+        (Some(command), user) => {
+            command.user(user).and_then(|user| commands::run(command, &mut peer, &user, json)).map(|()| true)
+        }
         (None, user) => user
             .map_or(Ok(()), |user| peer.set_user(&user).map(drop))
             .map_err(CommandError::from)
@@ -153,7 +157,7 @@ pub fn run(config: Config) -> ExitCode {
 fn hint(error: &CommandError) -> &'static str {
     use lonja_wire::Outcome::{AlreadyConnected, NotConnected, NotRegistered};
     match error {
-        CommandError::Peer(error) if error.is(NotRegistered) => "; lonja peer register adds it",
+        CommandError::Peer(error) if error.is(NotRegistered) => "; lonja peer register USER adds it",
         CommandError::Peer(error) if error.is(AlreadyConnected) => {
             "; lonja peer disconnect ends that session, wherever it is"
         }

@@ -21,6 +21,7 @@ use notify::{RecursiveMode, Watcher as _};
 use crate::{
     CommandError,
     data_dir::DataDir,
+    names::composed,
     partial::is_part,
     peer::{Peer, PeerError},
     signals::on_signal,
@@ -66,7 +67,7 @@ pub(crate) struct Share<'a> {
 struct Seen {
     /// By the names that they are published under.
     files: BTreeMap<String, Filename>,
-    /// Where nobody could look: what was below may be there still.
+    /// Folders in which nobody could look, composed: what was below may be there still.
     unseen: Vec<PathBuf>,
 }
 
@@ -302,13 +303,13 @@ impl<'a> Share<'a> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     self.leave_out(&path.to_string_lossy(), &error.to_string());
-                    seen.unseen.push(below);
+                    seen.unseen.push(composed_path(&below));
                     continue;
                 }
             };
             for entry in entries {
                 let Ok(entry) = entry else {
-                    seen.unseen.push(below.clone());
+                    seen.unseen.push(composed_path(&below));
                     continue;
                 };
                 let path = below.join(entry.file_name());
@@ -323,7 +324,7 @@ impl<'a> Share<'a> {
                     }
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(_) => seen.unseen.push(path),
+                    Err(_) => seen.unseen.push(composed_path(&path)),
                 }
             }
         }
@@ -338,9 +339,16 @@ impl<'a> Share<'a> {
         let Some(name) = path.to_str() else {
             return self.leave_out(&path.to_string_lossy(), "its name is not UTF-8");
         };
-        match name.parse() {
+        let published = composed(name);
+        match published.parse() {
+            Ok(_) if files.contains_key(&published) => {
+                self.leave_out(
+                    name,
+                    "another file has the same name, with accents that are written otherwise",
+                );
+            }
             Ok(filename) => {
-                files.insert(name.to_owned(), filename);
+                files.insert(published, filename);
             }
             Err(error) => self.leave_out(name, &format!("its name is {error}")),
         }
@@ -351,6 +359,11 @@ impl<'a> Share<'a> {
             complain!("lonja: {} is not published: {why}", visible(name));
         }
     }
+}
+
+/// A path with its parts composed, as the names of published files are.
+fn composed_path(path: &Path) -> PathBuf {
+    path.to_str().map_or_else(|| path.to_owned(), |path| composed(path).into())
 }
 
 /// Has changes below a directory noticed. Where that is not possible they are found when

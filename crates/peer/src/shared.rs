@@ -1,11 +1,12 @@
 //! What a user shares: published names, and the files below a directory behind them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    fmt,
     fs::{File, Metadata},
     io,
     os::unix::fs::MetadataExt as _,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -19,7 +20,11 @@ use lonja_wire::Filename;
 use parking_lot::{Condvar, Mutex};
 use rustix::{fs::OFlags, io::Errno};
 
-use crate::{hash, interrupt::Interrupt};
+use crate::{
+    hash,
+    interrupt::Interrupt,
+    names::{composed, is_same},
+};
 
 /// How long a caller waits for a hash before it is told to ask again.
 const HASH_WAIT: Duration = Duration::from_secs(2);
@@ -42,11 +47,23 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Shared {
     directory: Dir,
+    /// By their composed names.
     published: Mutex<HashMap<String, Option<Hashed>>>,
+    /// Says what is published, where others than this process publish.
+    list: Option<List>,
     hashed: Condvar,
     hashers: Mutex<Vec<JoinHandle<()>>>,
     /// Held while a hash is computed.
     one: Mutex<()>,
+}
+
+/// Gives the names of all published files.
+struct List(Box<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("List")
+    }
 }
 
 /// The hash of a file as it was.
@@ -97,10 +114,17 @@ impl Shared {
         Ok(Self {
             directory,
             published: Mutex::default(),
+            list: None,
             hashed: Condvar::new(),
             hashers: Mutex::default(),
             one: Mutex::default(),
         })
+    }
+
+    /// Serves what a list has at the moment when a file is asked for.
+    #[must_use]
+    pub(crate) fn following(self, list: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { list: Some(List(Box::new(list))), ..self }
     }
 
     /// The directory.
@@ -111,12 +135,12 @@ impl Shared {
 
     /// Lets a file be served. It need not be there yet.
     pub fn publish(&self, filename: &Filename) {
-        self.published.lock().entry(filename.to_string()).or_default();
+        self.published.lock().entry(composed(filename.as_str())).or_default();
     }
 
     /// Stops serving a file.
     pub fn withdraw(&self, filename: &str) {
-        self.published.lock().remove(filename);
+        self.published.lock().remove(&composed(filename));
     }
 
     /// Stops serving all files.
@@ -129,10 +153,38 @@ impl Shared {
     /// # Errors
     /// When it may not or cannot be served.
     pub fn open(&self, filename: &Filename) -> Result<Opened, OpenError> {
-        if !self.published.lock().contains_key(filename.as_str()) {
+        let mut published = self.published.lock();
+        if let Some(List(list)) = &self.list {
+            let listed: HashSet<_> = list().iter().map(|name| composed(name)).collect();
+            published.retain(|name, _| listed.contains(name));
+            for name in listed {
+                published.entry(name).or_default();
+            }
+        }
+        if !published.contains_key(&composed(filename.as_str())) {
             return Err(OpenError::NoFile);
         }
-        self.open_below(Path::new(filename.as_str()))
+        drop(published);
+        let path = Path::new(filename.as_str());
+        match self.open_below(path) {
+            Err(OpenError::NoFile) if !filename.as_str().is_ascii() => {
+                self.open_below(&self.spelled_on_disk(path).ok_or(OpenError::NoFile)?)
+            }
+            opened => opened,
+        }
+    }
+
+    /// The path whose parts are canonically equal to those of a path that is not there.
+    fn spelled_on_disk(&self, path: &Path) -> Option<PathBuf> {
+        let mut found = PathBuf::new();
+        for part in path.components() {
+            let below = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
+            let part = part.as_os_str().to_str()?;
+            let mut names = self.directory.read_dir(below).ok()?.flatten().map(|entry| entry.file_name());
+            let name = names.find(|name| name.to_str().is_some_and(|name| is_same(name, part)))?;
+            found.push(name);
+        }
+        Some(found)
     }
 
     /// Opens a file, published or not, that is below the directory.
@@ -174,11 +226,12 @@ impl Shared {
         stop: &Interrupt,
     ) -> io::Result<Option<blake3::Hash>> {
         let end = Instant::now() + HASH_WAIT;
+        let name = composed(filename.as_str());
         let stamp = opened.stamp;
         let mut opened = Some(opened);
         let mut published = self.published.lock();
         loop {
-            let Some(known) = published.get_mut(filename.as_str()) else { return Ok(None) };
+            let Some(known) = published.get_mut(&name) else { return Ok(None) };
             match (&known, opened.take()) {
                 (Some(hashed), rest) if hashed.stamp == stamp => {
                     if hashed.hash.is_some() {
@@ -192,9 +245,9 @@ impl Shared {
                     if hashers.len() >= HASHES {
                         return Ok(None);
                     }
-                    let (shared, filename, stop) = (Arc::clone(self), filename.clone(), stop.clone());
+                    let (shared, name, stop) = (Arc::clone(self), name.clone(), stop.clone());
                     let hashing = thread::Builder::new().name("hash".to_owned());
-                    let hashing = hashing.spawn(move || shared.compute(&filename, file, &stop))?;
+                    let hashing = hashing.spawn(move || shared.compute(&name, file, &stop))?;
                     *known = Some(Hashed { stamp, hash: None });
                     hashers.push(hashing);
                 }
@@ -207,18 +260,18 @@ impl Shared {
         }
     }
 
-    fn compute(&self, filename: &Filename, opened: Opened, stop: &Interrupt) {
+    fn compute(&self, name: &str, opened: Opened, stop: &Interrupt) {
         let stamp = opened.stamp;
         let is_wanted = |known: &Option<Hashed>| known.is_some_and(|hashed| hashed.stamp == stamp);
         let hash = {
             let _one = self.one.lock();
-            if !self.published.lock().get(filename.as_str()).is_some_and(is_wanted) {
+            if !self.published.lock().get(name).is_some_and(is_wanted) {
                 // It has become another file meanwhile, or is not published any more.
                 return;
             }
             hash::of_file(&Arc::new(opened.file), opened.size, stop)
         };
-        if let Some(known) = self.published.lock().get_mut(filename.as_str())
+        if let Some(known) = self.published.lock().get_mut(name)
             && is_wanted(known)
         {
             *known = hash.ok().map(|hash| Hashed { stamp, hash: Some(hash) });
@@ -286,6 +339,25 @@ mod tests {
         }
         shared.withdraw("a.txt");
         assert!(shared.open(&name("a.txt")).is_err());
+    }
+
+    #[test]
+    fn a_file_is_served_however_its_name_is_spelled() {
+        let directory = TempDir::new().unwrap();
+        let shared = Shared::new(directory.path()).unwrap();
+        let (whole, parts) = ("\u{e9}t\u{e9}", "e\u{301}te\u{301}");
+        for (on_disk, published, asked) in
+            [(parts, whole, parts), (parts, whole, whole), (whole, parts, whole)]
+        {
+            let path = directory.path().join(on_disk);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join(on_disk), "").unwrap();
+            shared.publish(&name(&format!("{published}/{published}")));
+            assert!(shared.open(&name(&format!("{asked}/{asked}"))).is_ok(), "{on_disk:?} {asked:?}");
+            shared.withdraw(&format!("{asked}/{asked}"));
+            assert!(shared.open(&name(&format!("{asked}/{asked}"))).is_err());
+            fs::remove_dir_all(&path).unwrap();
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
     fetch::Source,
     index::{Asker, Index, Listed},
     interrupt::Interrupt,
+    names::{self, composed, other_spellings},
     shared::Shared,
 };
 pub(crate) use error::PeerError;
@@ -37,6 +38,9 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     /// Below which directory its files are.
     pub(crate) shared: PathBuf,
+    /// Whether it serves what the JSON file of published files has, which other processes write,
+    /// instead of what it publishes itself.
+    pub(crate) serves_what_others_publish: bool,
     /// Where it serves them.
     pub(crate) bind: SocketAddr,
 }
@@ -126,14 +130,19 @@ impl Peer {
     /// # Errors
     /// When the index refuses or does not answer.
     pub(crate) fn publish(&mut self, now: &Datetime, name: &str, description: &str) -> Result<(), PeerError> {
-        let filename = name.parse().map_err(|error| PeerError::Field("file name", error))?;
+        let filename = filename(&composed(name))?;
+        let description = composed(description);
         let description = description.parse().map_err(|error| PeerError::Field("description", error))?;
         let Some(user) = self.user.clone() else {
             return self.ask(now, None, Command::Publish(filename, description));
         };
         let published = self.publish_unkept(now, &user, &filename, &description);
         if published.as_ref().err().is_none_or(|error| error.is(Outcome::AlreadyPublished)) {
-            self.keep_published(&user);
+            let file = PublishedFile { filename: filename.to_string(), description: description.to_string() };
+            self.keep_published_or(&user, |files| {
+                files.retain(|kept| kept.filename != file.filename);
+                files.push(file);
+            });
         }
         published
     }
@@ -170,16 +179,49 @@ impl Peer {
         }
     }
 
-    /// Withdraws a file of the user in use.
+    /// Withdraws a file of the user in use, under whichever spelling of its name it is published.
     ///
     /// # Errors
     /// When the index refuses or does not answer.
     pub(crate) fn delete(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
-        let filename: Filename = name.parse().map_err(|error| PeerError::Field("file name", error))?;
-        let Some(user) = self.user.clone() else { return self.ask(now, None, Command::Delete(filename)) };
-        self.delete_unkept(now, &user, &filename)?;
-        self.keep_published(&user);
+        let user = self.user.clone();
+        let delete = |peer: &mut Self, name: &str| match &user {
+            Some(user) => peer.delete_unkept(now, user, &filename(name)?),
+            None => peer.ask(now, None, Command::Delete(filename(name)?)),
+        };
+        self.in_any_spelling(name, Outcome::NotPublished, delete)?;
+        if let Some(user) = user {
+            self.keep_published_or(&user, |files| files.retain(|kept| !names::is_same(&kept.filename, name)));
+        }
         Ok(())
+    }
+
+    /// Writes what a session here has published to its JSON file. Where another process has the
+    /// session, only the change is made, and that process serves what the file has.
+    fn keep_published_or(&self, user: &Username, change: impl FnOnce(&mut Vec<PublishedFile>)) {
+        if self.sessions.contains_key(user) {
+            self.keep_published(user);
+        } else {
+            say_if_not(self.data.change_published(user, change));
+        }
+    }
+
+    /// Does something with a name that a person typed: with the next spelling of the name as long
+    /// as the index knows none of the spellings so far.
+    fn in_any_spelling<T>(
+        &mut self,
+        typed: &str,
+        unknown: Outcome,
+        carry_out: impl Fn(&mut Self, &str) -> Result<T, PeerError>,
+    ) -> Result<T, PeerError> {
+        let mut done = carry_out(self, &composed(typed));
+        for spelling in other_spellings(typed) {
+            if !done.as_ref().is_err_and(|error| error.is(unknown)) {
+                break;
+            }
+            done = carry_out(self, &spelling);
+        }
+        done
     }
 
     /// Withdraws a file, which is in the JSON file until [`Self::keep_published`].
@@ -238,8 +280,29 @@ impl Peer {
     /// # Errors
     /// When the index refuses or does not answer.
     pub(crate) fn list_content(&mut self, now: &Datetime, of: &str) -> Result<Vec<FileEntry>, PeerError> {
-        let listed = self.settings.index.list_content(self.asker(now), &username(of)?, &self.interrupt)?;
-        listed_or(Operation::ListContent, listed)
+        self.in_any_spelling(of, Outcome::RemoteNotRegistered, |peer, of| {
+            let of = of.parse().map_err(|error| PeerError::Field("username", error))?;
+            let listed = peer.settings.index.list_content(peer.asker(now), &of, &peer.interrupt)?;
+            listed_or(Operation::ListContent, listed)
+        })
+    }
+
+    /// The name under which a user has published the file that a person calls so: a canonically
+    /// equal name if there is none that is the same.
+    ///
+    /// # Errors
+    /// When it cannot be a name.
+    pub(crate) fn offered_name(&mut self, of: &str, typed: &str) -> Result<Filename, PeerError> {
+        let typed = composed(typed);
+        if !typed.is_ascii() {
+            let now = self.recent();
+            // Where the list cannot be had, the owner is asked for the composed name.
+            let offered = self.list_content(&now, of).unwrap_or_default();
+            if let Some(file) = names::find(&offered, &typed, |file| file.filename.as_str()) {
+                return Ok(file.filename.clone());
+            }
+        }
+        filename(&typed)
     }
 
     /// Whether the index has a session of the user.
@@ -260,7 +323,7 @@ impl Peer {
     /// When the user was not listed.
     pub(crate) fn source(&self, user: &str) -> Result<Source, PeerError> {
         let listed = self.data.listed_users(self.user.as_ref())?;
-        let row = listed.iter().find(|row| row.username == user);
+        let row = names::find(&listed, user, |row| &row.username);
         let address = row.and_then(|row| {
             let ip: IpAddr = row.address.parse().ok()?;
             Some(SocketAddr::new(ip, row.port.parse().ok()?))
@@ -308,7 +371,11 @@ fn say_if_not(kept: Result<(), DataError>) {
 }
 
 fn username(name: &str) -> Result<Username, PeerError> {
-    name.parse().map_err(|error| PeerError::Field("username", error))
+    composed(name).parse().map_err(|error| PeerError::Field("username", error))
+}
+
+fn filename(name: &str) -> Result<Filename, PeerError> {
+    name.parse().map_err(|error| PeerError::Field("file name", error))
 }
 
 fn listed_or<T>(operation: Operation, listed: Listed<T>) -> Result<Vec<T>, PeerError> {

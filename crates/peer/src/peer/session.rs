@@ -71,7 +71,15 @@ impl Peer {
     ) -> Result<(Server, Arc<Shared>, Vec<PublishedFile>), PeerError> {
         let path = &self.settings.shared;
         let shared = Shared::new(path).map_err(|source| PeerError::Share { path: path.clone(), source })?;
-        let shared = Arc::new(shared);
+        let shared = Arc::new(if self.settings.serves_what_others_publish {
+            let (data, user) = (self.data.clone(), user.clone());
+            shared.following(move || {
+                let published = data.published(&user).unwrap_or_default();
+                published.into_iter().map(|file| file.filename).collect()
+            })
+        } else {
+            shared
+        });
         let server = Server::start(self.settings.bind, Arc::clone(&shared));
         let server = server.map_err(|error| PeerError::Serve(self.settings.bind, error))?;
         let port = server.address().port();

@@ -22,6 +22,7 @@ use super::{
     Known,
     line::{COMMANDS, quoted, words},
 };
+use crate::names::{begins, composed};
 
 const PROMPT: &str = "c> ";
 /// Bytes of a line, at most.
@@ -158,7 +159,7 @@ impl Completer for Completion {
             },
         };
         let typed = typed.trim_start_matches('"');
-        let matching = names.iter().filter(|name| name.starts_with(typed)).map(|name| quoted(name));
+        let matching = names.iter().filter(|name| begins(name, typed)).map(|name| quoted(name));
         Ok((start, pairs(matching)))
     }
 }
@@ -193,8 +194,8 @@ fn files(directory: &Path, typed: &str) -> Vec<Pair> {
     let entries = fs::read_dir(directory.join(below)).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let is_meant = name.starts_with(begin) && (begin.starts_with('.') || !name.starts_with('.'));
+            let name = composed(&entry.file_name().into_string().ok()?);
+            let is_meant = begins(&name, begin) && (begin.starts_with('.') || !name.starts_with('.'));
             // A quote within a name cannot be written in a line.
             let is_meant = is_meant && !name.contains('"');
             is_meant.then(|| (format!("{below}{name}"), entry.path().is_dir()))

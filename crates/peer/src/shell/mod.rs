@@ -216,13 +216,13 @@ fn get_file(
     (refresh, force): (bool, bool),
 ) -> io::Result<Done> {
     let mut copy = || -> Result<(), CommandError> {
-        let filename = remote.parse().map_err(|error| PeerError::Field("file name", error))?;
-        let target = &Target { path: target_path(Some(local), &filename), overwrite: force };
         if refresh {
             let now = peer.now();
             peer.list_users(&now)?;
         }
         let source = peer.source(user)?;
+        let filename = peer.offered_name(user, remote)?;
+        let target = &Target { path: target_path(Some(local), &filename), overwrite: force };
         let progress = Progress::on_terminal();
         let interrupt = &peer.interrupt().clone();
         Job { filename: &filename, target, interrupt, progress: &progress }.copy(&source)?;
