@@ -28,7 +28,7 @@ pub(crate) async fn run(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// A terminated request of three fields ends at its third NUL.
+/// Reads a terminated request of three fields, which ends at its third NUL, and answers.
 async fn serve(mut stream: TcpStream, answer: Arc<[u8]>) -> std::io::Result<()> {
     let mut bytes = [0; 1044];
     let mut len = 0;

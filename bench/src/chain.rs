@@ -1,6 +1,8 @@
-//! The bare chain: what a request costs that crosses two services and Redis when nothing
-//! else is done for it. The front accepts and makes one gRPC call, the back answers that
-//! with one script call. Each is a process with a runtime of one thread.
+//! The bare chain: what a request costs that crosses two services and Redis when nothing else is
+//! done for it.
+//!
+//! The front accepts a connection and makes one gRPC call; the back makes one script call in Redis
+//! and answers. Each is a process with a runtime of one thread.
 
 use std::sync::Arc;
 
@@ -22,14 +24,14 @@ use tonic::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct FrontConfig {
-    /// Where the back is
+    /// URL of the back
     #[arg(long)]
     back: String,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BackConfig {
-    /// Where Redis is
+    /// URL of Redis
     #[arg(long)]
     redis: String,
 }
@@ -53,7 +55,8 @@ pub(crate) async fn front(config: &FrontConfig) -> anyhow::Result<()> {
     }
 }
 
-/// A terminated request of three fields ends at its third NUL.
+/// Reads a terminated request of three fields, which ends at its third NUL, calls the back and
+/// answers.
 async fn converse(mut stream: TcpStream, mut client: RegistryServiceClient<Channel>) -> anyhow::Result<()> {
     let mut bytes = [0; 1044];
     let mut len = 0;

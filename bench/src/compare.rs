@@ -1,4 +1,4 @@
-//! `lonja up` and the bare server, loaded in turn.
+//! `lonja up` and another server, loaded in turn.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,10 +15,10 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The lonja to measure, a release build
-    #[arg(long, default_value = "target/release/lonja")]
+    /// The lonja to measure, built with `--profile dist`
+    #[arg(long, default_value = "target/dist/lonja")]
     lonja: PathBuf,
-    /// Where its data goes; on the disk that a real installation would use
+    /// Directory for the servers' data, on the disk that a real installation would use
     #[arg(long, default_value = "target")]
     data: PathBuf,
     /// Pairs of runs for each row; the median counts
@@ -30,12 +30,15 @@ pub(crate) struct Config {
     /// Connections at one time
     #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
     connections: Vec<usize>,
-    /// Rows to measure, of those that are printed; all if not given
+    /// Rows to measure, by their names in the output; all if not given
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Beside an announce to this opentracker (Debian has it) instead of the bare server
-    #[arg(long, value_name = "PROGRAM")]
+    /// Compare with announces to this opentracker (Debian has it) instead of with the bare server
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "other")]
     opentracker: Option<PathBuf>,
+    /// Compare with this other lonja instead of with the bare server
+    #[arg(long, value_name = "PROGRAM")]
+    other: Option<PathBuf>,
 }
 
 /// The figures of one run.
@@ -68,7 +71,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     println!(
-        "{} pairs of {} s; medians; ratios are lonja / bare, pair by pair",
+        "{} pairs of {} s; medians; ratios are lonja / beside, pair by pair",
         config.pairs, config.seconds
     );
     println!(
@@ -76,10 +79,10 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         "",
         "conns",
         "lonja/s",
-        "bare/s",
+        "beside/s",
         "ratio",
         "cpu us",
-        "bare",
+        "beside",
         "ratio",
         "p50 us",
         "p99 us",
@@ -105,16 +108,20 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Long lists are compared with a plain copy of as many bytes, others with one byte.
+/// The number of bytes that the bare server answers: as many as Lonja for a long list, otherwise
+/// one.
 fn bare_reply(load: &Load) -> usize {
     if load.reply() > 10_000 { load.reply() } else { 1 }
 }
 
-/// What Lonja is compared with: a server, what it is asked, and the bytes of its reply.
+/// What Lonja is compared with: a server, the load for it, and the length of its reply in bytes.
 fn beside(config: &Config, shape: &Load, data: &Path) -> anyhow::Result<(Server, Load, usize)> {
     if let Some(program) = &config.opentracker {
         let announce = Load { operation: Asked::Announce, ..*shape };
         return Ok((Server::opentracker(program, data)?, announce, announce.reply()));
+    }
+    if let Some(program) = &config.other {
+        return Ok((Server::lonja(program, data, &[])?, *shape, shape.reply()));
     }
     let answer = bare_reply(shape);
     let program = std::env::current_exe()?;
@@ -125,33 +132,54 @@ fn beside(config: &Config, shape: &Load, data: &Path) -> anyhow::Result<(Server,
 fn row(config: &Config, name: &str, shape: &Load) -> anyhow::Result<()> {
     let data = TempDir::new_in(&config.data)?;
     let lonja = Server::lonja(&config.lonja, data.path(), &[])?;
-    let others_data = TempDir::new()?;
-    let (bare, asked, answer) = beside(config, shape, others_data.path())?;
+    let others_data = TempDir::new_in(&config.data)?;
+    let (beside, asked, answer) = beside(config, shape, others_data.path())?;
     prepare(lonja.port, shape)?;
-    let mut pairs = Vec::new();
-    // The first pair warms up and does not count.
-    for _ in 0..=config.pairs {
-        pairs.push((measure(&lonja, shape, shape.reply())?, measure(&bare, &asked, answer)?));
+    if config.other.is_some() {
+        prepare(beside.port, shape)?;
     }
-    pairs.remove(0);
+    let one = || measure(&lonja, shape, shape.reply());
+    let other = || measure(&beside, &asked, answer);
+    let pairs = in_pairs(config.pairs, one, other)?;
     let of = |figure: fn(&(Run, Run)) -> f64| median(pairs.iter().map(figure).collect());
     println!(
         "{:<16} {:>5} | {:>8.0} {:>8.0} {:>6.2} | {:>6.1} {:>6.1} {:>6.2} | {:>7.0} {:>7.0} {:>7.0} | {:>6.2} {:>9.1}",
         name,
         shape.connections,
         of(|(lonja, _)| lonja.per_second),
-        of(|(_, bare)| bare.per_second),
-        of(|(lonja, bare)| lonja.per_second / bare.per_second),
+        of(|(_, beside)| beside.per_second),
+        of(|(lonja, beside)| lonja.per_second / beside.per_second),
         of(|(lonja, _)| lonja.cpu_us),
-        of(|(_, bare)| bare.cpu_us),
-        of(|(lonja, bare)| lonja.cpu_us / bare.cpu_us),
+        of(|(_, beside)| beside.cpu_us),
+        of(|(lonja, beside)| lonja.cpu_us / beside.cpu_us),
         of(|(lonja, _)| lonja.p50),
         of(|(lonja, _)| lonja.p99),
         of(|(lonja, _)| lonja.p999),
-        of(|(lonja, bare)| lonja.p99 / bare.p99),
+        of(|(lonja, beside)| lonja.p99 / beside.p99),
         of(|(lonja, _)| lonja.per_second) * shape.reply() as f64 / 1e6,
     );
     Ok(())
+}
+
+/// Measures two things in pairs. Their order changes from pair to pair, since the first of a pair
+/// may find the machine in another state than the second.
+pub(crate) fn in_pairs<T>(
+    pairs: usize,
+    one: impl Fn() -> anyhow::Result<T>,
+    other: impl Fn() -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<(T, T)>> {
+    let mut measured = Vec::new();
+    // The first pair warms up and does not count.
+    for pair in 0..=pairs {
+        if pair % 2 == 0 {
+            measured.push((one()?, other()?));
+        } else {
+            let other = other()?;
+            measured.push((one()?, other));
+        }
+    }
+    measured.remove(0);
+    Ok(measured)
 }
 
 fn measure(server: &Server, shape: &Load, reply: usize) -> anyhow::Result<Run> {

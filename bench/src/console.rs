@@ -27,13 +27,13 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The lonja to measure, a release build
-    #[arg(long, default_value = "target/release/lonja")]
+    /// The lonja to measure, built with `--profile dist`
+    #[arg(long, default_value = "target/dist/lonja")]
     lonja: PathBuf,
     /// Users online
     #[arg(long, default_value_t = 100_000)]
     users: u64,
-    /// Files of each
+    /// Files that each user publishes
     #[arg(long, default_value_t = 10)]
     files: u64,
     /// Searches of each kind
@@ -45,10 +45,10 @@ pub(crate) struct Config {
     /// Seconds of each run
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only this kind of index
+    /// Measure only this kind of index
     #[arg(long)]
     only: Option<Kind>,
-    /// What opens the page in a browser: node and tests/browser/measure.mjs
+    /// Script that opens the page in a browser; it is run with node
     #[arg(long, default_value = "tests/browser/measure.mjs")]
     browser: PathBuf,
 }
@@ -61,12 +61,12 @@ enum Kind {
     Services,
 }
 
-/// An index with a console, and what keeps it alive.
+/// A running index with a console.
 struct Index {
     peers: u16,
     console: String,
     servers: Vec<Server>,
-    /// The services on Redis that the console asks.
+    /// The services on Redis that the console asks; `None` in `lonja up`.
     stack: Option<Stack>,
     _data: TempDir,
 }
@@ -90,7 +90,7 @@ impl Index {
         Ok(Self { peers, console: url, servers: vec![console], stack: Some(stack), _data: data })
     }
 
-    /// CPU time of all its processes.
+    /// CPU time of all processes of the index so far.
     fn cpu(&self) -> anyhow::Result<Duration> {
         let own = self.servers.iter().map(Server::cpu).sum::<anyhow::Result<Duration>>()?;
         Ok(own + self.stack.as_ref().map_or(Ok(Duration::ZERO), Stack::cpu)?)
@@ -139,7 +139,7 @@ async fn first(
     answers.message().await?.context("no answer")
 }
 
-/// Waits until search knows of so many files.
+/// Waits until search finds `files` files, for 60 s at most, and returns how long that took.
 async fn until_found(console: &str, files: u64) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let mut client = client(console).await?;
@@ -154,7 +154,8 @@ async fn until_found(console: &str, files: u64) -> anyhow::Result<Duration> {
     bail!("search knows of {found} files, not {files}")
 }
 
-/// What people type, from what fits every file to what fits none.
+/// Searches as people type them, from one that every file matches to one that none matches: each
+/// with a name for the output, a query and a username.
 fn queries(number: u64) -> [(&'static str, String, String); 6] {
     let user = format!("online-{number}");
     [
@@ -196,7 +197,7 @@ fn searches(config: &Config, runtime: &Runtime, console: &str) -> anyhow::Result
     Ok(())
 }
 
-/// The page in a real browser, where there is one.
+/// Has the script measure the page in a real browser, and prints what it says.
 fn browser(script: &Path, console: &str) -> anyhow::Result<()> {
     let output = Command::new("node").arg(script).arg(console).output().context("node")?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -207,7 +208,7 @@ fn browser(script: &Path, console: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Somebody who looks at a view.
+/// The view that somebody looks at.
 #[derive(Debug, Clone, Copy)]
 enum Looking {
     Overview,
@@ -216,7 +217,7 @@ enum Looking {
     Activity,
 }
 
-/// Streams that are read as they come.
+/// Follows the stream of a view and throws its messages away, until the task is aborted.
 fn look(runtime: &Runtime, console: &str, at: Looking) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     async fn drain<T>(mut answers: Streaming<T>) {
         while answers.message().await.is_ok_and(|answer| answer.is_some()) {}
@@ -248,7 +249,7 @@ fn look(runtime: &Runtime, console: &str, at: Looking) -> anyhow::Result<tokio::
     })
 }
 
-/// What peers get while somebody looks, beside what they get while nobody does.
+/// Measures what peers get while somebody looks at a view, beside what they get while nobody does.
 fn cost(config: &Config, runtime: &Runtime, index: &Index) -> anyhow::Result<()> {
     let shape = Load { operation: Asked::Register, online: 0, connections: 64, seconds: config.seconds };
     println!("  {} pairs of {} s, REGISTER, 64 connections", config.pairs, config.seconds);

@@ -1,6 +1,8 @@
-//! How fast a file is copied from one peer by another over loopback, beside iperf3 and a
-//! plain Python copy. All write onto the same existing file in memory (`/dev/shm`), since
-//! a fresh one measures how fast the host hands out pages.
+//! How fast one peer copies a file from another over loopback, beside iperf3 and a plain Python
+//! copy.
+//!
+//! The copies overwrite the same existing file in memory (`/dev/shm`), since a copy to a new file
+//! measures how fast the host hands out pages. One row shows the copy to a new file as well.
 
 use std::{
     fs::{self, File},
@@ -25,8 +27,8 @@ use crate::process::Server;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The lonja to measure, a release build
-    #[arg(long, default_value = "target/release/lonja")]
+    /// The lonja to measure, built with `--profile dist`
+    #[arg(long, default_value = "target/dist/lonja")]
     lonja: PathBuf,
     /// Bytes of the file
     #[arg(long, default_value_t = 2 << 30)]
@@ -38,7 +40,7 @@ pub(crate) struct Config {
 
 const NAME: &str = "file";
 
-/// Serves the file, and copies it from there, in pieces of 8 KiB, as the original peers do.
+/// A Python program that serves a file and copies it, in pieces of 8 KiB as the original peers do.
 const PYTHON: &str = "
 import os, socket, sys
 source, target, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -69,7 +71,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let peer = SharingPeer::start(&config.lonja, index.port, &shared, directory.path())?;
     let lonja = Lonja { source: Source { user: "bench".to_owned(), address: peer.address }, target };
 
-    // What is measured by name, the same order in each round.
+    // The names of the measurements, in the order in which each round makes them.
     let names = ["iperf3, 256 KiB", "Python, 8 KiB", "unverified", "verified", "verified, a new file"];
     let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
     for _ in 0..config.rounds {
@@ -90,7 +92,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes that do not repeat within any buffer.
+/// Fills a file with bytes that do not repeat within any buffer.
 fn fill(path: &Path, bytes: u64) -> anyhow::Result<()> {
     let mut file = File::create(path)?;
     let mut left = bytes;
@@ -116,14 +118,14 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
-/// What iperf3 says of the receiving end.
+/// How many seconds iperf3 takes for `bytes` bytes, by the speed of its receiving end.
 fn iperf3(bytes: u64) -> anyhow::Result<f64> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
     let install = "needs iperf3: apt-get install iperf3";
     let server = ["-s", "-1", "-p", &port, "--forceflush"];
     let mut server = Command::new("iperf3").args(server).stdout(Stdio::piped()).spawn().context(install)?;
     let listening = BufReader::new(server.stdout.take().context("no output")?).lines();
-    // It says so when it listens.
+    // The server says when it listens.
     if !listening.map_while(Result::ok).any(|line| line.contains("listening")) {
         bail!("iperf3 does not listen");
     }
@@ -178,7 +180,7 @@ impl Drop for SharingPeer {
     }
 }
 
-/// The peer that copies it.
+/// The peer that copies the file.
 struct Lonja {
     source: Source,
     target: PathBuf,
@@ -220,7 +222,7 @@ impl Lonja {
         })
     }
 
-    /// All that `lonja peer get` does with a file.
+    /// Copies to a new file with all that `lonja peer get` does, and removes the copy.
     fn new_file(&self) -> anyhow::Result<()> {
         self.job(|job| {
             job.copy(&self.source)?;

@@ -11,8 +11,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The lonja to measure, a release build
-    #[arg(long, default_value = "target/release/lonja")]
+    /// The lonja to measure, built with `--profile dist`
+    #[arg(long, default_value = "target/dist/lonja")]
     lonja: PathBuf,
     /// Users to register
     #[arg(long, default_value_t = 1_000_000)]
@@ -21,7 +21,7 @@ pub(crate) struct Config {
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let data = TempDir::new_in("target")?;
-    // Audit records are another matter, with a bound of their own.
+    // Audit records are not measured here: they have a bound of their own.
     let arguments = ["--max-audit-records", "1000", "--no-operation-log"];
     let lonja = Server::lonja(&config.lonja, data.path(), &arguments)?;
     let before = lonja.resident_kib()?;

@@ -1,4 +1,4 @@
-//! Peers that send a byte a second: what each costs, and what the others notice.
+//! Peers that send one byte a second: what each costs, and what other peers notice.
 
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The lonja to measure, a release build
-    #[arg(long, default_value = "target/release/lonja")]
+    /// The lonja to measure, built with `--profile dist`
+    #[arg(long, default_value = "target/dist/lonja")]
     lonja: PathBuf,
     /// Connections that send a byte a second
     #[arg(long, default_value_t = 5000)]
@@ -21,7 +21,7 @@ pub(crate) struct Config {
     /// Connections that send whole requests
     #[arg(long, default_value_t = 8)]
     connections: usize,
-    /// Seconds
+    /// Seconds of the measurement
     #[arg(long, default_value_t = 7.0)]
     seconds: f64,
 }
@@ -72,7 +72,7 @@ async fn send_slowly(mut held: Vec<TcpStream>) {
     for byte in b"UBLISH and a long time nothing" {
         tokio::time::sleep(Duration::from_secs(1)).await;
         for stream in &mut held {
-            // At its deadline it is cut, which is what is to happen.
+            // The gateway cuts a connection at its deadline: then an error is expected.
             let _ = stream.write_all(&[*byte]).await;
         }
     }

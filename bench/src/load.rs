@@ -1,4 +1,5 @@
-//! The load: so many connections at a time, each a request, a reply, the next.
+//! The load: a number of connections at one time. Each asks one request, reads the reply, and makes
+//! way for the next.
 
 use std::{
     fs, io,
@@ -24,11 +25,11 @@ use tokio::{
     task::LocalSet,
 };
 
-/// Loopback addresses that are dialled in turn, so that ports do not run out.
+/// The number of loopback addresses that are dialled in turn, so that ports do not run out.
 const ADDRESSES: u64 = 8;
-/// Bytes that are read at once.
+/// The largest number of bytes that are read at once.
 const BUFFER: usize = 65_536;
-/// Users who publish, in turn.
+/// The number of users who publish in turn.
 const PUBLISHERS: u64 = 64;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -38,15 +39,15 @@ pub(crate) struct Config {
     port: u16,
     #[command(flatten)]
     load: Load,
-    /// Make no preparations: the server is a bare one
+    /// Load a bare server: prepare nothing, and expect one byte in each reply
     #[arg(long)]
     bare: bool,
 }
 
-/// What is asked, and how much at a time.
+/// What to ask, at how many connections, and for how long.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Load {
-    /// What is asked
+    /// Operation to ask for
     #[arg(long, value_enum)]
     pub(crate) operation: Asked,
     /// Users online for list-users
@@ -55,7 +56,7 @@ pub(crate) struct Load {
     /// Connections at one time
     #[arg(long, default_value_t = 64)]
     pub(crate) connections: usize,
-    /// Seconds
+    /// Seconds of the load
     #[arg(long, default_value_t = 3.0)]
     pub(crate) seconds: f64,
 }
@@ -65,12 +66,12 @@ pub(crate) enum Asked {
     Register,
     Publish,
     ListUsers,
-    /// Of opentracker: a peer announces itself
+    /// Have peers announce themselves, for an opentracker only
     Announce,
 }
 
 impl Load {
-    /// Bytes of a reply.
+    /// The length of a reply in bytes.
     pub(crate) fn reply(&self) -> usize {
         match self.operation {
             Asked::Register | Asked::Publish => 1,
@@ -80,7 +81,7 @@ impl Load {
     }
 }
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) requests: u64,
@@ -111,7 +112,8 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// No two requests of one run, or of two runs against one server, name the same thing.
+/// The number of the next request. No two requests of this process have the same number, so that no
+/// two register the same user or publish the same file.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
@@ -146,7 +148,7 @@ fn announce(number: u64) -> Vec<u8> {
     .into()
 }
 
-/// Registers and connects whom the load needs.
+/// Registers and connects the users that the load needs.
 pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
     let users: Vec<_> = match load.operation {
         Asked::Register | Asked::Announce => return Ok(()),
@@ -174,7 +176,7 @@ pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has so many users register, connect and publish so many files each.
+/// Has `users` users register, connect and publish `files` files each.
 pub(crate) fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
     let listening: lonja_wire::Port = std::num::NonZeroU16::new(50_085).context("a port")?.into();
     let next = Rc::new(AtomicU64::new(0));
@@ -201,7 +203,7 @@ pub(crate) fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads a server; every reply must begin with the status 0 and have this length.
+/// Loads a server. Every reply must begin with the status 0 and be `reply` bytes long.
 pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
     let asked = load.operation;
     let started = Instant::now();
@@ -226,8 +228,8 @@ pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figur
     Ok(Figures { requests: latency.len(), elapsed, latency })
 }
 
-/// Says once when the kernel's table of tracked connections is full: what is measured then is
-/// packets that are sent again.
+/// Warns once when the kernel's table of tracked connections is nearly full: a full table drops
+/// packets, and then sending them again is measured.
 fn warn_of_dropped_packets() {
     static SAID: Once = Once::new();
     let read = |name: &str| -> Option<u64> {
@@ -245,7 +247,7 @@ fn warn_of_dropped_packets() {
     }
 }
 
-/// Runs so many tasks on one thread and gives what each gave.
+/// Runs a number of tasks on one thread and returns the result of each.
 fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
 where
     F: Future<Output = anyhow::Result<T>> + 'static,
@@ -261,7 +263,7 @@ where
     })
 }
 
-/// One connection, one request, one reply read to the end of the stream.
+/// Opens a connection, sends a request, and reads the reply to the end of the stream.
 async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
     static DIALLED: AtomicU64 = AtomicU64::new(0);
     let host =
@@ -281,7 +283,7 @@ async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) ->
             Err(error) => return Err(error.into()),
         }
     }
-    // opentracker's intervals are random and have three or four digits.
+    // The intervals in opentracker's replies are random and have three or four digits.
     let right = match status {
         Some(b'0') => read == reply,
         Some(b'H') => read.abs_diff(reply) <= 1,

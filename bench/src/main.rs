@@ -1,5 +1,5 @@
-//! Measures Lonja beside something bare that does the same with the network and
-//! nothing else, in one run, since one machine's figures mean little on another.
+//! Measures Lonja beside a bare program that does the same on the network and nothing else. Both
+//! are measured in one run, since one machine's figures mean little on another.
 
 mod bare;
 mod chain;
@@ -26,23 +26,24 @@ struct Cli {
 enum Command {
     /// Serve as the bare server: accept, read to the request's end, answer, close
     Bare(bare::Config),
-    /// Load a running index or bare server, and print what came of it
+    /// Load a running index or bare server, and print the results
     Load(load::Config),
-    /// Start both, load them in turn, and print the ratios
+    /// Start Lonja and a bare server, load them in turn, and print the ratios
     Compare(compare::Config),
     /// Serve as the front of the bare chain: accept, one gRPC call, answer
     ChainFront(chain::FrontConfig),
     /// Serve as the back of the bare chain: one script call in Redis
     ChainBack(chain::BackConfig),
-    /// Load the five services beside the bare chain, and with traces beside without
+    /// Load the five services beside the bare chain, and services with traces beside services
+    /// without
     Services(services::Config),
     /// Look at a large index through its console, and measure what that costs the peers
     Console(console::Config),
     /// Copy a file between two peers, beside iperf3 and Python
     Copy(copy::Config),
-    /// Hold slow connections, and measure what others notice
+    /// Hold slow connections, and measure what other peers notice
     Held(held::Config),
-    /// Register a million users, and measure what each costs
+    /// Register a million users, and measure what each one costs
     Disk(disk::Config),
 }
 

@@ -18,9 +18,9 @@ use crate::load::TORRENT;
 
 pub(crate) struct Server {
     child: Child,
-    /// Where peers connect.
+    /// The port that peers connect to.
     pub(crate) port: u16,
-    /// Where the console of `lonja up` is.
+    /// The URL of the console, in `lonja up`.
     pub(crate) console: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl Server {
         Ok(Self::start_and_read(command, 1)?.0)
     }
 
-    /// Starts a server and reads its port from the first of so many lines.
+    /// Starts a server and reads `lines` lines that it prints; the first one ends with its port.
     fn start_and_read(command: &mut Command, lines: usize) -> anyhow::Result<(Self, Vec<String>)> {
         let mut child = command
             .stdin(Stdio::null())
@@ -41,7 +41,8 @@ impl Server {
         let lines: Vec<_> = stdout.by_ref().lines().take(lines).collect::<Result<_, _>>()?;
         let line = lines.first().cloned().unwrap_or_default();
         let port = line.trim().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        // What it prints for each operation is read and thrown away, as by a terminal.
+        // The lines that the server prints for operations are read and thrown away, as by a
+        // terminal.
         thread::spawn(move || {
             let mut sink = [0; 65_536];
             while stdout.read(&mut sink).is_ok_and(|read| read > 0) {}
@@ -63,12 +64,12 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts opentracker, a tracker in C that answers one request a connection from
-    /// memory. Debian's build tracks only what a list names.
+    /// Starts opentracker, a tracker in C that answers one request per connection from memory.
+    /// Debian's build tracks only the torrents that a list names.
     pub(crate) fn opentracker(program: &Path, directory: &Path) -> anyhow::Result<Self> {
         let torrent: String = TORRENT.bytes().map(|byte| format!("{byte:02x}")).collect();
         fs::write(directory.join("torrents"), torrent + "\n")?;
-        // It becomes another user before it reads the list.
+        // opentracker becomes another user before it reads the list.
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let number = port.to_string();
@@ -89,7 +90,7 @@ impl Server {
         bail!("{} does not listen", program.display())
     }
 
-    /// Ends it as an operator does, and waits for it.
+    /// Ends the server as an operator does, with SIGTERM, and waits until it has ended.
     pub(crate) fn terminate(mut self) -> anyhow::Result<()> {
         let id = Pid::from_child(&self.child);
         kill_process(id, Signal::TERM)?;
@@ -97,14 +98,14 @@ impl Server {
         Ok(())
     }
 
-    /// Kibibytes of memory in use.
+    /// The memory in use by the server, in KiB.
     pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// CPU time of all its threads so far.
+    /// CPU time of all threads of the server so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         cpu(self.child.id())
     }

@@ -1,4 +1,5 @@
-//! The five services and Redis beside the bare chain, and without traces beside with.
+//! The five services and Redis beside the bare chain, and the services with traces beside those
+//! without.
 
 use std::{
     env,
@@ -10,6 +11,7 @@ use std::{
 use lonja_testing::RedisServer;
 
 use crate::{
+    compare::in_pairs,
     load::{Asked, Load, load},
     process::Server,
     sink::Sink,
@@ -17,9 +19,13 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The lonja to measure, a release build
-    #[arg(long, default_value = "target/release/lonja")]
+    /// The lonja to measure, built with `--profile dist`
+    #[arg(long, default_value = "target/dist/lonja")]
     lonja: PathBuf,
+    /// Compare with the services of this other lonja instead of with the chain, and leave out
+    /// traces
+    #[arg(long, value_name = "PROGRAM")]
+    other: Option<PathBuf>,
     /// Pairs of runs for each row; the median counts
     #[arg(long, default_value_t = 31)]
     pairs: usize,
@@ -31,11 +37,11 @@ pub(crate) struct Config {
     connections: Vec<usize>,
 }
 
-/// What peers load: processes, of which the last is the one that they connect to.
+/// The processes that peers load. Peers connect to the last of the `servers`.
 pub(crate) struct Stack {
     servers: Vec<Server>,
     redis: RedisServer,
-    /// Where registry, catalog and audit are.
+    /// The URLs of registry, catalog and audit, in this order; empty for the chain.
     pub(crate) urls: Vec<String>,
 }
 
@@ -76,7 +82,7 @@ impl Stack {
             servers.push(server);
         }
         servers.push(Server::start(&mut command("datetime"))?);
-        // The chain prints nothing either.
+        // The gateway prints no operations, because the chain prints none.
         let places =
             ["--no-operation-log", "--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]];
         servers.push(Server::start(command("gateway").args(places))?);
@@ -87,7 +93,7 @@ impl Stack {
         self.servers.last().map_or(0, |server| server.port)
     }
 
-    /// CPU time of its processes, Redis included.
+    /// CPU time of all processes of the stack so far, Redis included.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let servers = self.servers.iter().map(Server::cpu).sum::<anyhow::Result<Duration>>()?;
         Ok(servers + crate::process::cpu(self.redis.id())?)
@@ -99,6 +105,11 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     println!("{} pairs of {} s, REGISTER; medians; ratios pair by pair", config.pairs, config.seconds);
     for &connections in &config.connections {
         let services = Stack::lonja(&config.lonja, None)?;
+        if let Some(other) = &config.other {
+            let other = Stack::lonja(other, None)?;
+            compare(config, connections, "services / other", &services, &other)?;
+            continue;
+        }
         compare(config, connections, "services / chain", &services, &Stack::chain()?)?;
         let traced = Stack::lonja(&config.lonja, Some(&traces))?;
         compare(config, connections, "traced / untraced", &traced, &services)?;
@@ -120,17 +131,7 @@ fn compare(
         let cpu = (stack.cpu()? - before).as_secs_f64() * 1e6 / figures.requests as f64;
         Ok((figures.per_second(), cpu, figures.latency.value_at_quantile(0.99) as f64))
     };
-    let mut pairs = Vec::new();
-    // The first pair warms up and does not count. Each is first in every other pair.
-    for pair in 0..=config.pairs {
-        if pair % 2 == 0 {
-            pairs.push((measure(one)?, measure(other)?));
-        } else {
-            let other = measure(other)?;
-            pairs.push((measure(one)?, other));
-        }
-    }
-    pairs.remove(0);
+    let pairs = in_pairs(config.pairs, || measure(one), || measure(other))?;
     type Pair = ((f64, f64, f64), (f64, f64, f64));
     let of = |figure: fn(&Pair) -> f64| crate::compare::median(pairs.iter().map(figure).collect());
     println!(

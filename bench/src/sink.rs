@@ -1,5 +1,5 @@
-//! A collector of traces that forgets them unread: what a real one does with them is another
-//! machine's work, and would be measured here as ours.
+//! A collector of traces that throws them away unread. What a real collector does is the work of
+//! another machine, and would be measured here as Lonja's.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use tower::{Service, service_fn};
 
 /// Receives spans over OTLP (gRPC) until it is dropped, on a thread of its own.
 pub(crate) struct Sink {
-    /// Where spans go.
+    /// The URL to which spans are sent.
     pub(crate) endpoint: String,
     _runtime: Runtime,
 }
@@ -54,7 +54,7 @@ impl Service<Request<Body>> for Forgetting {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(async move {
-            // The message without fields: what it does not know it steps over.
+            // `()` is a message without fields: every field is unknown and skipped.
             let mut grpc = Grpc::new(ProstCodec::<(), ()>::default());
             let forget = service_fn(async |_| Ok::<_, Status>(tonic::Response::new(())));
             Ok(grpc.unary(forget, request).await)
