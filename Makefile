@@ -3,28 +3,92 @@
 PYTHON := python3
 VENV := .venv
 PAGE := services/console/web
-# What only the tests and the example peer need.
+# What only tests and the example peer need, in a Python environment of its own.
 ZEEP := zeep==4.3.3
 # Helm's own engine, and Kubernetes' schemas.
 HELM := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 PyYAML
+TYPOS := typos==1.52.0
 CARGO_DENY := 0.20.2
+CARGO_DEB := 3.8.0
 CARGO_FUZZ := 0.13.2
-NODE_NEEDED = @npm --version >/dev/null 2>&1 || { echo "install Node.js 20 or newer: https://nodejs.org" >&2; exit 1; }
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Tests ask what lonja does, not how long this disk takes: lonja gives a service 2 s, and a disk
 # that others use may stall for longer.
 MEMORY := $(shell df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 4096 { print "TMPDIR=/dev/shm" }')
 
-.PHONY: test page page-check proto test-browser test-helm test-containers helm-readme helm-examples lint advisories proto-lint bench soak fuzz clean
+# $(call debian,COMMAND,PACKAGE): installs the package of a command that is missing.
+debian = @command -v $(1) >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(2) >/dev/null; } \
+  || { echo "install $(1): apt-get install $(2), or the package of your system" >&2; exit 1; }
+# $(call needed,COMMAND,WHERE FROM): says what to install by hand.
+needed = @command -v $(1) >/dev/null || { echo "install $(2)" >&2; exit 1; }
 
-test: page-check lint advisories test-helm $(VENV)/made
-	redis-server --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq redis-server; } \
-	  || { echo "install Redis 7: apt-get install redis-server, or brew install redis" >&2; exit 1; }
+.PHONY: setup test test-browser test-helm test-newcomer test-containers lint advisories proto-lint \
+  page page-check proto helm-readme helm-examples dist bench soak fuzz clean
+
+# What the tests need beside Rust, a C compiler, Python, Node.js and npm.
+setup: $(VENV)/made
+	$(call needed,npm,Node.js 20 or newer: https://nodejs.org)
+	$(call debian,redis-server,redis-server)
+	$(call debian,chromium,chromium)
+	cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny --version $(CARGO_DENY)
+	cd tests/browser && npm ci --silent --no-audit --no-fund
+
+$(VENV)/made: Makefile
+	$(PYTHON) -m venv $(VENV) || { echo "install Python 3 with venv: apt-get install python3-venv" >&2; exit 1; }
+	$(VENV)/bin/pip install --quiet $(ZEEP) $(HELM) $(TYPOS)
+	touch $@
+
+test: setup page-check lint advisories test-helm
 	cargo test --workspace --no-run
 	$(MEMORY) cargo test --workspace
-	$(MAKE) test-browser
+	$(MAKE) test-browser test-newcomer
 
-test-helm: $(VENV)/made
+# The console in a real browser; pictures of each view are in tests/browser/screenshots.
+test-browser: setup
+	cargo build --workspace
+	cd tests/browser && $(MEMORY) npm test
+
+test-helm: setup
 	$(VENV)/bin/python tests/helm/test_chart.py
+
+# The commands of the README as they stand, in a clone of what is committed.
+test-newcomer: setup
+	$(PYTHON) tests/newcomer/walk.py
+
+# The stack of docker-compose.yml and the packages, by the container engine of this machine.
+test-containers: $(VENV)/made dist
+	cargo build --package lonja-testing
+	cargo test --test containers -- --nocapture --test-threads 1
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	$(VENV)/bin/typos
+	cargo deny --all-features check licenses bans sources
+
+# The database of advisories is fetched from github.com: without it this says so.
+advisories: setup
+	@if cargo deny fetch db; then cargo deny --all-features check advisories; \
+	else echo "ADVISORIES NOT CHECKED: their database cannot be fetched from here" >&2; fi
+
+proto-lint:
+	npx --yes @bufbuild/buf@1.75.0 lint proto
+
+# The console's page, which every build embeds: what this makes is committed.
+page:
+	$(call needed,npm,Node.js 20 or newer: https://nodejs.org)
+	cd $(PAGE) && npm ci --silent --no-audit --no-fund && npm run build
+
+# Fails if the committed page is not what its sources make.
+page-check:
+	$(call needed,npm,Node.js 20 or newer: https://nodejs.org)
+	cd $(PAGE) && npm ci --silent --no-audit --no-fund && npm run build -- --outDir $(CURDIR)/target/page --emptyOutDir
+	diff -r $(PAGE)/dist target/page || { echo "the committed page is not what its sources make: run make page" >&2; exit 1; }
+
+# The gRPC code that is generated from the protos and committed; a test compares the two.
+proto:
+	cargo run --package lonja-codegen
 
 # What is made from the chart and committed beside it.
 helm-readme:
@@ -32,64 +96,31 @@ helm-readme:
 helm-examples: $(VENV)/made
 	$(VENV)/bin/python tests/helm/test_chart.py examples
 
-# The console's page, which every build embeds: what this makes is committed. Needs Node.
-page:
-	$(NODE_NEEDED)
-	cd $(PAGE) && npm ci --no-audit --no-fund && npm run build
-
-# Fails if the committed page is not what its sources make.
-page-check:
-	$(NODE_NEEDED)
-	cd $(PAGE) && npm ci --no-audit --no-fund && npm run build -- --outDir $(CURDIR)/target/page --emptyOutDir
-	diff -r $(PAGE)/dist target/page || { echo "the committed page is not what its sources make: run make page" >&2; exit 1; }
-
-# The gRPC code that is generated from the protos and committed; a test compares the two.
-proto:
-	cargo run --package lonja-codegen
-
-# The console in a real browser; pictures of each view are in tests/browser/screenshots.
-test-browser:
-	chromium --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } \
-	  || { echo "install Chromium: apt-get install chromium" >&2; exit 1; }
-	cargo test --workspace --no-run
-	cd tests/browser && npm ci --no-audit --no-fund && $(MEMORY) npm test
-
-# The stack of docker-compose.yml, built and run by the container engine of this machine.
-test-containers: $(VENV)/made
-	cargo build --package lonja-testing
-	cargo test --test containers -- --nocapture --test-threads 1
-
-lint:
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny --version $(CARGO_DENY)
-	cargo deny --all-features check licenses bans sources
-
-# The database of advisories is fetched from github.com: without it this says so.
-advisories:
-	@if cargo deny fetch db; then cargo deny --all-features check advisories; \
-	else echo "ADVISORIES NOT CHECKED: their database cannot be fetched from here" >&2; fi
-
-# Needs Node.
-proto-lint:
-	npx --yes @bufbuild/buf@1.75.0 lint proto
-
-$(VENV)/made: Makefile
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet $(ZEEP) $(HELM)
-	touch $@
+# What is shipped, in target/packages: a tarball and a Debian package.
+dist:
+	cargo deb --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-deb --version $(CARGO_DEB)
+	cargo build --profile dist --locked --package lonja
+	rm -rf target/packages
+	cargo run --quiet --package lonja-packaging -- target/packages
+	name=lonja-$$(cargo pkgid --package lonja | sed 's/.*[#@]//')-$$(uname -m)-linux && cd target/packages \
+	  && mkdir -p $$name/bin $$name/lib/systemd/system && cp -r share $$name/ \
+	  && strip --strip-debug -o $$name/bin/lonja ../dist/lonja \
+	  && cp ../../packaging/lonja.service $$name/lib/systemd/system/ \
+	  && cp ../../README.md ../../CHANGELOG.md ../../LICENSE-MIT ../../LICENSE-APACHE $$name/ \
+	  && tar -czf $$name.tar.gz $$name && rm -r $$name
+	cargo deb --quiet --no-build --profile dist --package lonja --output target/packages/
 
 # Beside a bare server, on an otherwise idle machine. BENCH_ARGS="--only register" for less.
 bench:
-	cargo build --release --workspace
-	target/release/lonja-bench compare $(BENCH_ARGS)
-	target/release/lonja-bench services
-	iperf3 --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq iperf3; }
-	target/release/lonja-bench copy
-	cd tests/browser && npm ci --no-audit --no-fund
-	target/release/lonja-bench console
-	target/release/lonja-bench held
-	target/release/lonja-bench disk
+	$(call debian,iperf3,iperf3)
+	cargo build --profile dist --workspace
+	target/dist/lonja-bench compare $(BENCH_ARGS)
+	target/dist/lonja-bench services
+	target/dist/lonja-bench copy
+	cd tests/browser && npm ci --silent --no-audit --no-fund
+	target/dist/lonja-bench console
+	target/dist/lonja-bench held
+	target/dist/lonja-bench disk
 
 # The crash test again and again, which `make test` runs once.
 soak:

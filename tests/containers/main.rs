@@ -1,6 +1,6 @@
 //! The stack of docker-compose.yml as its users get it: built, started with one command,
-//! used by Python peers on the host, killed and paused. Needs a container engine, so it
-//! has a command of its own: `make test-containers`.
+//! used by Python peers on the host, killed and paused. These tests need a container engine,
+//! so they have a command of their own: `make test-containers`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -10,6 +10,7 @@ mod jaeger;
 #[allow(dead_code, reason = "shared with the tests of the system")]
 #[path = "../system/load.rs"]
 mod load;
+mod packages;
 #[allow(dead_code, reason = "shared with the tests of the system")]
 #[path = "../system/peer.rs"]
 mod peer;
@@ -42,10 +43,10 @@ use crate::{
     stack::{Stack, docker, output},
 };
 
-/// How long a container may take to come back, and anything else.
+/// How long a test waits for a condition before it fails, such as for a container to come back.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Waits for a condition.
+/// Waits until `condition` gives a value, for `PATIENCE` at most.
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -62,7 +63,7 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// One test, because everything is about one stack, which takes a while to build.
+/// All checks are one test, because they share one stack, which takes a while to build.
 #[test]
 fn the_stack_of_docker_compose() {
     let stack = Stack::start();
@@ -77,7 +78,7 @@ fn the_stack_of_docker_compose() {
     survives(&stack);
 }
 
-/// What the image weighs over its base, and how soon the index in it serves.
+/// Checks how much the image adds to its base, and prints that and how soon its index is ready.
 fn print_image() {
     let size = |image: &str| -> f64 {
         let size = output(docker().args(["image", "inspect", "--format", "{{.Size}}", image])).unwrap();
@@ -98,7 +99,8 @@ fn print_image() {
     output(docker().args(["stop", &id])).unwrap();
 }
 
-/// Nothing of ours runs as root, writes to its image or has more than it needs.
+/// Asserts that no container of the services and Redis runs as root, can write to its image, has
+/// or gains privileges, or may use memory without a limit.
 fn hardened(stack: &Stack) {
     for service in ["gateway", "registry", "catalog", "audit", "datetime", "console", "redis"] {
         for container in stack.containers(service) {
@@ -111,13 +113,13 @@ fn hardened(stack: &Stack) {
     }
 }
 
-/// Alice and Bob are registered and connected no more; she publishes once again.
+/// Asserts that a PUBLISH makes one trace across the services.
 fn traced(stack: &Stack) {
     let peers = stack.peers[0];
     assert_eq!(wire::register(peers, "tracy"), 0);
     assert_eq!(wire::connect_as(peers, "tracy", 50_085), 0);
     assert_eq!(wire::publish(peers, "tracy", "traced.txt"), 0);
-    // Registry and catalog have two replicas here: whichever was asked, the tree is one.
+    // Registry and catalog have two replicas each. The tree is the same, whichever was called.
     let trace = eventually("the whole trace", || {
         let traces = jaeger::traces(stack.jaeger, "lonja-gateway", "PUBLISH");
         let of_tracy = |trace: &Vec<jaeger::Seen>| trace.len() >= 10;
@@ -127,7 +129,7 @@ fn traced(stack: &Stack) {
     jaeger::assert_publish(&trace);
 }
 
-/// The console shows its page, and through it what happened.
+/// Asserts that the console serves its page, and the records of the audit.
 fn shown(stack: &Stack) {
     let (status, page) = process::http_get(stack.console, "/");
     assert!(status == 200 && page.contains("<title>Lonja</title>"), "{status} {page}");
@@ -137,7 +139,8 @@ fn shown(stack: &Stack) {
     assert!(String::from_utf8_lossy(&list.stdout).contains("tracy traced.txt"), "{list:?}");
 }
 
-/// With the overlay for mutual TLS everything works as before, and nobody else gets an answer.
+/// With the overlay for mutual TLS peers are served as before, and a caller without a certificate
+/// gets no answer.
 #[test]
 fn the_stack_with_mutual_tls() {
     let certificates = TempDir::new().unwrap();
@@ -156,7 +159,8 @@ fn the_stack_with_mutual_tls() {
     assert_eq!(plain.status.code(), Some(1), "{plain:?}");
 }
 
-/// Kills and pauses every container under load.
+/// Kills and pauses each container of the services and Redis under load, and asserts that nothing
+/// is lost.
 fn survives(stack: &Stack) {
     let audit = format!("http://{}", stack.audit);
     let done = Arc::new(Acknowledged::default());
@@ -174,7 +178,7 @@ fn survives(stack: &Stack) {
             recovers(stack, &audit, &format!("killed {service} {container}"));
         }
         for container in stack.containers(service) {
-            // The freezer of a busy machine now and then says that it cannot.
+            // On a busy machine, pausing fails now and then.
             eventually("a container is paused", || output(docker().args(["pause", &container])));
             thread::sleep(Duration::from_secs(2));
             eventually("a container goes on", || output(docker().args(["unpause", &container])));
@@ -187,7 +191,8 @@ fn survives(stack: &Stack) {
     verify(peers, &audit, &done);
 }
 
-/// Everything is healthy again by itself, every gateway serves, and the audit has it all.
+/// Waits until the stack is healthy again by itself, every gateway serves peers, and the audit has
+/// all records.
 fn recovers(stack: &Stack, audit: &str, what: &str) {
     eventually(what, || stack.is_healthy().then_some(()));
     for (number, peers) in stack.peers.iter().enumerate() {
