@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod clock;
 mod contract;
+pub mod fold;
 pub mod health;
 pub mod http;
 pub mod journal;

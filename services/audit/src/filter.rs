@@ -1,12 +1,13 @@
 //! Which records a reader wants.
 
+use lonja_chassis::fold::is_same_name;
 use lonja_proto::audit::{Operation, OperationFilter, OperationRecord};
 use prost_types::Timestamp;
 
 /// Whether a record meets every condition that is set.
 pub(crate) fn matches(filter: &OperationFilter, record: &OperationRecord) -> bool {
     let moment = record.handled_at.as_ref().map(order);
-    (filter.username.is_empty() || filter.username == record.username)
+    (filter.username.is_empty() || is_same_name(&filter.username, &record.username))
         && (filter.operation == i32::from(Operation::Unspecified) || filter.operation == record.operation)
         && filter.since.as_ref().is_none_or(|since| moment >= Some(order(since)))
         && filter.until.as_ref().is_none_or(|until| moment < Some(order(until)))
@@ -37,6 +38,9 @@ mod tests {
         };
         assert!(matches(&OperationFilter::default(), &record));
         assert!(matches(&all, &record));
+        let spelled = |username: &str| OperationRecord { username: username.to_owned(), ..record.clone() };
+        let typed = OperationFilter { username: "jos\u{e9}".to_owned(), ..all.clone() };
+        assert!(matches(&typed, &spelled("jose\u{301}")) && !matches(&typed, &spelled("jose")));
         assert!(!matches(&OperationFilter { username: "bob".to_owned(), ..all.clone() }, &record));
         assert!(!matches(&OperationFilter { operation: Operation::Delete.into(), ..all.clone() }, &record));
         assert!(!matches(&OperationFilter { since: at(101), ..all.clone() }, &record));

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use lonja_chassis::fold::spellings;
 use lonja_proto::{
     catalog::{FoundFile, SearchFilesRequest, SearchFilesResponse},
     console::{File, WatchFilesRequest, WatchFilesResponse},
@@ -15,16 +16,17 @@ use crate::{
     watch::Watched,
 };
 
-/// How old what is known of who is online may be.
+/// How long the registry's answer about which users are online is used before it is asked again.
 const ONLINE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Files {
     backend: Backend,
-    /// Whose files; empty: anyone's.
+    /// The user whose files are searched; empty for the files of everyone.
     username: String,
     request: SearchFilesRequest,
-    /// What was found last, and when it was looked who of them is online.
+    /// The last answer of the search.
     found: SearchFilesResponse,
+    /// When the registry was asked which users in `found` are online.
     looked_up: Instant,
 }
 
@@ -36,9 +38,10 @@ impl Files {
         Self { backend, username, request, found, looked_up: Instant::now() }
     }
 
-    /// Narrows the request to the session that the user has now; says whether there is one.
+    /// Narrows the request to the user's present session, and returns whether the user has a
+    /// session.
     async fn narrow(&mut self) -> Result<bool, Status> {
-        let sessions = self.backend.look_up(vec![self.username.clone()]).await?;
+        let sessions = self.backend.look_up(spellings(&self.username)).await?;
         let Some(session) = sessions.into_iter().next() else { return Ok(false) };
         if session.session_id != self.request.session_id {
             self.request.session_id = session.session_id;
@@ -47,17 +50,15 @@ impl Files {
         Ok(true)
     }
 
-    /// What was found, without what sessions left behind that are over.
+    /// The last answer of the search, without files of sessions that are over.
     async fn of_users_online(&mut self) -> Result<WatchFilesResponse, Status> {
         let found = self.found.clone();
         self.looked_up = Instant::now();
         let mut usernames: Vec<_> = found.files.iter().map(|file| file.username.clone()).collect();
         usernames.sort_unstable();
         usernames.dedup();
-        let sessions = match usernames.is_empty() {
-            true => Vec::new(),
-            false => self.backend.look_up(usernames).await?,
-        };
+        let sessions =
+            if usernames.is_empty() { Vec::new() } else { self.backend.look_up(usernames).await? };
         let addresses: HashMap<_, _> = sessions
             .into_iter()
             .map(|online| (online.session_id, address(online.session.unwrap_or_default().endpoint)))

@@ -1,9 +1,12 @@
-//! The registry over gRPC: messages in, messages out.
+//! The registry's gRPC service: it checks requests, asks the store and makes responses.
 
 use std::{net::Ipv4Addr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use lonja_chassis::rpc::{Unary, unknown};
+use lonja_chassis::{
+    fold::fold,
+    rpc::{Unary, unknown},
+};
 use lonja_proto::{
     SessionId,
     registry::{self as proto, registry_service_server::RegistryService},
@@ -17,17 +20,17 @@ use crate::{
     store::Store,
 };
 
-/// Bytes that a username may have.
+/// The largest size of a username, in bytes.
 const MAX_USERNAME: usize = 255;
-/// Sessions in a page, where the caller does not say.
+/// The number of sessions in a page of the whole list, when the caller does not say.
 const PAGE: usize = 512;
-/// Sessions in a page at most.
+/// The largest number of sessions in a page of the whole list.
 const MAX_PAGE: usize = 4096;
-/// Sessions in a page of what was found, where the caller does not say,
+/// The number of sessions in a page of found sessions, when the caller does not say.
 const FOUND_PAGE: usize = 50;
-/// and at most.
+/// The largest number of sessions in a page of found sessions.
 const MAX_FOUND_PAGE: usize = 1000;
-/// Sessions that may be asked about at once.
+/// The largest number of sessions or users that one call may ask about.
 const MAX_KEYS: usize = 1000;
 
 /// Answers `lonja.registry.v1` from a store.
@@ -37,7 +40,7 @@ pub(crate) struct RegistryGrpc<S> {
 }
 
 impl<S: Store> RegistryGrpc<S> {
-    /// A service on this store.
+    /// Makes a service on this store.
     pub(crate) fn new(store: S) -> Self {
         Self { store }
     }
@@ -158,7 +161,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::GetRemoteSessionRequest>,
     ) -> Result<Response<proto::GetRemoteSessionResponse>, Status> {
         let request = request.get_ref();
-        // An empty remote name is nobody's: the store says so.
+        // An empty remote name is not checked here: the store says that nobody has this name.
         let session =
             self.store.remote_session(username(&request.username)?, &request.remote_username).await?;
         Ok(Response::new(proto::GetRemoteSessionResponse { session_id: id(session) }))
@@ -225,8 +228,13 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             let response = proto::FindSessionsResponse { revision, not_modified: true, ..Default::default() };
             return Ok(Response::new(response));
         };
-        let query = request.query.to_lowercase();
-        let matching = |one: &&Arc<Session>| query.is_empty() || one.username.to_lowercase().contains(&query);
+        let (mut query, mut username) = (String::new(), String::new());
+        fold(&request.query, &mut query);
+        let matching = |one: &&Arc<Session>| {
+            username.clear();
+            fold(&one.username, &mut username);
+            username.contains(&query)
+        };
         let found: Vec<_> = sessions.iter().rev().filter(matching).collect();
         let size = match request.page_size as usize {
             0 => FOUND_PAGE,
@@ -255,7 +263,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
     }
 }
 
-/// The list in pages, made as they are asked for; an empty list is one empty page.
+/// Splits a list into pages, which are made as they are asked for. An empty list gives one empty
+/// page.
 fn pages(
     revision: String,
     sessions: Vec<Arc<Session>>,

@@ -1,9 +1,9 @@
 //! A block of the index: some hundred files whose folded texts stand one after the other, so that
 //! one pass over contiguous memory finds a word in all of them.
 
+use lonja_chassis::fold::fold;
 use memchr::memmem::Finder;
 
-use super::text::fold;
 use crate::store::File;
 
 /// The number of bytes of folded text from which on a block takes no more files.
@@ -16,9 +16,9 @@ const END: u8 = 0;
 /// Overwrites the text of a file that was removed. The byte occurs in no UTF-8 text, so no word is
 /// found there.
 const REMOVED: u8 = 0xff;
-/// In the place of a session: the file was removed.
+/// Stands in the place of a session's number when the file was removed.
 const NO_SESSION: u32 = u32::MAX;
-/// In the place of a position in `originals`: the folded texts are the original ones.
+/// Stands in the place of a position in `originals` when the folded texts are the original texts.
 const FOLDED: u32 = u32::MAX;
 
 /// Files with the texts that are searched and the texts that are shown.
@@ -43,8 +43,9 @@ pub(super) struct Entry {
     start: u32,
     /// Where the filename begins in `originals`, or [`FOLDED`].
     original: u32,
-    /// The lengths of the original filename and description, in bytes.
+    /// The length of the original filename, in bytes.
     filename: u16,
+    /// The length of the original description, in bytes.
     description: u16,
 }
 

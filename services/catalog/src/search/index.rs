@@ -57,7 +57,7 @@ impl Place {
 }
 
 impl Index {
-    /// A number that is another after each change.
+    /// A number that is different after each change.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
@@ -144,7 +144,7 @@ impl Index {
         }
     }
 
-    /// What matches, newest first.
+    /// Finds the files that match, newest first.
     pub(super) fn search(&self, query: &SearchQuery) -> Page {
         let words = text::words(&query.text);
         let words: Vec<_> = words.iter().map(Finder::new).collect();
@@ -159,8 +159,8 @@ impl Index {
             }
             None => {
                 let mut found = Vec::new();
-                // The newest files are mostly in the last blocks: those that come later are
-                // then not among the newest, and cost little.
+                // The newest files are mostly in the last blocks. After these blocks, most files
+                // are older than all that are kept, and cost little.
                 for (number, block) in self.blocks.iter().rev() {
                     block.find(&words, &mut found);
                     for position in found.drain(..) {
@@ -197,7 +197,7 @@ fn filename(blocks: &Slab<Block>, place: Place) -> &str {
 struct Newest {
     limit: usize,
     total: u64,
-    /// The oldest of those that are kept comes out first.
+    /// The files that are kept. The oldest comes out first.
     kept: BinaryHeap<Reverse<(u64, Place)>>,
 }
 
@@ -229,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// The index as it is described: a list that is looked through.
+    /// A model of the index: a list that is looked through.
     #[derive(Default)]
     struct Model(Vec<(SessionId, String, Listed)>);
 
@@ -249,14 +249,14 @@ mod tests {
             self.0.retain(|(session, _, listed)| *session != of || listed.file.filename != filename);
         }
 
-        /// The total and the orders of what matches.
+        /// The number of all files that match, and the filenames of the page.
         fn search(&self, query: &SearchQuery) -> (u64, Vec<String>) {
             let words = text::words(&query.text);
             let matches = |(session, username, listed): &&(SessionId, String, Listed)| {
                 let File { filename, description } = &listed.file;
                 let texts = [filename, description, username].map(|text| {
                     let mut folded = String::new();
-                    text::fold(text, &mut folded);
+                    lonja_chassis::fold::fold(text, &mut folded);
                     folded
                 });
                 query.session.is_none_or(|of| of == *session)
