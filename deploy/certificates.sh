@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes an authority, and a certificate of it for each service, in a folder:
+# Makes an authority, and for each service a certificate that the authority signs, in a folder:
 #   deploy/certificates.sh tls
-# Run it again to replace the certificates before they end; the authority stays. Needs openssl.
+# Certificates are valid for $DAYS days, 365 if DAYS is not set. Run this again to replace the
+# certificates before they expire: the authority stays. Needs openssl.
 set -eu
 directory=${1:?say where: deploy/certificates.sh DIR}
 days=${DAYS:-365}
@@ -24,6 +25,6 @@ for service in gateway console registry catalog audit; do
   mv "$service/new.key" "$service/tls.key"
   mv "$service/new.crt" "$service/tls.crt"
   rm "$service/new.csr" "$service/new.ext"
-  # The containers run as a user of their own.
+  # Containers run as a user of their own, who must be able to read the key.
   chmod 644 "$service/tls.key"
 done

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Prints the users of Redis: each service may use the commands that it needs, on its own
-# keys. Passwords come from LONJA_REDIS_{REGISTRY,CATALOG,AUDIT}_PASSWORD.
+# Prints the users of Redis: each service may use the commands that it needs, on its own keys. The
+# passwords come from LONJA_REDIS_{REGISTRY,CATALOG,AUDIT}_PASSWORD.
 set -eu
 prefix=${LONJA_REDIS_PREFIX:-lonja}
 common="resetchannels -@all +hello +auth +ping +evalsha +script|load +get +set +cluster|slots"
-# Nobody can log in as the default user, but Redis replays its file as that one when it
-# starts, and would leave out what it may not do.
+# Nobody can log in as the default user. But when Redis starts, it replays its append-only file as
+# this user, and would leave out the commands that this user may not run.
 cat <<USERS
 user default off resetpass ~* &* +@all
 user health on nopass -@all +ping

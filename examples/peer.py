@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A peer as the original ones are: the shell of docs/protocol.md 6 and 7.
+"""A peer that works as the original ones do: docs/protocol.md, sections 6 and 7.
 
     pip install zeep
     python3 examples/peer.py -s localhost -p 5050
 
-It asks the time at http://localhost:8000/?wsdl before each request, sends each field of
-a request in a segment of its own, listens on localhost only, and keeps its two JSON
-files in the working directory.
+The peer asks the time at http://localhost:8000/?wsdl before each request, sends each field of
+a request in a segment of its own, listens on localhost only, and keeps its two JSON files in
+the working directory.
 """
 
 import argparse
@@ -45,7 +45,7 @@ PIECE = 8192
 
 
 def receive(sock, length):
-    """Reads exactly that many bytes."""
+    """Reads exactly `length` bytes."""
     data = b""
     while len(data) < length:
         more = sock.recv(length - len(data))
@@ -115,7 +115,7 @@ class Peer:
         return self.soap.service.datetime()
 
     def ask(self, command, *fields, reply=lambda sock: None):
-        """One request; gives the status and, if that is 0, what `reply` reads."""
+        """Sends one request; gives the status and, if the status is 0, what `reply` reads."""
         now = self.now()
         print(now)
         with socket.create_connection(self.index) as sock:

@@ -1,4 +1,4 @@
-//! `lonja health`: asks a service how it is, where there is no shell and no curl.
+//! `lonja health`: asks a service whether it is ready, for places without a shell and curl.
 
 use std::time::Duration;
 
@@ -11,21 +11,22 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-/// How long the answer may take.
+/// How long the service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Settings of the health check.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Config {
-    /// A gRPC service, such as 127.0.0.1:50051, or a page that says so, such as
-    /// http://127.0.0.1:9090/readyz
+    /// Address of a gRPC service, such as 127.0.0.1:50051, or of a page that answers 200 while a
+    /// service is ready, such as http://127.0.0.1:9090/readyz
     address: String,
-    /// The service to ask about, such as lonja.registry.v1.RegistryService; all if not given
+    /// Name of the gRPC service to ask about, such as lonja.registry.v1.RegistryService; all if not
+    /// given
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
 }
 
-/// Fails unless the service says SERVING, or the page 200.
+/// Asks once, and fails unless the service answers SERVING or the page 200.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let Config { address, service } = config;
     if let Some((_, path)) = address.strip_prefix("http://").and_then(|rest| rest.split_once('/'))

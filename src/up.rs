@@ -1,5 +1,5 @@
-//! `lonja up`: every service in one process. The services speak to each other through
-//! the same channels as across a network, which here lead straight to them.
+//! `lonja up`: every service in one process. The services call each other through the channels that
+//! they use across a network; here a channel leads straight to its service.
 
 use std::{
     io::{self, Write as _},
@@ -29,7 +29,7 @@ pub(crate) struct Config {
     /// Address for peers
     #[arg(long, env = "LONJA_GATEWAY_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:5050")]
     gateway_listen: SocketAddr,
-    /// Address for the time over SOAP; existing peers ask at port 8000
+    /// Address for the datetime service (SOAP); existing peers ask at port 8000
     #[arg(long, env = "LONJA_DATETIME_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8000")]
     datetime_listen: SocketAddr,
     /// Address for the console, and for /livez, /readyz and /metrics
@@ -48,7 +48,7 @@ pub(crate) struct Config {
     console: ConsoleConfig,
 }
 
-/// Runs everything until shutdown.
+/// Runs every service until shutdown, and prints the addresses on which they listen.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let peers = listen(config.gateway_listen)?;
     let datetime = listen(config.datetime_listen)?;
@@ -82,15 +82,15 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     served.and(shown)
 }
 
-/// The services that keep state.
+/// What [`open`] opens: channels to the services that keep state, and what runs behind them.
 struct Opened {
     channels: BackendChannels,
-    /// Keeps search current.
+    /// Keeps the catalog's search up to date while it runs.
     search: Follower<lonja_catalog::store::EmbeddedStore>,
     journal: Journal,
 }
 
-/// Opens the stores, which share one journal, and puts the services on them.
+/// Opens the three stores in one journal, and makes a channel to the service of each store.
 fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> Result<Opened, RunError> {
     let mut journal = Journal::open(&config.data_dir, "lonja")?;
     let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
@@ -106,7 +106,8 @@ fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> 
     Ok(Opened { channels, search, journal })
 }
 
-/// How the console finds out about the services that it does not call.
+/// The probes by which the console learns whether the gateway and the datetime service, which it
+/// does not call, are ready.
 fn probes(health: &Health, mut datetime: SocketAddr) -> Probes {
     if datetime.ip().is_unspecified() {
         datetime.set_ip(Ipv4Addr::LOCALHOST.into());

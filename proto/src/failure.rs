@@ -1,4 +1,4 @@
-//! How a store's answer becomes a gRPC status.
+//! Why a store did not do what was asked, and the gRPC status that says so.
 
 use std::fmt;
 
@@ -9,14 +9,16 @@ use crate::Reason;
 /// Why a store did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// An expected outcome, decided by what the store holds.
+    /// The store refuses the request because of what the store holds. A refusal is an expected
+    /// outcome.
     Refused(Reason),
-    /// The store cannot be reached, read or written. Nothing is known to have changed.
+    /// The store cannot be reached, read or written. Whether anything has changed is not known.
     Unavailable(String),
 }
 
 impl Failure {
-    /// A refusal by the name of its reason, as a store's script gives it.
+    /// Makes a refusal from the name of a reason, which a store's script gave. An unknown name
+    /// makes a [`Self::Unavailable`].
     #[must_use]
     pub fn refused(name: &str) -> Self {
         match Reason::from_name(name) {
@@ -25,7 +27,7 @@ impl Failure {
         }
     }
 
-    /// The store is unavailable because of this error.
+    /// Makes a [`Self::Unavailable`] from the error that is its cause.
     pub fn unavailable(error: impl fmt::Display) -> Self {
         Self::Unavailable(error.to_string())
     }

@@ -26,7 +26,7 @@ mod generated {
         include!("generated/lonja.catalog.v1.rs");
     }
     pub mod audit {
-        // Named as other protos name it.
+        // The code of the console refers to this package as `audit::v1`.
         pub mod v1 {
             include!("generated/lonja.audit.v1.rs");
         }
@@ -44,24 +44,24 @@ mod generated {
 pub mod registry {
     use crate::Method;
     pub use crate::generated::registry::*;
-    /// The name under which health is asked.
+    /// The full name of the service, under which its health is asked.
     pub const SERVICE_NAME: &str = registry_service_server::SERVICE_NAME;
-    /// `RegisterUser`.
+    /// The method that adds a user.
     pub const REGISTER_USER: Method<RegisterUserRequest, RegisterUserResponse> =
         Method::new("/lonja.registry.v1.RegistryService/RegisterUser");
-    /// `UnregisterUser`.
+    /// The method that removes a user and ends the user's session, if any.
     pub const UNREGISTER_USER: Method<UnregisterUserRequest, UnregisterUserResponse> =
         Method::new("/lonja.registry.v1.RegistryService/UnregisterUser");
-    /// `OpenSession`.
+    /// The method that opens a session of a user.
     pub const OPEN_SESSION: Method<OpenSessionRequest, OpenSessionResponse> =
         Method::new("/lonja.registry.v1.RegistryService/OpenSession");
-    /// `CloseSession`.
+    /// The method that ends a user's session.
     pub const CLOSE_SESSION: Method<CloseSessionRequest, CloseSessionResponse> =
         Method::new("/lonja.registry.v1.RegistryService/CloseSession");
-    /// `GetSession`.
+    /// The method that gives a user's session.
     pub const GET_SESSION: Method<GetSessionRequest, GetSessionResponse> =
         Method::new("/lonja.registry.v1.RegistryService/GetSession");
-    /// `GetRemoteSession`.
+    /// The method that gives a remote user's session to a connected user.
     pub const GET_REMOTE_SESSION: Method<GetRemoteSessionRequest, GetRemoteSessionResponse> =
         Method::new("/lonja.registry.v1.RegistryService/GetRemoteSession");
 }
@@ -70,15 +70,15 @@ pub mod registry {
 pub mod catalog {
     use crate::Method;
     pub use crate::generated::catalog::*;
-    /// The name under which health is asked.
+    /// The full name of the service, under which its health is asked.
     pub const SERVICE_NAME: &str = catalog_service_server::SERVICE_NAME;
-    /// `PublishFile`.
+    /// The method that adds a file to a session's list.
     pub const PUBLISH_FILE: Method<PublishFileRequest, PublishFileResponse> =
         Method::new("/lonja.catalog.v1.CatalogService/PublishFile");
-    /// `DeleteFile`.
+    /// The method that takes a file off a session's list.
     pub const DELETE_FILE: Method<DeleteFileRequest, DeleteFileResponse> =
         Method::new("/lonja.catalog.v1.CatalogService/DeleteFile");
-    /// `EndSession`.
+    /// The method that drops a session's list.
     pub const END_SESSION: Method<EndSessionRequest, EndSessionResponse> =
         Method::new("/lonja.catalog.v1.CatalogService/EndSession");
 }
@@ -87,22 +87,22 @@ pub mod catalog {
 pub mod audit {
     use crate::Method;
     pub use crate::generated::audit::*;
-    /// The name under which health is asked.
+    /// The full name of the service, under which its health is asked.
     pub const SERVICE_NAME: &str = audit_service_server::SERVICE_NAME;
-    /// `RecordOperations`.
+    /// The method that stores a batch of records.
     pub const RECORD_OPERATIONS: Method<RecordOperationsRequest, RecordOperationsResponse> =
         Method::new("/lonja.audit.v1.AuditService/RecordOperations");
 }
 
-/// `lonja.batch.v1`: calls that wait at the same moment, in one.
+/// `lonja.batch.v1`: batches, which carry several calls in one message.
 pub mod batch {
     pub use crate::generated::batch::*;
 }
 
-/// `lonja.console.v1`: the index as people look at it.
+/// `lonja.console.v1`: the index as people see it in the console.
 pub mod console {
     pub use crate::generated::console::*;
-    /// The name under which health is asked.
+    /// The full name of the service, under which its health is asked.
     pub const SERVICE_NAME: &str = console_service_server::SERVICE_NAME;
 }
 

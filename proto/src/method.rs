@@ -1,5 +1,5 @@
-//! The unary methods that services call most, as values: what travels without HTTP between
-//! is still what the protos say.
+//! The unary methods that services call most, as values, so that a call can travel without an HTTP
+//! request of its own. A test compares the methods with the protos.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{audit, catalog, registry};
 
-/// The paths of these methods.
+/// The paths of all methods that this crate has as values.
 const PATHS: [&str; 10] = [
     registry::REGISTER_USER.path,
     registry::UNREGISTER_USER.path,
@@ -23,7 +23,7 @@ const PATHS: [&str; 10] = [
     audit::RECORD_OPERATIONS.path,
 ];
 
-/// The path of one of these methods, for those who have it from elsewhere and would keep it.
+/// Gives the static path that is equal to `path`, if this crate has such a method as a value.
 #[must_use]
 pub fn known_path(path: &str) -> Option<&'static str> {
     PATHS.into_iter().find(|known| *known == path)
@@ -41,16 +41,16 @@ impl<Q: Message + Default, A: Message + Default> Method<Q, A> {
         Self { path, types: PhantomData }
     }
 
-    /// The path with which HTTP calls it, such as `/lonja.registry.v1.RegistryService/GetSession`.
+    /// The method's path in HTTP, such as `/lonja.registry.v1.RegistryService/GetSession`.
     #[must_use]
     pub const fn path(&self) -> &'static str {
         self.path
     }
 
-    /// Answers a serialized request with this handler.
+    /// Decodes a request, has the handler answer the request, and encodes the response.
     ///
     /// # Errors
-    /// What the handler says; `INTERNAL` when the bytes are no such request.
+    /// What the handler says; `INTERNAL` when the bytes are not a request of this method.
     pub async fn answer<F>(
         &self,
         request: Bytes,
@@ -63,23 +63,23 @@ impl<Q: Message + Default, A: Message + Default> Method<Q, A> {
         Ok(answer.get_ref().encode_to_vec().into())
     }
 
-    /// The serialized request.
+    /// Encodes a request.
     #[must_use]
     pub fn request(&self, request: &Q) -> Bytes {
         request.encode_to_vec().into()
     }
 
-    /// The response.
+    /// Decodes a response.
     ///
     /// # Errors
-    /// `INTERNAL` when the bytes are none.
+    /// `INTERNAL` when the bytes are not a response of this method.
     pub fn response(&self, response: Bytes) -> Result<A, Status> {
         decode(response)
     }
 }
 
 fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    // As over HTTP.
+    // The status is the same as when the message comes over HTTP.
     M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::DESCRIPTORS;
 
-    /// Each of these methods, with the names of its types.
+    /// The path of each method, with the names of its request and its response.
     fn all() -> [(&'static str, String, String); 10] {
         fn of<Q, A>(method: &Method<Q, A>) -> (&'static str, String, String) {
             let name = |full: &str| full.rsplit("::").next().unwrap().to_owned();

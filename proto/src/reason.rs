@@ -6,8 +6,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// The domain of `google.rpc.ErrorInfo` in Lonja's answers.
 const DOMAIN: &str = "lonja";
 
-/// An expected refusal. It travels as a canonical code with a `google.rpc.ErrorInfo`
-/// that holds the reason's name.
+/// An expected refusal. A reason travels as a canonical code with a `google.rpc.ErrorInfo` that
+/// holds the reason's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The username is already registered.
@@ -30,7 +30,8 @@ pub enum Reason {
     TooManyFiles,
 }
 
-/// Each reason once: its name on the wire, its canonical code, its text for people.
+/// A row for each reason, in the order of [`Reason`]: the name on the wire, the canonical code and
+/// the text for people.
 const TABLE: [(Reason, &str, Code, &str); 9] = [
     (Reason::UserExists, "USER_EXISTS", Code::AlreadyExists, "the user is already registered"),
     (Reason::UserNotFound, "USER_NOT_FOUND", Code::NotFound, "the user is not registered"),
@@ -53,18 +54,18 @@ const TABLE: [(Reason, &str, Code, &str); 9] = [
     ),
 ];
 
-/// A status that is no refusal of this table: a failure.
+/// The error for a status that carries no [`Reason`]. Such a status is a failure, not a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownReason;
 
 impl Reason {
-    /// The name on the wire.
+    /// The reason's name on the wire, such as `USER_EXISTS`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().1
     }
 
-    /// The reason of this name, if it is one.
+    /// The reason with this name on the wire, if there is one.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.1 == name).map(|row| row.0)

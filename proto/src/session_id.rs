@@ -1,15 +1,15 @@
-//! The name of a session, as registry, catalog and gateway pass it on.
+//! The id of a session, which registry, catalog and gateway pass to each other.
 
 use std::{fmt, str::FromStr};
 
 use ulid::Ulid;
 
-/// Names one session, for ever.
+/// The id of a session. No other session ever has the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(Ulid);
 
 impl SessionId {
-    /// An id that no session has had.
+    /// Makes an id that no session has had.
     #[must_use]
     pub fn fresh() -> Self {
         Self(Ulid::generate())
@@ -21,7 +21,7 @@ impl SessionId {
         self.0.to_bytes()
     }
 
-    /// The id of these bytes.
+    /// The id that is stored as these bytes.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Ulid::from_bytes(bytes))

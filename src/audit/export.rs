@@ -27,8 +27,8 @@ pub(super) fn write(record: &OperationRecord, out: &mut dyn Write) -> io::Result
     writer.flush()
 }
 
-/// A cell that no spreadsheet takes for a formula: OWASP, CSV Injection. A sign that would
-/// begin one has an apostrophe before it, whatever white space is in front.
+/// Makes a cell that no spreadsheet takes for a formula (OWASP, CSV Injection): a cell that could
+/// begin one gets an apostrophe in front, whatever white space the cell begins with.
 fn inert(cell: String) -> String {
     let first = cell.trim_start().chars().next();
     let begins_formula = matches!(first, Some('=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠'));

@@ -9,19 +9,19 @@ use serde_json::json;
 
 use super::Print;
 
-/// When it was handled, to the millisecond.
+/// When the operation of a record was handled, to the millisecond.
 pub(super) fn handled_at(record: &OperationRecord) -> String {
     let moment = record.handled_at.as_ref().map(|at| Timestamp::new(at.seconds, at.nanos));
     let moment = moment.and_then(Result::ok).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{moment:.3}")
 }
 
-/// The operation's name, as peers write it.
+/// The name of a record's operation, as peers write it.
 pub(super) fn operation(record: &OperationRecord) -> &'static str {
     record.operation().as_str_name().trim_start_matches("OPERATION_")
 }
 
-/// What writes records as lines, or as JSON objects.
+/// The function that writes records as JSON objects, or else as lines for people.
 pub(super) fn printer(json: bool) -> &'static Print {
     if json { &write_json } else { &write_line }
 }

@@ -1,6 +1,6 @@
 //! `lonja audit tail|list|export`: the operations that peers asked for, in a terminal.
 //!
-//! They are read through the console, which `lonja up` has as well as the services do.
+//! The operations are read through the console, which runs in `lonja up` and beside the services.
 
 mod export;
 mod line;
@@ -22,9 +22,10 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, metadata::MetadataValue};
 
-/// How long the console may say nothing: it says something every five seconds.
+/// How long the console may send nothing. A console that has nothing new sends a beat after five
+/// seconds.
 const SILENCE: Duration = Duration::from_secs(12);
-/// How long to wait before a tail tries again.
+/// How long a tail waits before it calls the console again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What to do with the records.
@@ -32,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum Look {
     /// Print operations as they are recorded, until interrupted
     Tail {
-        /// Begin with so many of the newest
+        /// Begin with this many of the newest operations
         #[arg(long, short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
         newest: u32,
         /// Print a JSON object for each operation
@@ -56,16 +57,16 @@ pub(crate) enum Look {
     },
 }
 
-/// Which records, and of which index.
+/// Which records to print, and which console to ask for them.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Source {
-    /// Where the index's console is
+    /// URL of the index's console
     #[arg(long, env = "LONJA_CONSOLE", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     console: String,
     /// The console's token, if it asks for one
     #[arg(long, env = "LONJA_CONSOLE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Only what this user did
+    /// Only operations of this user
     #[arg(long, value_name = "USER", default_value = "")]
     user: String,
     /// Only this operation
@@ -117,7 +118,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         .ok_or_else(|| "use 2026-01-31T12:00:00Z, or hours, minutes and seconds ago: 2h, 10m, 30s".to_owned())
 }
 
-/// Does it until it is done, or until shutdown.
+/// Prints the records that `look` asks for, until there are no more or until shutdown.
 pub(crate) async fn run(look: Look, shutdown: CancellationToken) -> anyhow::Result<()> {
     let is_tail = matches!(look, Look::Tail { .. });
     let done = async {
@@ -128,11 +129,11 @@ pub(crate) async fn run(look: Look, shutdown: CancellationToken) -> anyhow::Resu
         }
     };
     match shutdown.run_until_cancelled(Box::pin(done)).await {
-        // Whoever reads has seen enough.
+        // The reader of the output has closed the pipe, as `head` does.
         Some(Err(error)) if is_closed_pipe(&error) => Ok(()),
         Some(result) => result,
         None if is_tail => Ok(()),
-        None => bail!("interrupted: what was printed is not all"),
+        None => bail!("interrupted before everything was printed"),
     }
 }
 
@@ -140,7 +141,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Writes a record.
+/// A function that writes a record in one of the formats.
 type Print = dyn Fn(&OperationRecord, &mut dyn Write) -> io::Result<()> + Send + Sync;
 
 impl Source {
@@ -152,9 +153,10 @@ impl Source {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
             let token = MetadataValue::try_from(format!("Bearer {token}"));
-            request
-                .metadata_mut()
-                .insert("authorization", token.context("--token: not one that can be sent")?);
+            request.metadata_mut().insert(
+                "authorization",
+                token.context("--token: use letters, digits and signs, without spaces")?,
+            );
         }
         Ok(request)
     }
@@ -172,11 +174,12 @@ impl Source {
         }
     }
 
-    /// One line for a person, with what to do.
+    /// Makes an error of a failed call: one line for a person, with what to do.
     fn explain(&self, status: &Status) -> anyhow::Error {
         let console = &self.console;
         match status.code() {
-            // What the console says of a service begins with its name.
+            // A message that begins with a service's name was sent by the console, which is
+            // therefore there.
             Code::Unavailable if !status.message().starts_with("audit: ") => {
                 anyhow::anyhow!(
                     "no console at {console}: start `lonja up`, or say where it is with --console"
@@ -205,12 +208,13 @@ async fn list(source: &Source, heading: &str, print: &Print) -> anyhow::Result<(
     Ok(out.flush()?)
 }
 
-/// Follows, and goes on where it was when the console comes back.
+/// Prints operations as they are recorded. After a break, continues behind the last operation that
+/// was printed.
 async fn tail(source: &Source, newest: u32, json: bool) -> anyhow::Result<()> {
     let mut tail = Tail { source, newest, page_token: String::new(), print: line::printer(json) };
     loop {
         match tail.follow().await {
-            // The first attempt tells whether there is an index at all.
+            // Before the first page there may be no index at all: then trying again is of no use.
             Err(error) if is_closed_pipe(&error) || tail.page_token.is_empty() => return Err(error),
             Err(error) => eprintln!("lonja: {error:#}; trying again"),
             Ok(()) => eprintln!("lonja: the console has stopped; trying again"),
@@ -222,7 +226,7 @@ async fn tail(source: &Source, newest: u32, json: bool) -> anyhow::Result<()> {
 struct Tail<'a> {
     source: &'a Source,
     newest: u32,
-    /// Where it goes on.
+    /// The token of the last page, behind which the next call goes on.
     page_token: String,
     print: &'a Print,
 }

@@ -1,4 +1,4 @@
-// The browser, and what a page of it must never do.
+// The browser of the tests, and the checks that every page must pass.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -31,9 +31,12 @@ export async function launch() {
   }
 }
 
-/** A tab that fails the test when the page breaks, asks for something, or is blocked. */
+/**
+ * Opens a page in a tab. `close` fails the test if an error was thrown, a dialog was shown, the
+ * content security policy blocked something, or a request went to another origin.
+ */
 export async function open(browser, url, options = {}) {
-  // The policy is the page's; what the tests add of their own is let through by the driver.
+  // The page's content security policy stays on. The driver runs scripts of the tests past it.
   const context = await browser.newContext({ viewport: { width: 1200, height: 800 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
@@ -60,9 +63,9 @@ export async function screenshot(page, name) {
   await page.screenshot({ path: `${SCREENSHOTS}${name}.png` });
 }
 
-/** Serious findings of axe-core, in words. */
+/** Gives the serious and critical findings of axe-core as lines of text. */
 export async function accessibilityFindings(page) {
-  // Through the driver, so that the page's policy stays as it is.
+  // The driver runs axe-core, so that the page's content security policy can stay as it is.
   await page.evaluate(await readFile(AXE, "utf8"));
   const { violations } = await page.evaluate("axe.run()");
   return violations

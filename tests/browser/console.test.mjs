@@ -1,4 +1,4 @@
-// The console in a real browser, of an index that real peers use.
+// The console in a real browser, at an index that real peers use.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -13,7 +13,7 @@ after(() => browser.close());
 const heading = (page, name) => page.getByRole("heading", { level: 1, name }).waitFor();
 const row = (page, text) => page.getByRole("row").filter({ hasText: text });
 
-/** A test with an index of its own. */
+/** Defines a test that has an index of its own. */
 function indexTest(name, options, run) {
   test(name, async () => {
     const index = await Index.start(...options);
@@ -44,7 +44,7 @@ indexTest("users and files appear within a second, without a reload", [], async 
     delays.files.push(performance.now() - published);
   }
   for (const [what, taken] of Object.entries(delays)) {
-    // One is enough: a machine that is busy besides makes others late.
+    // It is enough that one appears in time: other work of the machine may delay the rest.
     assert.ok(Math.min(...taken) < 1000, `${what} appear after ${taken} ms`);
     const median = taken.sort((one, other) => one - other)[2];
     assert.ok(median < 5000, `${what} appear after ${taken} ms`);
@@ -68,7 +68,8 @@ indexTest("files are searched as one types, and those of a user are a link away"
   await page.getByText("1–1 of 1").waitFor();
   const words = page.getByLabel("Words of the name");
   await words.fill("");
-  // As slowly as the page waits before it asks: what comes back must not undo a letter.
+  // Letters come about as slowly as the page waits before it searches, so that results arrive while
+  // the person types. They must not undo a letter.
   await words.pressSequentially("holiday photos", { delay: 155 });
   assert.equal(await words.inputValue(), "holiday photos");
   await row(page, "holiday photos.zip").waitFor();
@@ -100,12 +101,12 @@ indexTest("the activity is followed, filtered and held", ["--jaeger-url", "http:
   await index.peer("bob", "register");
   await page.getByRole("button", { name: "Hold" }).click();
   await row(page, "bob").waitFor();
-  // What is held is of another question then.
+  // A new filter ends the hold, because the rows that are held do not belong to the filter.
   await page.getByRole("button", { name: "Hold" }).click();
   await page.getByLabel("User, by the whole name").fill("bob");
   await row(page, "alice").first().waitFor({ state: "detached" });
   await page.getByLabel("Operation").selectOption("PUBLISH");
-  await page.getByText("Nothing of this among the newest operations.").waitFor();
+  await page.getByText("None of the newest operations match.").waitFor();
   await close(page);
 });
 
@@ -162,7 +163,7 @@ indexTest("every view is for everyone: light, dark, keyboard, readers, phones", 
   for (const colorScheme of ["light", "dark"]) {
     const page = await open(browser, index.url, { colorScheme });
     for (const [view, title] of Object.entries(views)) {
-      // The way there by the keyboard alone.
+      // Each view is opened with the keyboard alone.
       const link = page.getByRole("navigation", { name: "Views" }).getByRole("link").nth(Object.keys(views).indexOf(view));
       await link.focus();
       await page.keyboard.press("Enter");

@@ -10,12 +10,12 @@ import { promisify } from "node:util";
 
 const LONJA = process.env.LONJA ?? fileURLToPath(new URL("../../target/debug/lonja", import.meta.url));
 
-/** How long anything may take that is not itself what a test measures. */
+/** How long a test waits for something before it fails, in milliseconds. */
 export const PATIENCE_MS = 30_000;
 
 const LINES = { peers: "peers connect to", datetime: "time over SOAP", console: "console" };
 
-// What the person who runs the tests has set must not change what is tested.
+// Settings of the person who runs the tests must not change what is tested.
 const environment = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => !name.startsWith("LONJA_") && !name.startsWith("OTEL_")),
 );
@@ -31,7 +31,7 @@ export class Index {
     return index;
   }
 
-  /** Starts it on the same data, at the same addresses. */
+  /** Starts the index on its data. Later starts take the addresses of the first start. */
   async again() {
     const { peers, datetime, console } = this.addresses;
     const addresses = ["--gateway-listen", peers, "--datetime-listen", datetime, "--console-listen", console];
@@ -53,7 +53,7 @@ export class Index {
     }
   }
 
-  /** Ends it as `kill -9` does. */
+  /** Ends the index as `kill -9` does. */
   async kill() {
     const ended = new Promise((resolve) => this.process.once("exit", resolve));
     this.process.kill("SIGKILL");
@@ -69,7 +69,7 @@ export class Index {
     return `http://${this.addresses.console}`;
   }
 
-  /** One command of a peer: `peer("alice", "register")`. */
+  /** Runs one command of a peer, such as `peer("alice", "register")`. */
   async peer(user, ...command) {
     const [host, port] = this.addresses.peers.split(":");
     const index = ["-s", host, "-p", port, "--datetime", `http://${this.addresses.datetime}/`];
@@ -77,7 +77,7 @@ export class Index {
     await promisify(execFile)(LONJA, ["peer", ...index, "--as", user, ...command], options);
   }
 
-  /** A user who is online and shares files. */
+  /** Registers and connects a user, and publishes these files. */
   async joins(user, ...files) {
     await this.peer(user, "register");
     await this.peer(user, "connect", "7001");

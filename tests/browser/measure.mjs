@@ -1,11 +1,11 @@
-// How soon the page of a large index shows something, and what it weighs:
+// Measures how soon each view of a large index's console is shown, and the memory of its page:
 //   node measure.mjs http://127.0.0.1:8080
 
 import { readFile } from "node:fs/promises";
 
 import { close, launch, open } from "./browser.mjs";
 
-/** Bytes of the process that shows the page, its share of what it shares with others. */
+/** The bytes of memory of the page's process, with its part of shared memory (PSS). */
 async function memory(page) {
   await page.requestGC();
   const session = await page.context().browser().newBrowserCDPSession();
@@ -17,7 +17,7 @@ async function memory(page) {
       return 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(rollup)[1]);
     }),
   );
-  // Others are kept in reserve.
+  // The largest process shows the page; the browser keeps the others in reserve.
   return Math.max(...sizes);
 }
 
@@ -39,7 +39,7 @@ for (const [view, isShown] of Object.entries(views)) {
     await isShown(page);
     taken.push(performance.now() - began);
   }
-  // Long enough for what is kept to be all that will be.
+  // After this pause the page has kept all that it will keep.
   await new Promise((resolve) => setTimeout(resolve, 5000));
   const mib = (await memory(page)) / 2 ** 20;
   const median = taken.sort((one, other) => one - other)[2];

@@ -9,16 +9,16 @@ use std::{
 
 use crate::{eventually, repository};
 
-/// Replicas of each service that may have several.
+/// The number of replicas of each service that may have several.
 pub(crate) const REPLICAS: usize = 2;
-/// The image that takes traces, as docker-compose.yml names it.
+/// The image of Jaeger, as docker-compose.yml names it.
 const JAEGER: &str = "jaegertracing/jaeger:2.21.0";
 
 pub(crate) struct Stack {
     project: String,
     files: Vec<&'static str>,
     environment: Vec<(String, String)>,
-    /// Where each gateway listens.
+    /// The address of each gateway for peers.
     pub(crate) peers: Vec<SocketAddr>,
     pub(crate) datetime: SocketAddr,
     pub(crate) jaeger: SocketAddr,
@@ -26,19 +26,19 @@ pub(crate) struct Stack {
     pub(crate) console: SocketAddr,
 }
 
-/// Runs a command to its end and gives what it printed.
+/// Runs a command to its end and gives its standard output; `None` if the command failed.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 pub(crate) fn docker() -> Command {
-    // On some machines another `docker` comes first that has no engine.
+    // On some machines the first `docker` on the path has no engine.
     let system = Path::new("/usr/bin/docker");
     Command::new(if system.exists() { system } else { "docker".as_ref() })
 }
 
-/// Panics with what to do where there is no engine.
+/// Panics where no container engine answers, and says what to do.
 fn assert_engine() {
     let engine = docker().arg("info").stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(
@@ -65,7 +65,7 @@ fn free_ports(count: usize) -> Vec<u16> {
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
-/// Ports one after the other, as a published range has to be.
+/// Finds `REPLICAS` free ports in a row, as a published range must be, and gives the first.
 fn free_range(from: u16) -> u16 {
     (from..from + 1000)
         .step_by(REPLICAS)
@@ -88,12 +88,12 @@ fn has_jaeger() -> bool {
 }
 
 impl Stack {
-    /// Builds the image and brings everything up, healthy.
+    /// Builds the image, starts the stack, and waits until everything is healthy.
     pub(crate) fn start() -> Self {
         Self::start_with(None)
     }
 
-    /// The same with an overlay, and a setting that it takes.
+    /// Starts the stack as `start` does, with an overlay file and a variable that this file reads.
     pub(crate) fn start_with(overlay: Option<(&'static str, (&str, String))>) -> Self {
         assert_engine();
         let ports = free_ports(3);
@@ -101,7 +101,7 @@ impl Stack {
         let range = |first: u16| format!("{first}-{}", usize::from(first) + REPLICAS - 1);
         let mut files = vec!["docker-compose.yml", "tests/containers/compose.yaml"];
         if !has_jaeger() {
-            eprintln!("{JAEGER} cannot be had: a receiver of our own takes its place");
+            eprintln!("cannot pull {JAEGER}: Lonja's own trace receiver takes its place");
             files.push("tests/containers/receiver.yaml");
         }
         let receiver = repository("target/debug/otlp-receiver");
@@ -149,7 +149,7 @@ impl Stack {
         let mut command = Command::new(&program[0]);
         command.args(&program[1..]).current_dir(repository("")).envs(self.environment.clone());
         command.args(["-p", &self.project]);
-        // Compose has the first `docker` on the path build.
+        // Compose builds with the first `docker` on the path, which must have an engine.
         if let Some(directory) = Path::new(docker().get_program()).parent().filter(|path| path.is_absolute())
         {
             let path = std::env::var("PATH").unwrap_or_default();
@@ -161,12 +161,12 @@ impl Stack {
         output(command.args(arguments)).unwrap_or_else(|| panic!("compose {arguments:?} failed"))
     }
 
-    /// The containers of a service.
+    /// The ids of the containers of a service.
     pub(crate) fn containers(&self, service: &str) -> Vec<String> {
         self.compose(&["ps", "-q", service]).lines().map(str::to_owned).collect()
     }
 
-    /// Whether all that have a health check are healthy, and all run.
+    /// Whether all containers run, and all that have a health check are healthy.
     pub(crate) fn is_healthy(&self) -> bool {
         let ids = self.compose(&["ps", "-q"]);
         let format = "{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{else}}healthy{{end}}";

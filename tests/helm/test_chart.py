@@ -2,8 +2,8 @@
 
     make test-helm
 
-Each file of helm/lonja/ci is a supported shape. `make helm-examples` renders them anew to
-helm/lonja/examples, which are compared here.
+Each file of helm/lonja/ci has the values of a supported shape. `make helm-examples` renders the
+shapes to helm/lonja/examples, and a test compares these examples with a new rendering.
 """
 
 import base64
@@ -23,7 +23,7 @@ CHART = ROOT / "helm" / "lonja"
 SHAPES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
 RELEASE, NAMESPACE = "demo", "p2p"
 OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version()
-# Kinds that Kubernetes does not have by itself.
+# Kinds of objects that only extensions of Kubernetes have, so that its schemas lack them.
 CUSTOM = {"ServiceMonitor", "Certificate", "Issuer"}
 GRPC = {"registry", "catalog", "audit"}
 CALLERS = {"gateway", "console"}
@@ -32,11 +32,11 @@ ROLES = CALLERS | PROBED | GRPC
 
 
 class Refused(Exception):
-    """The engine does not render these values."""
+    """Raised when Helm refuses to render values."""
 
 
 def render(values, release=RELEASE):
-    """The manifests by file, from `helm` where it is installed, else from its SDK."""
+    """Renders the manifests by file, with `helm` where it is installed, else with its SDK."""
     if shutil.which("helm"):
         command = ["helm", "template", release, str(CHART), "--namespace", NAMESPACE, "--values", "-"]
         done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def render(values, release=RELEASE):
 
 
 def objects(values, release=RELEASE):
-    """Every object, in an order that does not change."""
+    """Every object of a rendering, sorted by kind and name."""
     documents = (document for text in render(values, release).values() for document in yaml.safe_load_all(text))
     return sorted((document for document in documents if document), key=lambda o: (o["kind"], o["metadata"]["name"]))
 
@@ -66,7 +66,7 @@ def shape(name):
 
 
 def without_chance(manifests):
-    """Passwords are made up anew in each rendering."""
+    """Replaces the passwords, which each rendering makes up anew."""
     for manifest in manifests:
         if manifest["kind"] == "Secret":
             manifest["data"] = {key: "(made up)" for key in manifest["data"]}
@@ -145,7 +145,7 @@ class Rendering(unittest.TestCase):
                 self.assertEqual(name, secret.format(role))
                 if made:
                     self.assertEqual(made[name], [f"lonja-{role}"])
-                # The kubelet has no certificate.
+                # The kubelet has no certificate, so it cannot probe over gRPC.
                 self.assertIn("httpGet", spec["containers"][0]["readinessProbe"])
         with self.assertRaisesRegex(Refused, r"tls.existingSecrets\.\w+ is needed"):
             render({"tls": {"enabled": True, "certManager": {"enabled": False}}})
@@ -217,7 +217,7 @@ class Security(unittest.TestCase):
                     self.restricted(template["spec"])
 
     def restricted(self, spec):
-        """The restricted profile of the pod security standards, and what we ask besides."""
+        """Asserts the restricted profile of pod security, and what Lonja asks besides."""
         for forbidden in ("hostNetwork", "hostPID", "hostIPC"):
             self.assertFalse(spec.get(forbidden))
         context = spec["securityContext"]
@@ -240,7 +240,7 @@ class Security(unittest.TestCase):
 
 
 class Edges(unittest.TestCase):
-    """The network policies are the star: an edge is there if both of its ends allow it."""
+    """The network policies are the star of calls: an edge needs a policy at both of its ends."""
 
     def edges(self, values):
         policies = of_kind(objects(values), "NetworkPolicy")
@@ -300,7 +300,7 @@ class Edges(unittest.TestCase):
             reached = {(b, a, port) for a, b, port in into if b != "anyone"} | {
                 (a, b, port) for a, b, port in inside if (b, "anyone", port) in into
             }
-            # Those who read metrics and those who look at the console are not of the release.
+            # Who reads metrics or opens the console is outside the release, and is left out here.
             self.assertEqual(inside, {edge for edge in reached if edge[0] in ROLES | {"test"}}, name)
 
     def test_options_open_what_they_need(self):
@@ -335,7 +335,7 @@ class Running(unittest.TestCase):
     def test_every_variable_is_one_that_the_role_reads(self):
         source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "services").rglob("*.rs"))
         source += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "crates/chassis").rglob("*.rs"))
-        source += (ROOT / "src/main.rs").read_text(encoding="utf-8")
+        source += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.rs"))
         for name in SHAPES:
             for deployment in of_kind(objects(shape(name)), "Deployment"):
                 for container in deployment["spec"]["template"]["spec"]["containers"]:

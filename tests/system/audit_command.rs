@@ -1,4 +1,4 @@
-//! `lonja audit`: what happened, in a terminal.
+//! `lonja audit`, which lists, exports and follows the records of the audit.
 
 use std::process::Output;
 
@@ -56,7 +56,7 @@ fn it_lists_and_exports_what_happened_and_only_what_is_asked() {
 #[test]
 fn a_tail_goes_on_when_the_index_comes_back() {
     let address = {
-        // A port for the console that the next start finds again.
+        // The console needs a fixed port, so that the tail finds it again after the restart.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.local_addr().unwrap().to_string()
     };

@@ -1,4 +1,4 @@
-//! Replicas of a service behind one name of which the addresses change.
+//! Replicas of a service behind one DNS name whose addresses change.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -16,9 +16,9 @@ use crate::{
     wire,
 };
 
-/// How long a new replica may wait for its first call.
+/// The longest time that a replica may take to get 100 calls.
 const SOON: Duration = Duration::from_secs(25);
-/// What the gateway waits for a service before it answers that it failed.
+/// How long the gateway waits for a service before it answers a peer with a failure.
 const DEADLINE: Duration = Duration::from_secs(2);
 const PEERS: u64 = 8;
 
@@ -40,7 +40,7 @@ impl Replica {
         Self { process, admin }
     }
 
-    /// Calls of peers that it has answered.
+    /// The number of `RegisterUser` calls that this replica has answered.
     fn calls(&self) -> u64 {
         let metrics = http_get(self.admin, "/metrics").1;
         let count = "lonja_rpc_server_duration_seconds_count{method=\"lonja.registry.v1.RegistryService/RegisterUser\"} ";
@@ -58,7 +58,7 @@ fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 77, number)
 }
 
-/// A port that is free at each of the addresses.
+/// Finds a port that is free at each address of a replica.
 fn port() -> u16 {
     eventually("a port is free", || {
         let listener = TcpListener::bind((address(1), 0)).unwrap();
@@ -74,7 +74,7 @@ fn new_replicas_get_calls_and_those_that_are_gone_get_none() {
     let start = |number| Replica::start(address(number), port, &redis);
     let mut first = start(1);
     let mut second = start(2);
-    // They outlive the peers.
+    // Declared here, because these replicas must outlive the peers.
     let (mut third, mut fourth) = (None, None);
     let names = NameServer::start(&[address(1), address(2)]);
     let catalog = Service::start_at("127.0.0.1:0", "catalog", &["--store", &redis.url()], &[]);
@@ -105,7 +105,7 @@ fn new_replicas_get_calls_and_those_that_are_gone_get_none() {
                     let started = Instant::now();
                     match wire::register(gateway.address, &format!("peer-{peer}-{number}")) {
                         0 => asked.fetch_add(1, Ordering::Relaxed),
-                        // A machine that stands still for so long fails what each waits for.
+                        // A machine that stands still this long fails one request of each peer.
                         2 if started.elapsed() >= DEADLINE => late.fetch_add(1, Ordering::Relaxed),
                         status => panic!("{status} after {:?}", started.elapsed()),
                     };
@@ -120,19 +120,19 @@ fn new_replicas_get_calls_and_those_that_are_gone_get_none() {
         names.change(&[address(1), address(2), address(3)]);
         third.gets_calls("a replica that is new");
 
-        // One leaves the name, and is ended when it gets nothing any more.
+        // The first replica leaves the name, and is ended when it gets no more calls.
         names.change(&[address(2), address(3)]);
-        eventually("the one that is gone gets no calls", || {
+        eventually("the replica that left the name gets no calls", || {
             let before = first.calls();
             thread::sleep(Duration::from_secs(1));
             (first.calls() == before).then_some(())
         });
         first.process.signal("TERM");
         assert!(first.process.end().success());
-        second.gets_calls("one of those that stay");
+        second.gets_calls("a replica that is still named");
 
-        // One ends while the name still has it, one is named before it is there: the others
-        // are asked meanwhile.
+        // The second replica ends while the name still has its address, and the fourth is named
+        // before it runs. Meanwhile the third is called.
         second.process.signal("TERM");
         assert!(second.process.end().success());
         third.gets_calls("the only one that is left");
@@ -145,7 +145,7 @@ fn new_replicas_get_calls_and_those_that_are_gone_get_none() {
     assert!(late <= PEERS, "{late} requests failed");
 }
 
-/// Ends the peers, also when an assertion fails before they have ended.
+/// Ends the peers when it is dropped, so that they also end when an assertion fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

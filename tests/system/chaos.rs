@@ -1,6 +1,6 @@
-//! The five processes and Redis under load, while each in turn is killed or paused:
-//! nothing acknowledged is lost or doubled, nothing hangs, and everything recovers without
-//! a restart of anything else.
+//! The services and Redis are killed and paused in turn while peers load them. Nothing that was
+//! acknowledged is lost or doubled, nothing hangs, and everything recovers without a restart of
+//! anything else.
 
 use std::{
     sync::{
@@ -22,14 +22,15 @@ use crate::{
 
 const FAULTS: usize = 50;
 const WRITERS: usize = 8;
-/// A peer's answer or the end of its connection comes within this, whatever happens:
-/// 2 s for the services, and what a machine that is busy with the rest adds.
+/// The longest that a peer may wait for an answer or the end of its connection: the 2 s that the
+/// gateway waits for the services, and 2 s that a busy machine may add.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// Answers that may be later. A machine that stands still for a moment holds up what each writer
-/// waits for; a service that hangs does so at each fault of its kind.
+/// The largest number of answers that may come later than `DEADLINE`. A machine that stands still
+/// for a moment delays one answer of each writer. A service that hangs does so at each fault of
+/// its kind, which delays more answers.
 const LATE: usize = 2 * WRITERS;
 
-/// Breaks one part for a moment, and waits until peers are served again.
+/// Kills or pauses one part for a moment, and waits until peers are served again.
 fn fault(cluster: &mut Cluster, number: usize) {
     let pause = Duration::from_millis(100 + 53 * (number as u64 % 11));
     let kill = (number / 5).is_multiple_of(2);
@@ -63,7 +64,7 @@ fn fault(cluster: &mut Cluster, number: usize) {
         matches!(wire::try_ask(cluster.peers, &probe, Command::Register), Some(0 | 1)).then_some(())
     });
     let session = std::num::NonZeroU16::new(50_085).unwrap().into();
-    eventually("all of them", || {
+    eventually("the catalog takes a PUBLISH", || {
         let _ = wire::try_ask(cluster.peers, &probe, Command::Connect(session));
         matches!(wire::try_ask(cluster.peers, &probe, wire::publish_command("x")), Some(0 | 3)).then_some(())
     });

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::process::{Process, lonja, until_free};
 
-/// A process that can be killed and started again at the same address.
+/// The process of a service, which can be killed and started again at the same address.
 pub(crate) struct Service {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
@@ -52,7 +52,7 @@ impl Service {
         Channel::remote(&self.url(), &Names::new(None).unwrap(), None).unwrap()
     }
 
-    /// Starts it again after a kill, once no connection of another test has its port.
+    /// Starts the service again after a kill, once no connection of another test has its port.
     pub(crate) fn restart(&mut self) {
         until_free(self.address);
         let mut command = Self::command(self.role, &self.address.to_string(), &self.arguments);
@@ -61,7 +61,7 @@ impl Service {
     }
 }
 
-/// All five, on one store.
+/// The five processes, and the Redis that they use, if any.
 pub(crate) struct Cluster {
     pub(crate) registry: Service,
     pub(crate) catalog: Service,
@@ -75,14 +75,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Each service with files of its own.
+    /// Starts the five processes. Each service that keeps state has files of its own.
     pub(crate) fn start() -> Self {
         let data = TempDir::new().unwrap();
         let store = format!("embedded:{}", data.path().display());
         Self::on(&store, None, data, &[])
     }
 
-    /// All services on one Redis.
+    /// Starts the five processes on one Redis.
     pub(crate) fn on_redis() -> Self {
         let redis = RedisServer::start();
         Self::on(&redis.url(), Some(redis), TempDir::new().unwrap(), &[])
@@ -97,7 +97,7 @@ impl Cluster {
         Self::on_stores([store; 3], redis, data, environment)
     }
 
-    /// Stores of registry, catalog and audit.
+    /// Starts the five processes with these stores of registry, catalog and audit, in this order.
     pub(crate) fn on_stores(
         stores: [&str; 3],
         redis: Option<RedisServer>,

@@ -1,4 +1,4 @@
-//! What a person gets who makes a mistake: one clear line and the right exit code.
+//! A person who makes a mistake gets one clear line and the right exit code.
 
 use std::{fs, net::TcpListener, path::Path};
 
@@ -9,7 +9,7 @@ use crate::{
     wire,
 };
 
-/// Runs `lonja up` that is to fail; gives the lines on standard error.
+/// Runs a `lonja up` that must fail, and gives the lines of its standard error.
 fn fails(arguments: &[&str], data: &Path) -> Vec<String> {
     let mut process = Process::spawn(
         lonja()

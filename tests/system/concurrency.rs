@@ -1,4 +1,4 @@
-//! Many peers at once: each row of the table stays consistent.
+//! Many peers at once: statuses and lists stay consistent.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use crate::{process::Index, wire};
 
 const PEERS: usize = 64;
 
-/// Runs the same in so many threads that start together.
+/// Runs `work` in `PEERS` threads that start together, and gives the results.
 fn in_parallel<T: Send + 'static>(work: impl Fn(usize) -> T + Send + Sync + 'static) -> Vec<T> {
     let work = Arc::new(work);
     let barrier = Arc::new(Barrier::new(PEERS));

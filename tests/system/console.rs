@@ -40,7 +40,7 @@ fn client(console: SocketAddr) -> ConsoleServiceClient<Channel> {
     ConsoleServiceClient::new(Channel::remote(&format!("http://{console}"), &names, None).unwrap())
 }
 
-/// Waits for an answer that will do.
+/// Waits for an answer for which `is_it` holds.
 async fn until<T: std::fmt::Debug>(answers: &mut Streaming<T>, is_it: impl Fn(&T) -> bool) -> T {
     let mut seen = Vec::new();
     let wait = async {
@@ -256,7 +256,8 @@ fn a_console_without_its_services_says_so() {
     });
 }
 
-/// A call over gRPC-web as any HTTP/1.1 client can make it: gives status and body.
+/// Makes a call over gRPC-web as any HTTP/1.1 client can, and gives the head and the body of the
+/// answer.
 fn grpc_web(console: SocketAddr, method: &str, message: &[u8], headers: &str) -> (String, Vec<u8>) {
     let mut frame = vec![0];
     frame.extend((message.len() as u32).to_be_bytes());

@@ -1,4 +1,4 @@
-//! `kill -9` under load, again and again: whatever was answered with success is there.
+//! `kill -9` under load, again and again: everything that was answered with success is still there.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ const WRITERS: usize = 16;
 struct Acknowledged {
     registered: Vec<String>,
     connected: Vec<String>,
-    /// Files by user, in order.
+    /// The files that each user has published, in order.
     published: HashMap<String, Vec<String>>,
 }
 
@@ -38,7 +38,7 @@ struct Acknowledged {
 #[derive(Default)]
 struct Round {
     stop: AtomicBool,
-    /// Sessions that began.
+    /// How many sessions have begun.
     connected: AtomicUsize,
 }
 
@@ -67,8 +67,8 @@ fn write(peers: SocketAddr, prefix: &str, round: &Round) -> Acknowledged {
     done
 }
 
-/// Connects and disconnects one user until the index is gone, so that most of what is
-/// written is soon dead and the log is cleaned while it is killed.
+/// Connects and disconnects one user until the index is gone. Most of what this writes is soon out
+/// of date, so that the index is also killed while it cleans its log.
 fn churn(peers: SocketAddr, name: &str, round: &Round) -> Acknowledged {
     let mut done = Acknowledged::default();
     if wire::try_ask(peers, name, Command::Register) == Some(0) {
@@ -100,13 +100,13 @@ fn verify(index: &Index, done: &Acknowledged) {
     for (name, files) in &done.published {
         let listed = wire::list_content(index.peers, watcher, name, Dialect::Padded).unwrap();
         let listed: Vec<_> = listed.iter().map(|file| file.filename.to_string()).collect();
-        // The one that was on its way at the kill may be there or not.
+        // The file that was being published at the kill may be there or not.
         assert!(listed.starts_with(files), "{name}: {listed:?} lacks some of {files:?}");
         assert!(listed.len() <= files.len() + 1);
     }
 }
 
-/// Records of successful operations, by user, operation and file.
+/// Counts the records of successful operations in a data directory, by user, operation and file.
 fn audited(data: &Path) -> HashMap<(String, Operation, String), usize> {
     let mut journal = Journal::open(data, "lonja").unwrap();
     let store = EmbeddedStore::open(&mut journal, &AuditConfig { max_audit_records: u64::MAX }).unwrap();
@@ -137,7 +137,7 @@ fn nothing_acknowledged_is_lost_in_ten_kills_under_load() {
             .map(|writer| {
                 let round = Arc::clone(&round);
                 let name = format!("r{number}w{writer}");
-                // Twice as many who churn as who write.
+                // Of three threads, one writes and two churn.
                 let work = if writer % 3 == 0 { write } else { churn };
                 thread::spawn(move || work(peers, &name, &round))
             })
@@ -145,7 +145,7 @@ fn nothing_acknowledged_is_lost_in_ten_kills_under_load() {
         eventually("the load gets somewhere", || {
             (round.connected.load(Ordering::Relaxed) > WRITERS / 2).then_some(())
         });
-        // Any moment will do; these are spread over what a commit takes.
+        // A kill may come at any moment. These moments are spread over the time of a commit.
         thread::sleep(Duration::from_micros(37_137 * number as u64));
         index.process.kill();
         round.stop.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The SOAP service over HTTP, beyond what a well-behaved client does.
+//! The SOAP service over HTTP: its WSDL, its answers, and its faults for bad calls.
 
 use std::net::SocketAddr;
 

@@ -1,9 +1,9 @@
-//! What the first build of Lonja needs, and what a second one must not do again.
+//! A second build of Lonja must not build again what has not changed.
 
 use std::process::Command;
 
-/// Cargo takes a file that a build script watches and that is not there for a changed one, and
-/// builds everything that depends on it anew. Without build scripts that cannot happen.
+/// When a build script watches a file that does not exist, Cargo counts the file as changed and
+/// builds everything that depends on the script again. Without build scripts that cannot happen.
 #[test]
 fn nothing_of_lonja_is_built_by_a_script() {
     let metadata = Command::new(env!("CARGO"))

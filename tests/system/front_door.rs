@@ -1,4 +1,4 @@
-//! Peers that take too much, too long, or say too much.
+//! Peers that open too many connections, take too long or send too much, and load balancers.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -54,7 +54,7 @@ fn thousands_of_slow_connections_are_held_and_cut_while_others_are_served() {
             served
         }
     });
-    // A byte a second, and never the whole request before the deadline.
+    // A byte a second: no request is complete before the deadline.
     for byte in &request[1..6] {
         for (stream, _) in &mut slow {
             let _ = stream.write_all(&[*byte]);
@@ -63,7 +63,7 @@ fn thousands_of_slow_connections_are_held_and_cut_while_others_are_served() {
     }
     for (mut stream, opened) in slow {
         let mut reply = Vec::new();
-        // A byte that comes at the very end makes it a reset.
+        // If a byte comes while the gateway closes, the connection ends with a reset.
         let ended = stream
             .read_to_end(&mut reply)
             .map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true);
@@ -100,7 +100,9 @@ fn no_answer_is_lost_when_input_follows_the_request() {
 fn one_address_cannot_take_every_place() {
     let index = Index::start_with(&["--max-connections-per-address", "3"]);
     let held: Vec<_> = (0..3).map(|_| wire::connect(index.peers)).collect();
-    eventually("they are held", || (index.metric("lonja_gateway_connections_open") == 3.0).then_some(()));
+    eventually("the gateway holds the connections", || {
+        (index.metric("lonja_gateway_connections_open") == 3.0).then_some(())
+    });
     let mut refused = wire::connect(index.peers);
     assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "closed at once");
     assert_eq!(index.metric("lonja_gateway_connections_refused_total"), 1.0);
@@ -114,7 +116,7 @@ fn one_address_cannot_take_every_place() {
     eventually("places come back", served);
 }
 
-/// A connection from a loopback address of its own.
+/// Connects to the gateway from this loopback address.
 fn connect_from(address: [u8; 4], peers: std::net::SocketAddr) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stream = runtime.block_on(async {
@@ -131,7 +133,9 @@ fn connect_from(address: [u8; 4], peers: std::net::SocketAddr) -> TcpStream {
 fn further_connections_wait_for_a_place() {
     let index = Index::start_with(&["--max-connections", "2"]);
     let held: Vec<_> = (0..2).map(|_| wire::connect(index.peers)).collect();
-    eventually("they are held", || (index.metric("lonja_gateway_connections_open") == 2.0).then_some(()));
+    eventually("the gateway holds the connections", || {
+        (index.metric("lonja_gateway_connections_open") == 2.0).then_some(())
+    });
     let mut waiting = wire::connect(index.peers);
     waiting.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -164,7 +168,7 @@ fn peers_that_do_not_read_hold_up_nobody_and_are_cut() {
     publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
     assert_eq!(wire::publish(peers, "bob", "one.txt"), 0);
 
-    // 4.6 MB for each of these: far more than the system holds for a socket.
+    // Each reply has 4.6 MB, far more than the operating system holds for a socket.
     let everything = Command::ListContent(Some("alice".parse().unwrap()));
     let request = bytes("bob", everything, Dialect::Terminated);
     let deaf: Vec<TcpStream> = (0..20)
@@ -174,10 +178,14 @@ fn peers_that_do_not_read_hold_up_nobody_and_are_cut() {
             stream
         })
         .collect();
-    eventually("they are held", || (index.metric("lonja_gateway_connections_open") >= 20.0).then_some(()));
+    eventually("the gateway holds the connections", || {
+        (index.metric("lonja_gateway_connections_open") >= 20.0).then_some(())
+    });
     assert_eq!(wire::list_content(peers, "alice", "bob", Dialect::Terminated).unwrap().len(), 1);
     assert_eq!(wire::list_content(peers, "bob", "alice", Dialect::Terminated).unwrap().len(), FILES);
-    eventually("they are cut", || (index.metric("lonja_gateway_connections_open") == 0.0).then_some(()));
+    eventually("the gateway has cut the connections", || {
+        (index.metric("lonja_gateway_connections_open") == 0.0).then_some(())
+    });
     drop(deaf);
 }
 
@@ -218,7 +226,7 @@ fn a_trusted_proxy_says_whom_it_speaks_for() {
     second.extend([203, 0, 113, 9, 127, 0, 0, 1, 0xc7, 0x38, 0x13, 0xba]);
     let list = through(&second, Command::ListUsers);
     assert!(list.starts_with(b"00001") && String::from_utf8_lossy(&list).contains("203.0.113.9"));
-    // Without a header nothing is carried out.
+    // A request without a header is not carried out.
     assert_eq!(through(b"", Command::Unregister), b"");
     assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"proxy_header\"}"), 1.0);
 }

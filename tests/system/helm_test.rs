@@ -1,4 +1,4 @@
-//! What `helm test` runs in its pod, against a real `lonja up`.
+//! The script that `helm test` runs in its pod, run against a real `lonja up`.
 
 use std::{env, path::Path};
 

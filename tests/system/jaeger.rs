@@ -1,4 +1,4 @@
-//! Traces, as Jaeger's query gives them.
+//! Reads traces through Jaeger's query API, and checks them.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::process::http_get;
 
-/// A span as a test looks at it.
+/// The parts of a span that tests look at.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) id: String,
@@ -28,7 +28,7 @@ fn tags(value: &Value) -> Vec<(String, Value)> {
     tags.map(|tag| (tag["key"].as_str().unwrap().to_owned(), tag["value"].clone())).collect()
 }
 
-/// The traces with a span of this service and name.
+/// Gives the traces that have a span of this service and operation.
 pub(crate) fn traces(query: SocketAddr, service: &str, operation: &str) -> Vec<Vec<Seen>> {
     let path = format!("/api/traces?service={service}&operation={operation}&limit=100");
     let (status, body) = http_get(query, &path);
@@ -52,7 +52,7 @@ pub(crate) fn traces(query: SocketAddr, service: &str, operation: &str) -> Vec<V
     body["data"].as_array().unwrap().iter().map(spans).collect()
 }
 
-/// Asserts that a span is there, once, below another; gives it.
+/// Asserts that exactly one such span is directly below `parent`, and gives this span.
 pub(crate) fn below<'a>(trace: &'a [Seen], parent: &Seen, service: &str, kind: &str, name: &str) -> &'a Seen {
     let found: Vec<_> = trace
         .iter()
@@ -63,7 +63,8 @@ pub(crate) fn below<'a>(trace: &'a [Seen], parent: &Seen, service: &str, kind: &
     found[0]
 }
 
-/// The tree of a PUBLISH: gateway, registry, catalog, Redis and audit.
+/// Asserts that a trace is the tree of a PUBLISH: gateway, registry, catalog, audit, and their
+/// calls to Redis.
 pub(crate) fn assert_publish(trace: &[Seen]) {
     let root = trace.iter().find(|span| span.parent.is_none()).expect("a root");
     assert_eq!((root.service.as_str(), root.name.as_str()), ("lonja-gateway", "PUBLISH"));

@@ -1,4 +1,5 @@
-//! Peers under whom parts of the index are killed and paused, and what they were told.
+//! The load for tests that kill and pause parts of the index: peers that write, and a check that
+//! nothing of what was acknowledged is lost.
 
 use std::{
     collections::HashMap,
@@ -19,16 +20,16 @@ use crate::{eventually, wire};
 
 pub(crate) type Key = (String, Operation, String);
 
-/// What was answered with success, in order.
+/// The operations that were answered with success, in order, and the times of all answers.
 #[derive(Default)]
 pub(crate) struct Acknowledged {
     operations: Mutex<Vec<Key>>,
-    /// How long each answer took, successes or not.
+    /// How long each answer took, whether it was a success or not.
     times: Mutex<Vec<Duration>>,
 }
 
 impl Acknowledged {
-    /// Asks, notes a success, and says whether it was one.
+    /// Sends a request, notes the time and a success, and says whether it was a success.
     fn ask(&self, peers: SocketAddr, name: &str, operation: Operation, command: Command, file: &str) -> bool {
         let started = Instant::now();
         let status = wire::try_ask(peers, name, command);
@@ -39,7 +40,7 @@ impl Acknowledged {
         status == Some(0)
     }
 
-    /// The times of answers that took at least so long.
+    /// The times of the answers that took at least `limit`.
     pub(crate) fn later_than(&self, limit: Duration) -> Vec<Duration> {
         self.times.lock().unwrap().iter().filter(|time| **time >= limit).copied().collect()
     }
@@ -51,7 +52,8 @@ impl Acknowledged {
     }
 }
 
-/// One user after the other registers, connects and publishes; every third disconnects.
+/// Registers and connects one user after the other, until `stop` is set. Each publishes three
+/// files, and every third then disconnects.
 pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &Acknowledged) {
     let port = std::num::NonZeroU16::new(50_085).unwrap().into();
     for user in 0.. {
@@ -62,7 +64,7 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
         if !done.ask(peers, &name, Operation::Register, Command::Register, "")
             || !done.ask(peers, &name, Operation::Connect, Command::Connect(port), "")
         {
-            // While nothing listens, a refusal comes at once.
+            // While nothing listens, each attempt fails at once.
             thread::sleep(Duration::from_millis(5));
             continue;
         }
@@ -75,8 +77,8 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
     }
 }
 
-/// Records of successful operations, from the audit at this address; `None` if it did not
-/// give them all.
+/// Counts the records of each successful operation in the audit at this address; `None` if the
+/// audit did not give all records.
 pub(crate) fn audited(audit: &str) -> Option<HashMap<Key, usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -95,11 +97,11 @@ pub(crate) fn audited(audit: &str) -> Option<HashMap<Key, usize>> {
     })
 }
 
-/// Waits until this gateway's peers get their answers after their records are stored: until
-/// then, what it has recorded would end with it.
+/// Waits until this gateway answers peers only after the audit has stored their records. Before
+/// that, records wait in the gateway's memory, and would be lost with the gateway.
 pub(crate) fn until_recorded(peers: SocketAddr, audit: &str, name: &str) {
-    // The first may be stored before the gateway knows of it. The second is asked after that,
-    // and goes with the next batch, like all that was answered in between.
+    // The first record may be stored before the gateway knows that it is. The second request comes
+    // after that, and its record travels in the next batch, with all that was answered in between.
     for turn in ["first", "second"] {
         let mut names = (0..).map(|attempt| format!("{name}-{turn}{attempt}"));
         let name = eventually("a peer is registered", || {
@@ -110,7 +112,7 @@ pub(crate) fn until_recorded(peers: SocketAddr, audit: &str, name: &str) {
     }
 }
 
-/// Whether everything that was answered with success is there.
+/// Asserts that everything that was answered with success is in the index, and once in the audit.
 pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     let registered = done.of(Operation::Register);
     assert!(registered.len() > 50, "the load got somewhere: {}", registered.len());
@@ -124,7 +126,8 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
         .map(|(name, _)| name)
         .filter(|name| !ended.contains(name))
         .collect();
-    // A disconnect whose answer was lost has ended a session all the same.
+    // A disconnect whose answer was lost may have ended the session all the same, and every third
+    // user disconnects.
     let doubtful = |name: &String| name.rsplit('-').next().unwrap().parse::<usize>().unwrap() % 3 == 0;
     let watcher = connected.iter().find(|name| !doubtful(name)).unwrap();
     let users = wire::list_users(peers, watcher, Dialect::Padded).unwrap();

@@ -14,10 +14,11 @@ use crate::{
     process::{Index, Process, lonja},
 };
 
-/// A command that there is not: its answer ends that of the command before.
+/// A command that does not exist. The shell's answer to it marks the end of what the command before
+/// it printed.
 const NO_COMMAND: &str = "END_OF_OUTPUT";
 
-/// `lonja peer` in a directory, at an index.
+/// Gives a command that runs `lonja peer` in a directory, for this index and this clock.
 pub(crate) fn peer(peers: SocketAddr, datetime: SocketAddr, directory: &Path) -> Command {
     let mut command = lonja();
     command
@@ -27,7 +28,7 @@ pub(crate) fn peer(peers: SocketAddr, datetime: SocketAddr, directory: &Path) ->
     command
 }
 
-/// What a command for scripts said.
+/// The exit code and the output of one command of `lonja peer`, such as `lonja peer users`.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
@@ -36,13 +37,13 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// What it printed as JSON.
+    /// Parses standard output as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// Runs a command for scripts to its end.
+/// Runs one command of `lonja peer` to its end.
 pub(crate) fn say(index: &Index, directory: &Path, arguments: &[&str]) -> Said {
     let output = peer(index.peers, index.datetime, directory).args(arguments).output().unwrap();
     Said {
@@ -52,12 +53,12 @@ pub(crate) fn say(index: &Index, directory: &Path, arguments: &[&str]) -> Said {
     }
 }
 
-/// `lonja peer share`, once it has published so many files.
+/// Starts `lonja peer share`, and waits until it has published as many files as `files` says.
 pub(crate) fn share(index: &Index, data: &Path, shared: &Path, name: &str, files: usize) -> Process {
     share_at((index.peers, index.datetime), data, shared, name, files)
 }
 
-/// The same at an index and a clock.
+/// Starts `lonja peer share` with the addresses of an index and a clock, and waits as `share` does.
 pub(crate) fn share_at(
     (peers, datetime): (SocketAddr, SocketAddr),
     data: &Path,
@@ -75,7 +76,7 @@ pub(crate) fn share_at(
     process
 }
 
-/// The shell, reading commands from a pipe.
+/// The shell of `lonja peer`, which reads commands from a pipe.
 pub(crate) struct LonjaPeer {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -83,14 +84,15 @@ pub(crate) struct LonjaPeer {
 }
 
 impl LonjaPeer {
-    /// Its end, when nothing more is typed; and what it said at last.
+    /// Closes the pipe and waits for the end of the shell. Gives its exit status and the last lines
+    /// that it printed.
     pub(crate) fn end(mut self) -> (ExitStatus, Vec<String>) {
         drop(self.stdin.take());
         let rest = self.stdout.by_ref().map_while(Result::ok).collect();
         (self.child.wait().unwrap(), rest)
     }
 
-    /// Sends a signal by name.
+    /// Sends the shell a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
@@ -119,7 +121,7 @@ impl Shell for LonjaPeer {
         writeln!(self.stdin.as_mut().unwrap(), "QUIT").unwrap();
         let (status, rest) = self.end();
         assert_eq!(rest, ["+++ FINISHED +++"]);
-        // A command was refused, if only the one that there is not.
+        // At least NO_COMMAND was refused, and a shell that has refused a command exits with 1.
         assert_eq!(status.code(), Some(1));
     }
 }

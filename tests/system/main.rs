@@ -1,5 +1,5 @@
-//! Tests of the whole system: real processes on ports that the system chose, driven
-//! over real sockets. One program, so that it is linked once.
+//! Tests of the whole system: real processes on ports that the operating system chose, driven
+//! over real sockets. All tests are one program, so that only one has to be linked.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -38,10 +38,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take that is not itself what a test measures.
+/// How long a test waits for a condition before it fails, unless the time is what it measures.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits for a condition.
+/// Waits until `condition` gives a value, for `PATIENCE` at most.
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {

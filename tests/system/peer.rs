@@ -1,4 +1,4 @@
-//! Peers, driven through their shells as a person would: the Python one here.
+//! The trait of peers that tests drive through their shells as a person would, and the Python peer.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,22 +11,23 @@ use std::{
 
 use crate::{eventually, repository};
 
-/// Python with zeep, which `make test` installs.
+/// Gives a command that runs Python with zeep, which `make test` installs.
 pub(crate) fn python() -> Command {
     let python = repository(".venv/bin/python");
     assert!(python.exists(), "this test needs Python with zeep in .venv: run `make .venv/made`");
     Command::new(python)
 }
 
-/// A peer that reads commands.
+/// A peer with a shell that reads commands.
 pub(crate) trait Shell {
-    /// A peer whose files are in a directory.
+    /// Starts a peer that has its files in `directory`.
     fn start(peers: SocketAddr, datetime: SocketAddr, directory: &Path) -> Self;
 
-    /// Types a command; gives the lines that it printed, the datetime left out and checked.
+    /// Types a command, and gives the lines that the peer printed. The datetime before them is
+    /// checked and left out.
     fn run(&mut self, command: &str) -> Vec<String>;
 
-    /// Types QUIT, and checks the farewell.
+    /// Types QUIT and checks the farewell.
     fn quit(self);
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct Peer {
 const PROMPT: &str = "c> ";
 
 impl Peer {
-    /// What has been printed since the last prompt, once there is another.
+    /// Waits for the next prompt, and gives what was printed before it.
     fn until_prompt(&mut self) -> String {
         let printed = eventually("a prompt", || {
             let output = self.output.lock().unwrap();
@@ -101,7 +102,8 @@ impl Drop for Peer {
     }
 }
 
-/// What a command printed behind the datetime, which is checked.
+/// Checks the datetime in the first of a command's lines, and gives the lines behind it. A
+/// GET_FILE prints no datetime.
 pub(crate) fn without_datetime(command: &str, mut lines: Vec<String>) -> Vec<String> {
     if !command.starts_with("GET_FILE") {
         let datetime = lines.remove(0);
@@ -110,7 +112,7 @@ pub(crate) fn without_datetime(command: &str, mut lines: Vec<String>) -> Vec<Str
     lines
 }
 
-/// `dd/mm/yyyy hh:mm:ss`
+/// Whether a text has the form `dd/mm/yyyy hh:mm:ss`.
 pub(crate) fn is_datetime(text: &str) -> bool {
     let form = "00/00/0000 00:00:00";
     let same = |(is, should): (char, char)| is == should || (should == '0' && is.is_ascii_digit());

@@ -19,15 +19,18 @@ use crate::{
     repository,
 };
 
-/// Sizes around the pieces of the original peers, and one past all 32-bit counts of bytes.
+/// Sizes of files, in bytes: around the 8 KiB pieces of the original peers, and one that a signed
+/// 32-bit number cannot hold.
 const SIZES: [u64; 6] = [0, 1, 8191, 8192, 8193, 2 << 30];
 
-/// In memory where there is some: the largest file is otherwise a test of the disk.
+/// Makes a directory in memory, where the system has `/dev/shm`: on a disk, the largest file would
+/// test the disk.
 fn directory() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
-/// A file of that size that differs everywhere it is looked at, and costs little to make.
+/// Makes a sparse file of this size, which costs little. A byte at each MiB and at the end shows
+/// whether a part is missing from a copy.
 fn file(path: &Path, size: u64) {
     let file = File::create(path).unwrap();
     file.set_len(size).unwrap();
@@ -47,7 +50,7 @@ fn online<S: Shell>(index: &Index, directory: &TempDir, name: &str) -> S {
     peer
 }
 
-/// Files of each size go from one peer to another.
+/// Copies a file of each size from a peer of kind `A` to a peer of kind `B`.
 fn each_size<A: Shell, B: Shell>() {
     let index = Index::start();
     let (from, to) = (directory(), directory());
@@ -79,7 +82,7 @@ fn lonja_copies_each_size_from_lonja() {
     each_size::<LonjaPeer, LonjaPeer>();
 }
 
-/// What the shell of the Python peer has no way to say, said to the peer behind it.
+/// Calls the Python peer as a module, because its shell cannot take names with spaces.
 const PYTHON: &str = "
 import argparse, importlib.util, sys
 spec = importlib.util.spec_from_file_location('peer', sys.argv[1])
@@ -133,7 +136,7 @@ fn nothing_is_replaced_without_being_told() {
     };
     let said = get(&[]);
     assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("USER DOES NOT EXIST; lonja peer register adds it"), "{said:?}");
+    assert!(said.stderr.contains("USER DOES NOT EXIST; lonja peer register USER adds it"), "{said:?}");
     assert_eq!(say(&index, bobs.path(), &["register", "--as", "bob"]).code, Some(0));
 
     fs::write(bobs.path().join("a.txt"), "old").unwrap();
@@ -175,7 +178,7 @@ fn a_killed_copy_goes_on_where_it_was() {
     assert_same(&shared.path().join("big"), &bobs.path().join("big"));
     assert_eq!(part_of(bobs.path()), None);
 
-    // What is there is damaged meanwhile: that is found, and the copy begins anew.
+    // When the partial copy has been damaged meanwhile, `get` finds that and begins anew.
     let part = killed_on_its_way(command.args(["-o", "again"]), &bobs.path().join("again"), size);
     let mut damaged = File::options().write(true).open(&part).unwrap();
     damaged.seek(SeekFrom::Start(0)).unwrap();
@@ -186,7 +189,8 @@ fn a_killed_copy_goes_on_where_it_was() {
     assert_same(&shared.path().join("big"), &bobs.path().join("again"));
 }
 
-/// Kills a copy to this path when it has some of the bytes, but not all. Gives its part.
+/// Starts a copy to this path, and kills it when some of the bytes are there, but not all. Gives
+/// the path of the partial copy.
 fn killed_on_its_way(command: &mut Command, target: &Path, size: u64) -> PathBuf {
     let directory = target.parent().unwrap();
     for _ in 0..20 {
@@ -200,7 +204,7 @@ fn killed_on_its_way(command: &mut Command, target: &Path, size: u64) -> PathBuf
                 assert!(!target.exists());
                 return part;
             }
-            // It was all there before the kill came.
+            // The copy had all its bytes before the kill came.
             Some(part) => fs::remove_file(part).unwrap(),
             None => fs::remove_file(target).unwrap(),
         }
@@ -208,7 +212,7 @@ fn killed_on_its_way(command: &mut Command, target: &Path, size: u64) -> PathBuf
     panic!("no copy was killed on its way");
 }
 
-/// A partial copy with some bytes.
+/// The path of a partial copy in this directory, if it has some bytes.
 fn part_of(directory: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().filter(is_part);
     let path = entries.map(|entry| entry.unwrap().path()).next()?;
@@ -239,7 +243,7 @@ fn a_file_is_copied_from_several_peers_at_one_time() {
     assert_eq!((said.code, &said.json()["bytes"]), (Some(0), &json!(size)), "{said:?}");
     assert_same(&peers[0].2.path().join("big"), &bobs.path().join("big"));
 
-    // One of them is not there any more, as its session still is; another has another file.
+    // First Carol's peer is gone while her session is still there, then Dave has another file.
     peers[1].0.kill();
     let begin = Instant::now();
     let said = get(&["-o", "again"]);
@@ -252,6 +256,6 @@ fn a_file_is_copied_from_several_peers_at_one_time() {
     file(&peers[2].2.path().join("big"), size + 1);
     let said = get(&["-o", "third"]);
     assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("the file of dave is another one than that of alice"), "{said:?}");
+    assert!(said.stderr.contains("dave and alice have different files of this name"), "{said:?}");
     assert!(!bobs.path().join("third").exists());
 }

@@ -1,4 +1,4 @@
-//! `lonja peer share`: what it publishes, and that it follows what happens.
+//! `lonja peer share`: what it publishes, and how it follows changes of its files and its session.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,8 @@ fn a_directory_is_shared_and_followed() {
     fs::create_dir_all(at("sub/dir")).unwrap();
     fs::write(at("a.txt"), "a").unwrap();
     fs::write(at("sub/dir/año 1.txt"), "b").unwrap();
-    // None of these is anybody's file to share.
+    // These are not published: a link that leads out of the directory, a file of the peer itself,
+    // and a name with a line break. A link within the directory is.
     fs::write(data.path().join("secret"), "secret").unwrap();
     symlink(data.path().join("secret"), at("secret")).unwrap();
     fs::write(at("published-alice.json"), "[]").unwrap();
@@ -47,8 +48,10 @@ fn a_directory_is_shared_and_followed() {
     let mut alice = share(&index, data.path(), shared.path(), "alice", 3);
     assert_eq!(published(&index, "alice"), ["a.txt", "link", "sub/dir/año 1.txt"].map(str::to_owned).into());
     let complaint = "lonja: line\\u{a}break is not published: its name is not printable: \
-                     it holds a control character";
-    eventually("what is not published is said", || (!alice.stderr().is_empty()).then_some(()));
+                     a control character is in it";
+    eventually("the share names the file that it does not publish", || {
+        (!alice.stderr().is_empty()).then_some(())
+    });
     assert_eq!(alice.stderr(), [complaint]);
 
     fs::create_dir(at("new")).unwrap();
@@ -78,7 +81,7 @@ fn a_share_outlives_its_index_and_the_loss_of_its_session() {
     fs::write(shared.path().join("a.txt"), "a").unwrap();
     let mut alice = share(&index, data.path(), shared.path(), "alice", 1);
 
-    // Somebody ends the session: it is opened again when there is something to say.
+    // When somebody has ended the session, the share opens a new one for the next change.
     assert_eq!(wire::ask(index.peers, "alice", Command::Disconnect), 0);
     fs::write(shared.path().join("b.txt"), "b").unwrap();
     eventually_published(&index, "alice", &["a.txt", "b.txt"]);
@@ -86,7 +89,7 @@ fn a_share_outlives_its_index_and_the_loss_of_its_session() {
     fs::write(shared.path().join("c.txt"), "c").unwrap();
     eventually_published(&index, "alice", &["a.txt", "b.txt", "c.txt"]);
 
-    // Killed as by kill -9, and started again on the same data.
+    // A share that was killed as by kill -9 is started again on the same data.
     alice.kill();
     let alice = share(&index, data.path(), shared.path(), "alice", 0);
     eventually("the session is replaced", || {
@@ -127,7 +130,7 @@ fn what_the_index_does_not_take_stops_nothing_else() {
     }
     let alice = share(&index, data.path(), shared.path(), "alice", 2);
     for name in ["c", "d"] {
-        eventually("it says so of each", || {
+        eventually("the share names each file that the index refused", || {
             let said = format!("{name} is not published");
             alice.stderr().iter().any(|line| line.contains(&said)).then_some(())
         });
@@ -147,7 +150,7 @@ fn a_peer_that_is_killed_resets_what_it_was_sending() {
     stream.write_all(b"GET_FILE\0large\0").unwrap();
     stream.read_exact(&mut [0; 4096]).unwrap();
     alice.kill();
-    // The end of the stream would be that of the file to an original peer.
+    // An original peer would take the end of the stream for the end of the file.
     let ended = std::io::copy(&mut stream, &mut std::io::sink());
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

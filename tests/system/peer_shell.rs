@@ -34,7 +34,7 @@ fn lonja_peers_copy_from_each_other_and_with_python_peers() {
     }
 }
 
-/// Types lines into the shell, and gives what came of it.
+/// Types lines into the shell, and gives its output and exit status.
 fn type_in(index: &Index, directory: &TempDir, lines: &str) -> Output {
     let mut command = peer(index.peers, index.datetime, directory.path());
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -95,7 +95,7 @@ fn a_peer_without_its_index_or_clock_says_so_and_goes_on() {
     assert!(is_datetime(lines[0]) && is_datetime(lines[2]), "{printed}");
     assert_eq!((lines[1], lines[3], lines[4]), ("REGISTER FAIL", "LIST_USERS FAIL", "+++ FINISHED +++"));
     let complaints = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(complaints.matches("this machine's is taken").count(), 1, "{complaints}");
+    assert_eq!(complaints.matches("using this machine's clock").count(), 1, "{complaints}");
     assert_eq!(complaints.matches("no answer from the index at 127.0.0.1:1").count(), 2, "{complaints}");
     drop(index);
 }
@@ -117,7 +117,7 @@ fn a_session_that_was_left_behind_is_replaced_with_what_it_published() {
     let port = || wire::list_users(index.peers, "alice", Dialect::Padded).unwrap()[0].port;
     let first = port();
 
-    // A second peer of the same name, beside it or elsewhere, is refused.
+    // A second peer of the same name is refused, in the same directory and in another.
     let elsewhere = TempDir::new().unwrap();
     for place in [&directory, &elsewhere] {
         let mut other = LonjaPeer::start(index.peers, index.datetime, place.path());
@@ -147,7 +147,7 @@ fn a_session_that_was_left_behind_is_replaced_with_what_it_published() {
 #[test]
 fn only_a_replacement_that_was_cut_short_publishes_again() {
     let address = {
-        // A port that the next start finds again.
+        // The gateway needs a fixed port, so that the peer finds it again after the restart.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.local_addr().unwrap().to_string()
     };
@@ -158,7 +158,8 @@ fn only_a_replacement_that_was_cut_short_publishes_again() {
         let reply = format!("{} OK", command.split(' ').next().unwrap());
         assert_eq!(alice.run(command), [reply]);
     }
-    // Attempts that nobody heard of are no session that was left behind with its files.
+    // Attempts that did not reach the index leave no session behind whose files would be published
+    // again.
     index.process.kill();
     for _ in 0..2 {
         assert_eq!(alice.run("CONNECT alice"), ["CONNECT FAIL"]);
@@ -168,7 +169,7 @@ fn only_a_replacement_that_was_cut_short_publishes_again() {
     assert_eq!(alice.run("LIST_CONTENT alice"), ["LIST_CONTENT OK"]);
     alice.quit();
 
-    // As a kill leaves it between the end of the one session and the beginning of the other.
+    // A kill between the end of the old session and the start of the new one leaves these files.
     let marker = format!("{{\"index\":\"{}\",\"ports\":[1,2],\"replacing\":true}}", index.peers);
     fs::write(directory.path().join(".lonja-session-alice.json"), marker).unwrap();
     let published = "[{\"Filename\": \"a.txt\", \"Description\": \"a\"}]";
@@ -227,7 +228,7 @@ fn commands_for_scripts_print_results_and_exit_with_a_status() {
     let refused = say(&["users", "--as", "alice"]).stderr;
     assert_eq!(refused, "lonja: LIST_USERS FAIL, USER DOES NOT EXIST; lonja peer register USER adds it\n");
 
-    // One who is not connected is for as long as it takes.
+    // A user who is not connected gets a session for as long as the command takes.
     assert_eq!(say(&["register", "--as", "bob"]).code, Some(0));
     let users = say(&["users", "--as", "bob", "--json"]).json();
     assert_eq!((&users["operation"], &users["status"]), (&json!("LIST_USERS"), &json!(0)));

@@ -1,4 +1,4 @@
-//! `lonja peer` in a terminal, as a person sits before it.
+//! `lonja peer` in a terminal, with the keys that a person presses.
 
 use std::{
     fs,
@@ -14,9 +14,11 @@ use tempfile::TempDir;
 
 use crate::{eventually, process::Index, wire};
 
-/// What a terminal sends for these keys.
+/// What a terminal sends for Ctrl-C.
 const CTRL_C: &str = "\x03";
+/// What a terminal sends for Ctrl-D.
 const CTRL_D: &str = "\x04";
+/// What a terminal sends for the Up key.
 const UP: &str = "\x1b[A";
 
 struct Terminal {
@@ -46,7 +48,7 @@ impl Terminal {
             while let Ok(read @ 1..) = output.read(&mut piece) {
                 kept.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..read]));
             }
-            // Until here, or the child loses its terminal.
+            // If this end were closed earlier, the child would lose its terminal.
             drop(pair.master);
         });
         Self { child, keyboard, screen, seen: 0 }
@@ -57,7 +59,7 @@ impl Terminal {
         self.keyboard.flush().unwrap();
     }
 
-    /// Waits until something is shown that was not before.
+    /// Waits until `text` is shown, behind everything that was waited for before.
     fn shows(&mut self, text: &str) {
         let screen = Arc::clone(&self.screen);
         let seen = self.seen;
@@ -65,7 +67,7 @@ impl Terminal {
         self.seen += at + text.len();
     }
 
-    /// Types a command, and waits for what it prints and the next prompt.
+    /// Types a command, and waits for `reply` and the next prompt.
     fn run(&mut self, command: &str, reply: &str) {
         self.keys(&format!("{command}\r"));
         self.shows(reply);
@@ -90,15 +92,15 @@ fn a_person_types_completes_and_recalls() {
     fs::write(directory.path().join("hello.txt"), "hello").unwrap();
     let mut terminal = Terminal::start(&index, &directory);
     terminal.shows("c> ");
-    // A command, and then a file of the folder, are completed with the tabulator.
+    // The Tab key completes a command, and then the name of a file in the directory.
     terminal.run("reg\t alice", "REGISTER OK");
     terminal.run("conn\t alice", "CONNECT OK");
     terminal.run("pub\t hel\t a greeting", "PUBLISH OK");
     terminal.run("LIST_CONTENT alice", "hello.txt \"a greeting\"");
-    // The line before comes back.
+    // The Up key brings back the line before.
     terminal.run(UP, "hello.txt \"a greeting\"");
     terminal.run("LIST_USERS", "alice 127.0.0.1 ");
-    // A line that is given up is not run; the shell goes on.
+    // A line that is given up with Ctrl-C is not run; the shell goes on.
     terminal.keys(&format!("QUIT{CTRL_C}"));
     terminal.shows("c> ");
     terminal.run("GET_FILE al\t he\t copy.txt", "GET_FILE OK");
@@ -114,7 +116,7 @@ fn a_person_types_completes_and_recalls() {
 fn ctrl_c_stops_a_copy_and_not_the_shell() {
     let index = Index::start();
     let directory = TempDir::new().unwrap();
-    // A peer that answers and then sends nothing more.
+    // A peer that begins to send a file and then sends nothing more.
     let slow = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = slow.local_addr().unwrap().port();
     let held = thread::spawn(move || {
@@ -136,7 +138,7 @@ fn ctrl_c_stops_a_copy_and_not_the_shell() {
     terminal.run("REGISTER alice", "REGISTER OK");
     terminal.run("CONNECT alice", "CONNECT OK");
     terminal.keys("GET_FILE --refresh slow file copy.txt\r");
-    // The progress of a copy of which the size is not known.
+    // The progress of a copy whose size is not known: 10 bytes have come.
     terminal.shows("10 B");
     terminal.keys(CTRL_C);
     terminal.shows("GET_FILE FAIL");
@@ -146,7 +148,7 @@ fn ctrl_c_stops_a_copy_and_not_the_shell() {
     terminal.run("LIST_USERS", "LIST_USERS OK");
     terminal.keys("QUIT\r");
     terminal.shows("+++ FINISHED +++");
-    // A command failed, but a person has seen that.
+    // A command failed, but the person at the terminal has seen that: the exit code is still 0.
     assert_eq!(terminal.child.wait().unwrap().exit_code(), 0);
     let left: Vec<_> = fs::read_dir(directory.path())
         .unwrap()

@@ -16,10 +16,10 @@ use tokio::net::TcpSocket;
 
 use crate::eventually;
 
-/// The program under test.
+/// Gives a command that runs the `lonja` under test, with pipes for its output.
 pub(crate) fn lonja() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lonja"));
-    // What the person who runs the tests has set must not change what is tested.
+    // Settings of the person who runs the tests must not change what is tested.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("LONJA_") || name.starts_with("OTEL_") {
@@ -57,7 +57,7 @@ impl Process {
         self.stderr.lock().unwrap().clone()
     }
 
-    /// The address behind the first line that begins so.
+    /// Waits for a line on standard output that begins with `begins`, and gives the address in it.
     pub(crate) fn address(&mut self, begins: &str) -> SocketAddr {
         eventually(begins, || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -69,24 +69,24 @@ impl Process {
         })
     }
 
-    /// Ends it as `kill -9` does.
+    /// Ends the process as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Sends a signal by name.
+    /// Sends the process a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) fn end(&mut self) -> ExitStatus {
         eventually("the process ends", || self.child.try_wait().unwrap())
     }
 
-    /// Kibibytes of memory in use.
+    /// The resident memory of the process, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -115,7 +115,8 @@ fn collect(output: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>
     lines
 }
 
-/// Waits until no connection of another test has a port that is to be listened on.
+/// Waits until a process can listen on this address: a connection of another test may have its
+/// port for a while.
 pub(crate) fn until_free(address: SocketAddr) {
     eventually("a port is free", || {
         let socket = TcpSocket::new_v4().unwrap();
@@ -124,7 +125,7 @@ pub(crate) fn until_free(address: SocketAddr) {
     });
 }
 
-/// `lonja up` on a data directory of its own.
+/// A running `lonja up` with a data directory of its own.
 pub(crate) struct Index {
     pub(crate) process: Process,
     pub(crate) peers: SocketAddr,
@@ -165,14 +166,15 @@ impl Index {
         self.data.path()
     }
 
-    /// Starts again what was killed or has ended, on the same data.
+    /// Starts the index again on the same data. An index that still runs is killed first.
     pub(crate) fn restart(self) -> Self {
         let (data, arguments) = (Arc::clone(&self.data), self.arguments.clone());
         drop(self);
         Self::start_on(data, arguments)
     }
 
-    /// The value of a metric, by its line up to the value; 0 if there is none.
+    /// The value of a metric; 0 if the metric is not there. `name` includes its labels, as they
+    /// stand in the line of the metric.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let metrics = http_get(self.console, "/metrics").1;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -180,12 +182,12 @@ impl Index {
     }
 }
 
-/// One HTTP request; gives the status and the body.
+/// Sends a GET request, and gives the status and the body of the answer.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     http(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }
 
-/// Sends an HTTP request as it stands; gives the status and the body.
+/// Sends the text of an HTTP request unchanged, and gives the status and the body of the answer.
 pub(crate) fn http(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -1,4 +1,4 @@
-//! docs/protocol.md 2 and 3 over a real socket: both encodings, any segmentation, and
+//! Sections 2 and 3 of docs/protocol.md over a real socket: both encodings, any segmentation, and
 //! every kind of bad request.
 
 use std::io::{Read as _, Write as _};
@@ -12,7 +12,7 @@ use crate::{
 
 const BOTH: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
 
-/// An index that waits for more bytes of a request for longer than `exchange` does for an answer.
+/// An index that waits for the rest of a request for longer than `exchange` waits for a reply.
 fn patient() -> Index {
     Index::start_with(&["--request-timeout", "60"])
 }
@@ -48,7 +48,8 @@ fn any_split_of_a_request_gets_the_same_reply() {
             let whole = exchange(index.peers, &request);
             for split in 1..request.len() {
                 let in_two = || exchange_in(index.peers, &[&request[..split], &request[split..]]);
-                // A machine that stands still between the two ends a request early (2).
+                // If the machine stands still between the two segments, the gateway may answer
+                // before the second has come (docs/protocol.md 2).
                 let same = (0..3).any(|_| in_two() == whole);
                 assert!(same, "{command:?} {dialect:?} split at {split}");
             }
@@ -125,7 +126,7 @@ fn each_kind_of_bad_request_gets_its_status_a_line_and_a_count() {
         cases.push((format!("{name}\0{DATETIME}\0{long}").into(), operation, "too_long"));
         cases.push((format!("{name}\0{DATETIME}\0a\tb\0f\0d\0").into(), operation, "control_character"));
     }
-    // In the middle of a CONNECT a bad username waits for the port.
+    // The CONNECT with a bad username is left out, because its port is bad too.
     cases.retain(|(bytes, operation, _)| *operation != Operation::Connect || !bytes.ends_with(b"d\0"));
     for (request, operation, reason) in cases {
         let text = String::from_utf8_lossy(&request).into_owned();
@@ -199,7 +200,7 @@ fn each_operation_leaves_its_lines_on_standard_output() {
 #[test]
 fn a_reply_waits_for_no_other_byte() {
     let index = Index::start();
-    // The connection stays open for writing: only the request's own end can be its end.
+    // The connection stays open for writing, so only the bytes of the request show its end.
     let mut stream = wire::connect(index.peers);
     stream.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
     let mut status = [0];

@@ -1,5 +1,5 @@
-//! Every row of the tables of docs/protocol.md 3 and 7, through zeep and the Python
-//! peer, against a real `lonja up`.
+//! Every row of the tables in sections 3 and 7 of docs/protocol.md, through zeep and the
+//! Python peer, against a real `lonja up`.
 
 use crate::{
     peer::{Peer, is_datetime, python},

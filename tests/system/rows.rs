@@ -1,4 +1,4 @@
-//! What peers do with an index, wherever it runs.
+//! Commands of peers and the replies that they must get, for every kind of peer and index.
 
 use std::{fs, net::SocketAddr};
 
@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use crate::peer::Shell;
 
-/// Every row of the tables of docs/protocol.md 3 and 7, as a person sees it. Nobody is
-/// registered before or after.
+/// Types a command for every row of the tables in sections 3 and 7 of docs/protocol.md, and checks
+/// the reply. Expects that nobody is registered, and leaves nobody registered.
 pub(crate) fn each_row<S: Shell>(peers: SocketAddr, datetime: SocketAddr) {
     let directory = TempDir::new().unwrap();
     let mut peer = S::start(peers, datetime, directory.path());
@@ -38,7 +38,7 @@ pub(crate) fn each_row<S: Shell>(peers: SocketAddr, datetime: SocketAddr) {
         ("DISCONNECT alice", "DISCONNECT OK"),
         ("UNREGISTER alice", "UNREGISTER OK"),
         ("UNREGISTER alice", "USER DOES NOT EXIST"),
-        // Names past their field are the "any other failure" of each operation.
+        // A name that is too long for its field gets the "any other failure" of the operation.
         (&format!("REGISTER {}", "x".repeat(256)), "REGISTER FAIL"),
         (&format!("UNREGISTER {}", "x".repeat(256)), "UNREGISTER FAIL"),
         (&format!("CONNECT {}", "x".repeat(256)), "CONNECT FAIL"),
@@ -52,7 +52,7 @@ pub(crate) fn each_row<S: Shell>(peers: SocketAddr, datetime: SocketAddr) {
     peer.quit();
 }
 
-/// Alice and Bob find each other and copy a file. Both stay registered.
+/// Alice publishes a file, and Bob finds and copies it. Both stay registered.
 pub(crate) fn copy_a_file<A: Shell, B: Shell>(peers: SocketAddr, datetime: SocketAddr) {
     let (alices, bobs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();

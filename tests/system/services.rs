@@ -1,5 +1,5 @@
-//! The services as processes of their own: the same system, and what happens when one
-//! of them is gone or does not answer.
+//! The services as processes of their own work like `lonja up`, also when one of them is gone or
+//! does not answer.
 
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,11 @@ use crate::{
     wire,
 };
 
-/// What a peer may have to wait for a service that is down.
+/// The longest that a peer may wait for its status while a service is down.
 const DEADLINE: Duration = Duration::from_millis(2500);
 
-/// Asks until an answer comes within the deadline: what the machine is busy with besides makes
-/// one of them late, not all.
+/// Asks up to three times, until an answer comes within `DEADLINE`: other work of the machine may
+/// delay one answer, but not all.
 fn within_the_deadline(ask: impl Fn()) {
     let mut times = Vec::new();
     while times.last().is_none_or(|time| *time >= DEADLINE) {
@@ -47,8 +47,8 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// All records of this kind, once there are so many: a peer's answer goes ahead of its record
-/// when the audit is late.
+/// Waits until the audit has `count` records that pass the filter, and gives them. While the audit
+/// is late, a peer is answered before its record is stored.
 fn audited_in_all(cluster: &Cluster, filter: OperationFilter, count: usize) -> Vec<OperationRecord> {
     eventually("the audit has every record", || {
         let records = audited(cluster, filter.clone());
@@ -165,7 +165,7 @@ fn a_service_that_does_not_answer_costs_a_status_within_the_deadline() {
         service.process.signal("STOP");
         within_the_deadline(|| assert_eq!(wire::publish(cluster.peers, "alice", "a.txt"), 4));
         service.process.signal("CONT");
-        eventually("it is back", || {
+        eventually("the service answers again", || {
             matches!(wire::publish(cluster.peers, "alice", "a.txt"), 0 | 3).then_some(())
         });
         assert_eq!(wire::ask(cluster.peers, "alice", Command::Delete("a.txt".parse().unwrap())), 0);
@@ -327,7 +327,7 @@ fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
         cli.args(["-p", &port.to_string(), "--no-auth-warning", "--user", user, "--pass", "secret"]);
         String::from_utf8(cli.args(command).output().unwrap().stdout).unwrap()
     };
-    // Every command that a service uses, it may use.
+    // Each service may use every command that it needs.
     assert_eq!(wire::register(cluster.peers, "alice"), 0);
     assert_eq!(wire::connect_as(cluster.peers, "alice", 50_085), 0);
     assert_eq!(wire::publish(cluster.peers, "alice", "a.txt"), 0);
@@ -344,7 +344,7 @@ fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
             lonja().args(["health", &address]).output().unwrap().status.success().then_some(())
         });
     }
-    // And nothing else.
+    // No service may use other commands, or the keys of others.
     for user in ["registry", "catalog", "audit"] {
         for command in [&["KEYS", "*"][..], &["FLUSHALL"], &["CONFIG", "GET", "*"], &["ACL", "LIST"]] {
             assert!(ask(user, command).starts_with("NOPERM"), "{user} {command:?}");
@@ -354,8 +354,8 @@ fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
     assert!(ask("default", &["PING"]).contains("NOAUTH") || ask("default", &["PING"]).contains("WRONGPASS"));
 }
 
-/// Bug: Redis replays its file as the default user, and what that one may not do was left
-/// out without an error when Redis came back.
+/// Bug: Redis replays its append-only file as the default user. What that user may not do was left
+/// out, without an error, when Redis came back.
 #[test]
 fn with_the_users_of_deploy_redis_comes_back_with_everything() {
     let passwords = ["REGISTRY", "CATALOG", "AUDIT"].map(|service| format!("LONJA_REDIS_{service}_PASSWORD"));
@@ -379,7 +379,7 @@ fn with_the_users_of_deploy_redis_comes_back_with_everything() {
                 Some(())
             }
             Err(status) => {
-                assert_eq!(status, 4, "alice is not who she was");
+                assert_eq!(status, 4, "alice's session is lost");
                 None
             }
         }

@@ -27,7 +27,7 @@ use crate::{cluster::Service, eventually, repository, wire};
 
 const ROLES: [&str; 3] = ["registry", "catalog", "audit"];
 
-/// An authority of the test's own.
+/// A certificate authority of the test's own.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -43,7 +43,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Writes the three files of a service, which trusts these authorities.
+    /// Writes the three files of a service: certificate, key, and the authorities that it trusts.
     fn identity(&self, directory: &Path, name: &str, trusted: &[&Self]) -> Files {
         self.identity_until(directory, name, trusted, 2100)
     }
@@ -92,7 +92,7 @@ impl Files {
     }
 }
 
-/// The services, each with a certificate of its own.
+/// The services of `ROLES`, each with a certificate of its own.
 struct Secured {
     services: Vec<Service>,
     authority: Authority,
@@ -120,7 +120,7 @@ impl Secured {
         start("gateway", &["--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]], &files)
     }
 
-    /// Waits for a line on standard error of a service.
+    /// Waits for a line with this text on standard error of the service at this index of `ROLES`.
     fn says(&self, role: usize, text: &str) {
         let process = &self.services[role].process;
         eventually(&format!("{} says {text}", ROLES[role]), || {
@@ -135,7 +135,7 @@ fn start(role: &'static str, arguments: &[&str], files: &Files) -> Service {
     Service::start_at("127.0.0.1:0", role, &arguments, &[])
 }
 
-/// Every method there is, by role.
+/// Every gRPC method of the services, with the index of its service in `ROLES`.
 fn methods() -> Vec<(usize, String)> {
     let mut methods = Vec::new();
     for (index, role) in ROLES.iter().enumerate() {
@@ -150,7 +150,7 @@ fn methods() -> Vec<(usize, String)> {
     methods
 }
 
-/// What a call of a method, with an empty message, comes to.
+/// Calls a method with an empty message, and gives the status code.
 async fn call(channel: Channel, method: &str) -> Code {
     let message = Body::new(Full::from(vec![0; 5]));
     let request = http::Request::post(format!("/{method}")).header("content-type", "application/grpc");
@@ -162,7 +162,7 @@ async fn call(channel: Channel, method: &str) -> Code {
     if let Some(status) = Status::from_header_map(response.headers()) {
         return status.code();
     }
-    // Whether a stream begins is what matters; one that has no end is not waited for.
+    // Only the beginning of a stream matters, so the end of an endless one is not waited for.
     let body = tokio::time::timeout(Duration::from_secs(1), response.into_body().collect()).await;
     let trailers = body.ok().and_then(Result::ok).and_then(|body| body.trailers().cloned());
     trailers.and_then(|trailers| Status::from_header_map(&trailers)).map_or(Code::Ok, |status| status.code())
@@ -205,7 +205,7 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
                 let channel = Channel::remote(&secured.services[*role].url(), &names, secure).unwrap();
                 let mut code = Code::Unavailable;
                 for _ in 0..5 {
-                    // A machine that stands still for a second ends a connection attempt.
+                    // An attempt to connect fails if the machine stands still for a second.
                     if code == Code::Unavailable {
                         code = call(channel.clone(), method).await;
                     }
@@ -224,7 +224,8 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
         });
     }
     for role in 0..3 {
-        secured.says(role, "a call was refused: this service may not make it caller=\"lonja-someone\"");
+        secured
+            .says(role, "a call was refused: this caller may not call this method caller=\"lonja-someone\"");
     }
 }
 
@@ -246,20 +247,20 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
         });
     };
     refused(&of_another, "lonja-registry");
-    secured.says(0, "a caller without a valid certificate was refused");
+    secured.says(0, "a TLS handshake failed: the caller was refused");
     secured.says(0, "UnknownIssuer");
     let expired = secured.authority.identity_until(directory.path(), "gateway", &[&secured.authority], 2021);
     refused(&expired, "lonja-registry");
     secured.says(0, "certificate expired");
 
-    // In the clear.
+    // A caller without TLS is refused.
     let mut plain = TcpStream::connect(address).unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     secured.says(0, "corrupt message");
     runtime().block_on(async {
         let channel = Channel::remote(&url, &names, None).unwrap();
         assert_eq!(call(channel, method).await, Code::Unavailable);
-        // Without a certificate.
+        // A caller without a certificate is refused.
         let mut roots = rustls::RootCertStore::empty();
         let pem = rustls::pki_types::CertificateDer::from(pem(&secured.authority.pem));
         roots.add(pem).unwrap();
@@ -271,12 +272,12 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
             .with_no_client_auth();
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let name = "lonja-registry".try_into().unwrap();
-        // In TLS 1.3 the refusal comes after the caller's part is done.
+        // In TLS 1.3 the caller's handshake may succeed, because the refusal comes after it.
         let _ = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     });
     secured.says(0, "peer sent no certificates");
 
-    // A service that is not the one that was dialled.
+    // A caller refuses a service whose certificate names another service.
     let files = secured.authority.identity(directory.path(), "gateway", &[&secured.authority]);
     refused(&files, "lonja-catalog");
     let urls: Vec<_> = secured.services.iter().map(Service::url).collect();
@@ -324,8 +325,8 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
             eventually(what, || (asked.load(Ordering::Relaxed) > before + 100).then_some(()));
         };
         progress("requests before");
-        // First everyone trusts both authorities, then has a certificate of the new one, then
-        // the old one is trusted no more. Between the steps, whoever connects looks again.
+        // First everyone trusts both authorities, then gets a certificate of the new one, then
+        // trusts only the new one. Services read their files again at the next connection.
         let (old, new) = (&secured.authority, &next);
         for (issuer, trusted) in [(old, vec![old, new]), (new, vec![old, new]), (new, vec![new])] {
             for role in &everyone {
@@ -337,7 +338,7 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
     });
     assert!(asked.load(Ordering::Relaxed) > 500);
 
-    // Those whose connections begin now are of the new authority.
+    // Who connects now needs a certificate of the new authority.
     let directory = TempDir::new().unwrap();
     let files = secured.authority.identity(directory.path(), "gateway", &[&next]);
     let names = runtime().block_on(async { Names::new(None).unwrap() });
@@ -363,7 +364,7 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
 fn the_script_makes_certificates_that_the_services_take() {
     let directory = TempDir::new().unwrap();
     for _ in 0..2 {
-        // The second time the authority is there already.
+        // The second run keeps the authority that the first has made.
         let mut script = Command::new(repository("deploy/certificates.sh"));
         let made = script.arg(directory.path()).status().unwrap();
         assert!(made.success(), "needs openssl: apt-get install openssl");
@@ -383,7 +384,7 @@ fn the_script_makes_certificates_that_the_services_take() {
     assert_eq!(wire::publish(gateway.address, "alice", "hello.txt"), 0);
 }
 
-/// Ends the peers, also when an assertion fails before they have ended.
+/// Ends the peers when it is dropped, so that they also end when an assertion fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

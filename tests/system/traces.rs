@@ -1,4 +1,4 @@
-//! One trace for each peer request, asserted through Jaeger's query.
+//! One trace for each peer request, as Jaeger's query API gives it.
 
 use std::num::NonZeroU16;
 
@@ -43,7 +43,7 @@ fn a_publish_is_one_trace_from_accept_to_redis_and_audit_and_health_checks_make_
     });
     assert_publish(&trace);
 
-    // Probes have come every second since the start, and are no traces.
+    // Health checks have run every second since the start, and must have made no traces.
     for service in ["lonja-gateway", "lonja-registry", "lonja-catalog", "lonja-audit"] {
         for method in ["GetStatistics", "grpc.health.v1.Health/Check"] {
             for package in ["lonja.registry.v1.RegistryService/", "lonja.catalog.v1.CatalogService/", ""] {
@@ -78,7 +78,7 @@ fn the_last_spans_are_sent_at_shutdown() {
     let (_runtime, receiver) = receiver();
     let redis = RedisServer::start();
     let endpoint = format!("http://{}", receiver.otlp());
-    // Nothing would be sent by itself for an hour.
+    // With a delay of an hour, only the shutdown can send the spans.
     let environment =
         [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "3600000")];
     let mut cluster = Cluster::on(&redis.url(), Some(redis), TempDir::new().unwrap(), &environment);

@@ -35,7 +35,7 @@ pub(crate) fn exchange(peers: SocketAddr, request: &[u8]) -> Vec<u8> {
     exchange_in(peers, &[request])
 }
 
-/// The same in several segments.
+/// Sends a request in these segments and reads the whole reply.
 pub(crate) fn exchange_in(peers: SocketAddr, segments: &[&[u8]]) -> Vec<u8> {
     let mut stream = connect(peers);
     for segment in segments {
@@ -56,7 +56,8 @@ pub(crate) fn exchange_all(peers: SocketAddr, request: &[u8]) -> Vec<u8> {
     reply
 }
 
-/// Asks as a terminated peer and gives the status; `None` if there was no whole answer.
+/// Sends a request in the terminated encoding and gives the status; `None` if there was no whole
+/// answer.
 pub(crate) fn try_ask(peers: SocketAddr, username: &str, command: Command) -> Option<u8> {
     let mut stream = TcpStream::connect(peers).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
@@ -66,7 +67,7 @@ pub(crate) fn try_ask(peers: SocketAddr, username: &str, command: Command) -> Op
     read_status(status[0]).ok()
 }
 
-/// Asks as a terminated peer and gives the status.
+/// Sends a request in the terminated encoding and gives the status.
 pub(crate) fn ask(peers: SocketAddr, username: &str, command: Command) -> u8 {
     try_ask(peers, username, command).expect("an answer")
 }
@@ -75,8 +76,8 @@ pub(crate) fn register(peers: SocketAddr, username: &str) -> u8 {
     ask(peers, username, Command::Register)
 }
 
-/// Registers a user until that did not fail: one request of many may meet a machine that
-/// stands still for longer than the gateway waits.
+/// Registers a user, and tries up to three times while that fails: the machine may stand still for
+/// longer than the gateway waits during one of many requests.
 pub(crate) fn register_again(peers: SocketAddr, username: &str) -> u8 {
     (0..3).map(|_| register(peers, username)).find(|status| *status != 2).unwrap_or(2)
 }
@@ -93,13 +94,13 @@ pub(crate) fn publish_command(filename: &str) -> Command {
     Command::Publish(filename.parse().unwrap(), "a description".parse().unwrap())
 }
 
-/// The connected users, or the status that was answered instead.
+/// Sends a LIST_USERS. Gives the connected users, or the status if it is not 0.
 pub(crate) fn list_users(peers: SocketAddr, username: &str, dialect: Dialect) -> Result<Vec<UserEntry>, u8> {
     let reply = exchange(peers, &bytes(username, Command::ListUsers, dialect));
     entries::<USER_ENTRY, _>(&reply, dialect, |entry| read_user(entry).unwrap())
 }
 
-/// What a user has published, or the status that was answered instead.
+/// Sends a LIST_CONTENT. Gives what `remote` has published, or the status if it is not 0.
 pub(crate) fn list_content(
     peers: SocketAddr,
     username: &str,

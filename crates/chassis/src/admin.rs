@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{health::Health, http, telemetry};
 
-/// The endpoints.
+/// Makes the router of the endpoints. `/readyz` answers 200 while every service in `health` is
+/// ready, and 503 otherwise.
 pub fn router(health: Health) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))

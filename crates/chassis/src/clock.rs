@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds of the Unix epoch; 0 on a machine whose clock stands before it.
+/// Milliseconds since the Unix epoch, or 0 if the machine's clock is before the epoch.
 #[must_use]
 pub fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! One suite of tests for every store of a service.
 
-/// Makes a test of each rule of a contract. A rule is an async function that takes a
-/// store, in `store::contract` of the service's crate; `$open` gives a fresh store and
-/// whatever keeps it alive. The crate needs tokio with `macros` and `rt-multi-thread`.
+/// Makes a test of each rule of a contract. A rule is an async function in `store::contract` of the
+/// service's crate that takes a store. `$open` gives a new store and whatever keeps the store
+/// alive. The crate needs tokio with `macros` and `rt-multi-thread`.
 #[allow(clippy::crate_in_macro_def, reason = "the contract is that of the crate which calls this")]
 #[macro_export]
 macro_rules! contract_suite {

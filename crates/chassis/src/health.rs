@@ -9,10 +9,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// How often a service is asked whether it is ready.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long it may take to say so.
+/// How long a service may take to answer; a service that takes longer is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Says whether a service is ready.
+/// A function that asks a service whether it is ready.
 type Probe<'a> = Box<dyn Fn() -> BoxFuture<'a, bool> + Send + Sync + 'a>;
 
 /// The services of this process and whether each is ready. Clones share one table.
@@ -35,19 +35,19 @@ impl Default for Health {
 }
 
 impl Health {
-    /// No services yet.
+    /// Makes a table without services, which is not ready.
     #[must_use]
     pub fn new() -> Self {
         Self { table: Arc::default(), reporter: HealthReporter::new() }
     }
 
-    /// The gRPC health reporter behind it.
+    /// The reporter that tells callers of `grpc.health.v1` what this table holds.
     #[must_use]
     pub fn reporter(&self) -> HealthReporter {
         self.reporter.clone()
     }
 
-    /// Notes whether a service is ready.
+    /// Notes whether a service is ready, in this table and for callers of `grpc.health.v1`.
     pub async fn set(&self, service: &'static str, ready: bool) {
         {
             let mut table = self.table.write();
@@ -58,12 +58,12 @@ impl Health {
         }
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.reporter.set_service_status(service, status).await;
-        // The empty name stands for the whole process; tonic reports it ready from birth.
+        // The empty name stands for the whole process, which tonic reports as ready from the start.
         let all = if self.ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.reporter.set_service_status("", all).await;
     }
 
-    /// Whether every service is ready, and there is one.
+    /// Whether there is a service, and every service is ready.
     #[must_use]
     pub fn ready(&self) -> bool {
         let table = self.table.read();
@@ -79,7 +79,8 @@ impl Health {
         table.iter().map(line).collect()
     }
 
-    /// Asks `probe` every second and notes what it says, until shutdown.
+    /// Asks `probe` every second whether a service is ready and notes the answer, until shutdown.
+    /// From then on the service is not ready.
     pub fn watch<'a, F>(
         &'a self,
         service: &'static str,
@@ -92,7 +93,8 @@ impl Health {
         self.ask_boxed(service, shutdown, Box::new(move || Box::pin(probe())))
     }
 
-    /// Not generic, so that the loop is compiled here and not once more for each probe.
+    /// Does the work of [`Health::watch`]. This function is not generic, so that the loop is
+    /// compiled here and not once more for each probe.
     fn ask_boxed<'a>(
         &'a self,
         service: &'static str,

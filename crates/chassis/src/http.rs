@@ -1,4 +1,4 @@
-//! Serving HTTP within limits: on connections, and on how long a caller may take.
+//! Serving HTTP with limits on the number of connections and on the time that a caller may take.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -22,29 +22,30 @@ use tower::ServiceExt as _;
 
 use crate::shutdown;
 
-/// Bytes of a page that is fetched, at most.
+/// The largest page that [`get`] reads, in bytes; of a larger page the text is empty.
 const PAGE: usize = 64 << 10;
-/// Connections at one time; further ones wait for their turn.
+/// The largest number of connections that a listener serves at one time; further ones wait.
 const CONNECTIONS: usize = 1024;
-/// How long a caller may take to send the head of a request,
+/// How long a caller may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection may last in all.
+/// How long a connection of [`serve`] may last in all.
 const CONNECTION: Duration = Duration::from_secs(30);
-/// Calls that one connection may have open over HTTP/2.
+/// The largest number of calls that a connection may have open over HTTP/2.
 const STREAMS: u32 = 64;
-/// How long a connection for streams may have no call, and a call no answer.
+/// How long a connection of [`serve_streams`] may be without a call, and how long a call may wait
+/// for the beginning of its answer.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long a caller's system may take nothing of an answer. Over HTTP/2 a caller that shows
-/// signs of life, but reads nothing of a stream, keeps its place.
+/// How long a caller's system may accept nothing of an answer. Over HTTP/2, a caller that answers
+/// pings but reads nothing of a stream keeps its place.
 const STALL: Duration = Duration::from_secs(30);
-/// How often a caller over HTTP/2 is asked for a sign of life, and how soon it must come.
+/// How often a caller over HTTP/2 is pinged, and how long it may take to answer a ping.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How long to wait before the next attempt when accepting fails, for want of
-/// descriptors most likely.
+/// How long to wait after a connection could not be accepted, most likely because the process has
+/// no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves pages over HTTP/1.1, a connection for each, until shutdown; requests in flight
-/// then get the drain time to finish.
+/// Serves pages over HTTP/1.1, one request on each connection, until shutdown. Requests in flight
+/// then get [`shutdown::DRAIN`] to finish.
 ///
 /// The future is boxed, so that hyper is compiled here and not once more in each caller's crate.
 pub fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
@@ -53,10 +54,10 @@ pub fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken)
     })
 }
 
-/// Serves pages and streams that last, over HTTP/1.1 and HTTP/2, until shutdown. Who serves
-/// a stream is to end it then.
+/// Serves pages and long-lived streams over HTTP/1.1 and HTTP/2, until shutdown. Whoever answers
+/// with a stream must end the stream then.
 ///
-/// The future is boxed for the same reason as that of [`serve`].
+/// The future is boxed for the reason that [`serve`] gives.
 pub fn serve_streams(
     listener: TcpListener,
     router: Router,
@@ -99,24 +100,24 @@ where
     shutdown::within_drain(shutdown, connections.wait()).await;
 }
 
-/// A page that cannot be fetched: one line that says why.
+/// Why a page cannot be fetched, as one line.
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {
-    /// The address is none.
-    #[error("{0:?} is no page: use http://HOST:PORT/PATH")]
+    /// The text is not the address of a page.
+    #[error("{0:?} is not the address of a page: use http://HOST:PORT/PATH")]
     Address(String),
     /// Nobody listens there, or the connection broke.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// What is there speaks something else.
+    /// The other end does not speak HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
 }
 
-/// Fetches a small page; gives its status and its text.
+/// Fetches a page of at most 64 KiB, and gives its status code and its text.
 ///
 /// # Errors
-/// When there is no answer. It waits for as long as that takes.
+/// When `url` is not an address, or no answer comes. The call has no deadline.
 pub fn get(url: &str) -> BoxFuture<'_, Result<(u16, String), GetError>> {
     Box::pin(fetch(url))
 }
@@ -151,7 +152,7 @@ async fn serve_page(stream: TcpStream, router: Router, shutdown: CancellationTok
     let mut connection = std::pin::pin!(connection);
     let limit = time::sleep(CONNECTION);
     tokio::select! {
-        // Whatever ended it, the caller knows: there is nobody else to tell.
+        // The caller knows why the connection ended, and nobody else has to be told.
         _ = connection.as_mut() => return,
         () = limit => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -160,7 +161,7 @@ async fn serve_page(stream: TcpStream, router: Router, shutdown: CancellationTok
 }
 
 async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationToken) {
-    // An answer may be a few bytes, and is looked at while it comes.
+    // A stream may send a few bytes at a time, and its reader wants them at once.
     let _ = stream.set_nodelay(true);
     limit_stall(&stream);
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -173,7 +174,7 @@ async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationT
     let connection = server.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        // Whatever ended it, the caller knows: there is nobody else to tell.
+        // The caller knows why the connection ended, and nobody else has to be told.
         _ = connection.as_mut() => return,
         () = calls.are_none_for(IDLE) => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -181,8 +182,8 @@ async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationT
     let _ = shutdown::within_drain(&shutdown, connection).await;
 }
 
-/// Has the system close the connection of a caller that takes nothing. Elsewhere than on
-/// Linux only what the protocol has against that does.
+/// Has the system close the connection of a caller that accepts nothing for [`STALL`]. Only Linux
+/// can: on other systems nothing but the protocol's own limits ends such a connection.
 fn limit_stall(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     if let Ok(stall) = STALL.as_millis().try_into() {
@@ -190,7 +191,7 @@ fn limit_stall(stream: &TcpStream) {
     }
 }
 
-/// Answers a call, which lasts until the last of its answer is on its way.
+/// Answers a call. The call is under way until the last part of its answer has been passed on.
 async fn answer(
     router: Router,
     request: Request<Incoming>,
@@ -209,13 +210,13 @@ async fn answer(
     }))
 }
 
-/// The calls that a connection has under way.
+/// The number of calls that a connection has under way.
 #[derive(Default)]
 struct Calls {
     number: watch::Sender<usize>,
 }
 
-/// A call is under way for as long as this lives.
+/// A call that is under way until this value is dropped.
 struct Call {
     number: watch::Sender<usize>,
 }
@@ -226,12 +227,13 @@ impl Calls {
         Call { number: self.number.clone() }
     }
 
-    /// Returns when there has been no call for so long.
+    /// Returns once no call has been under way for `idle`.
     async fn are_none_for(&self, idle: Duration) {
         let mut number = self.number.subscribe();
         loop {
             let is_idle = *number.borrow_and_update() == 0;
-            // Any change, not a number: a call may be over before this looks. The sender is here.
+            // Waits for any change and not for a number: a call may begin and end unseen in
+            // between. `self` holds the sender, so `changed` cannot fail.
             match time::timeout(idle, number.changed()).await {
                 Err(_) if is_idle => return,
                 _ => {}
@@ -279,9 +281,9 @@ mod tests {
         let served = tokio::spawn(serve_streams(listener, Router::new(), shutdown.clone()));
         let (mut silent, mut slow) =
             (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
-        // The beginning of what may become HTTP/2.
+        // These bytes may be the beginning of an HTTP/2 connection.
         slow.write_all(b"PRI").await.unwrap();
-        // Both are accepted by the time that a later one is answered.
+        // Once a later connection is answered, both have been accepted.
         let mut quick = TcpStream::connect(address).await.unwrap();
         quick.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut text = String::new();

@@ -1,10 +1,10 @@
-//! Where sockets are opened, and nowhere else.
+//! The only place where services open the sockets that they listen on.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that the system may hold for us until we accept them.
+/// The largest number of connections that the system holds until a service accepts them.
 const BACKLOG: u32 = 4096;
 
 /// An address that cannot be listened on.
@@ -12,14 +12,14 @@ const BACKLOG: u32 = 4096;
 #[error("{}", explain(*address, error))]
 pub struct ListenError {
     address: SocketAddr,
-    // Told in the message, and so not as its source.
+    // The message contains this error, so it is not given as the source as well.
     error: io::Error,
 }
 
 fn explain(address: SocketAddr, error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => "the port is in use: stop what listens there or choose another port",
-        io::ErrorKind::PermissionDenied => "not permitted: choose a port from 1024 on",
+        io::ErrorKind::PermissionDenied => "not permitted: choose port 1024 or higher",
         io::ErrorKind::AddrNotAvailable => "this machine has no such address",
         _ => return format!("cannot listen on {address}: {error}"),
     };
@@ -29,7 +29,7 @@ fn explain(address: SocketAddr, error: &io::Error) -> String {
 /// Listens for TCP connections on an address; port 0 lets the system choose.
 ///
 /// # Errors
-/// Says in one line why it cannot be done and what to do.
+/// When the address cannot be listened on. The error says in one line why, and what to do.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

@@ -10,14 +10,14 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes that may wait for the reader of standard output.
+/// How many bytes may wait for the reader of standard output; a line that comes then is dropped.
 const CAPACITY: usize = 1 << 20;
-/// How long the last lines may take to be written.
+/// How long [`OperationLogWriter::finish`] waits until the last lines are written.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long lines are collected before they are written together.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Where lines go. Clones share one buffer and one writing thread.
+/// A log to which services add lines. Clones share one buffer and one writing thread.
 #[derive(Debug, Clone)]
 pub struct OperationLog {
     shared: Option<Arc<Shared>>,
@@ -36,20 +36,20 @@ struct Buffer {
     finished: bool,
 }
 
-/// Writes the lines; [`OperationLogWriter::finish`] sees the last of them out.
+/// The owner of the writing thread. [`OperationLogWriter::finish`] has the last lines written.
 #[derive(Debug)]
 pub struct OperationLogWriter {
     shared: Option<Arc<Shared>>,
 }
 
 impl OperationLog {
-    /// A log that keeps nothing.
+    /// Makes a log that drops every line.
     #[must_use]
     pub fn off() -> Self {
         Self { shared: None }
     }
 
-    /// A log that writes to standard output from a thread of its own.
+    /// Makes a log that writes to standard output from a thread of its own.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -63,13 +63,14 @@ impl OperationLog {
         Ok((Self { shared: Some(shared) }, writer))
     }
 
-    /// Whether lines go anywhere.
+    /// Whether this log writes its lines; a log from [`OperationLog::off`] does not.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// Adds a line, which `write` appends without its line break.
+    /// Adds a line. `write` appends the text of the line without its line break. While the buffer
+    /// is full, the line is dropped and counted, and `write` is not called.
     pub fn line(&self, write: impl FnOnce(&mut String)) {
         let Some(shared) = &self.shared else { return };
         let mut buffer = shared.buffer.lock();
@@ -89,14 +90,14 @@ impl OperationLog {
 }
 
 impl OperationLogWriter {
-    /// A writer beside [`OperationLog::off`].
+    /// Makes the writer that belongs to [`OperationLog::off`] and has nothing to write.
     #[must_use]
     pub fn off() -> Self {
         Self { shared: None }
     }
 
-    /// Writes what is left and ends the thread. A reader that does not read is waited
-    /// for a second at most; the end of the process then ends the thread.
+    /// Writes the lines that are left and ends the thread. If nobody reads standard output, this
+    /// waits for a second at most, and the thread ends with the process.
     pub fn finish(mut self) {
         let Some(shared) = self.shared.take() else { return };
         let mut buffer = shared.buffer.lock();
@@ -123,7 +124,7 @@ fn write_lines(shared: &Shared) {
         let closed = buffer.closed;
         drop(buffer);
         let mut stdout = io::stdout().lock();
-        // Whoever read the output may have gone; the index goes on without.
+        // The reader of the output may have gone; the index goes on without a reader.
         let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
         lines.clear();
         if closed {

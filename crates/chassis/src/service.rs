@@ -30,9 +30,10 @@ pub struct ServiceConfig {
     /// Address for /livez, /readyz and /metrics; none if not given
     #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
-    /// Where the state is kept: embedded:DIR, redis://[USER:PASSWORD@]HOST[:PORT] or
-    /// redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]
+    /// Where the state is kept.
     #[arg(
+        help = "Where the state is kept: embedded:DIR, redis://[USER:PASSWORD@]HOST[:PORT] or \
+                redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]",
         long,
         env = "LONJA_STORE",
         value_name = "URL",
@@ -43,57 +44,58 @@ pub struct ServiceConfig {
     /// What every key in Redis begins with; give each index that shares a Redis its own
     #[arg(long, env = "LONJA_REDIS_PREFIX", value_name = "PREFIX", default_value = "lonja")]
     pub redis_prefix: String,
-    /// Who it is to other services.
+    /// The certificate with which this service shows other services who it is.
     #[command(flatten)]
     pub tls: TlsConfig,
 }
 
 impl ServiceConfig {
-    /// A service's keys in the Redis that is the store.
+    /// Gives access to the keys of a service in the Redis that is the store. Nothing is sent yet.
     ///
     /// # Errors
-    /// When the store is no Redis.
+    /// When the store is not a Redis.
     pub fn redis(&self, service: &'static str) -> Result<Redis, RedisError> {
         Redis::new(&self.store, &self.redis_prefix, service)
     }
 }
 
-/// Where the services are that keep state, for one that calls them.
+/// Addresses of the services that keep state, for a service that calls them.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BackendConfig {
-    /// Where the registry is
+    /// Address of the registry: http://HOST:PORT
     #[arg(long, env = "LONJA_REGISTRY", value_name = "URL")]
     pub registry: String,
-    /// Where the catalog is
+    /// Address of the catalog: http://HOST:PORT
     #[arg(long, env = "LONJA_CATALOG", value_name = "URL")]
     pub catalog: String,
-    /// Where the audit is
+    /// Address of the audit: http://HOST:PORT
     #[arg(long, env = "LONJA_AUDIT", value_name = "URL")]
     pub audit: String,
     /// Ask this name server for the replicas of a service, instead of the system's
     #[arg(long, env = "LONJA_DNS_SERVER", value_name = "IP[:PORT]")]
     pub dns_server: Option<NameServer>,
-    /// Who it is to other services.
+    /// The certificate with which this service shows other services who it is.
     #[command(flatten)]
     pub tls: TlsConfig,
 }
 
-/// Ways to the services that keep state. Clones share connections.
+/// Channels to the services that keep state. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct BackendChannels {
-    /// Users and sessions.
+    /// The registry, which has users and sessions.
     pub registry: Channel,
-    /// What each session published.
+    /// The catalog, which has what each session published.
     pub catalog: Channel,
-    /// Every operation, in order.
+    /// The audit, which has every operation, in order.
     pub audit: Channel,
 }
 
 impl BackendConfig {
-    /// Ways to these services, across the network.
+    /// Makes the channels to these services, across the network.
     ///
     /// # Errors
-    /// When an address cannot be one, or the certificates cannot be used.
+    /// When an address is not `http://HOST:PORT`, or the name server or the certificates cannot be
+    /// used.
     pub fn channels(&self) -> Result<BackendChannels, RunError> {
         let names = Names::new(self.dns_server)?;
         let tls = self.tls.load()?;
@@ -107,7 +109,7 @@ impl BackendConfig {
     }
 }
 
-/// Why a service ended other than by shutdown: one line for a person.
+/// Why a service could not start or broke down, as one line for a person.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The data directory cannot be used.
@@ -119,7 +121,7 @@ pub enum RunError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Another service cannot be where it is said to be.
+    /// The address that is given for another service is not an address.
     #[error(transparent)]
     Address(#[from] ChannelError),
     /// An address cannot be listened on.
@@ -136,15 +138,15 @@ pub enum RunError {
     Task(#[from] JoinError),
 }
 
-/// A service that runs until shutdown. It is boxed, so that each service is compiled in its own
-/// crate and not in the binary's.
+/// The future of a service that runs until shutdown. The future is boxed, so that each service is
+/// compiled in its own crate and not in the binary's.
 pub type Running = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
 
-/// Serves one gRPC service until shutdown, and its admin endpoints with it. Prints where it
-/// listens.
+/// Serves a gRPC service and its admin endpoints until shutdown, and prints where they listen.
+/// `probe` says whether the service is ready.
 ///
 /// # Errors
-/// When an address cannot be listened on, or a server breaks down.
+/// When the certificates cannot be used, an address cannot be listened on, or a server breaks down.
 pub async fn serve<F>(
     config: &ServiceConfig,
     service: rpc::Service,
@@ -171,7 +173,7 @@ where
 /// Prints where a service listens, a line for each port.
 ///
 /// # Errors
-/// When a socket does not know its address, or nobody reads standard output.
+/// When a socket does not know its address, or standard output cannot be written.
 pub fn announce(name: &str, listener: &TcpListener, admin: Option<&TcpListener>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{name} listens on {}", listener.local_addr()?)?;
@@ -196,7 +198,7 @@ pub async fn serve_admin(listener: Option<TcpListener>, health: &Health, shutdow
     }
 }
 
-/// Keeps the metrics' memory bounded until shutdown.
+/// Keeps the memory of the metrics bounded until shutdown, by [`telemetry::upkeep`] every 5 s.
 pub async fn upkeep(shutdown: &CancellationToken) {
     const INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
     while tokio::time::timeout(INTERVAL, shutdown.cancelled()).await.is_err() {

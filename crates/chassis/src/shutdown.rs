@@ -1,4 +1,4 @@
-//! How a process ends: told once, finished within a bound.
+//! How a process ends: a signal begins the shutdown, and what is in flight gets a bounded time.
 
 use std::{convert::Infallible, future::Future, io, time::Duration};
 
@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 /// How long requests in flight may take to finish after the signal.
 pub const DRAIN: Duration = Duration::from_secs(8);
 
-/// Cancels the token at the first SIGTERM or SIGINT, and ends the process at the second.
-/// To be run beside the service, until that has ended.
+/// Gives a future that cancels `shutdown` at the first SIGTERM or SIGINT, and ends the process with
+/// exit code 1 at the second. Run the future beside the service, until the service has ended.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
@@ -31,8 +31,8 @@ pub fn on_signal(shutdown: CancellationToken) -> io::Result<impl Future<Output =
     })
 }
 
-/// Runs a server until it ends by itself; once shutdown has begun it gets [`DRAIN`] and
-/// is then dropped. `None` says that it had to be.
+/// Runs a server until it ends by itself. Once shutdown has begun, the server gets [`DRAIN`] to
+/// end; after that it is dropped, and the result is `None`.
 pub async fn within_drain<T>(shutdown: &CancellationToken, server: impl Future<Output = T>) -> Option<T> {
     let expired = async {
         shutdown.cancelled().await;

@@ -1,4 +1,4 @@
-//! Where a service keeps its state, as a person says it.
+//! Where a service keeps its state, as a person writes it for `--store`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -16,7 +16,7 @@ pub enum StoreUrl {
     RedisCluster(Vec<ConnectionInfo>),
 }
 
-/// A text that is no store, and why.
+/// The reason why a text is not a store.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
     "{0}; give embedded:DIR, redis://[USER:PASSWORD@]HOST[:PORT] or redis+cluster://HOST[:PORT],HOST[:PORT]"
@@ -28,7 +28,7 @@ impl FromStr for StoreUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         let node = |url: String| {
-            // What is wrong with it could be the password: it is not repeated.
+            // The part that is wrong may be the password, so the error repeats nothing of the text.
             url.into_connection_info().map_err(|_| InvalidStoreUrl("not the address of a Redis".to_owned()))
         };
         if let Some(directory) = text.strip_prefix("embedded:") {
@@ -53,7 +53,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// Without user and password.
+/// Writes the store without its user and password.
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -18,29 +18,29 @@ use tracing_subscriber::{
 
 use crate::trace;
 
-/// Bounds of the buckets of every duration, in seconds.
+/// The upper bounds of the histogram buckets of every duration, in seconds.
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-/// Log lines that may wait for the reader of standard error. A slow one holds up nobody:
-/// what does not fit is dropped.
+/// The largest number of log lines that wait for the reader of standard error. A slow reader holds
+/// nothing up: lines beyond this number are dropped.
 const LOG_LINES: usize = 8192;
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Telemetry that could not be set up.
+/// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The log filter makes no sense.
+    /// The log filter cannot be parsed.
     #[error("the log filter {0:?} is not valid: use a level (info) or target=level pairs")]
     Filter(String),
-    /// Something was set up before.
+    /// Logs or metrics were set up before.
     #[error("telemetry was already set up: {0}")]
     Twice(String),
 }
 
-/// Sets up logging at this filter (`info`, `lonja_gateway=debug` ...) and metrics, once
-/// for the process. The guard writes out the last lines when it is dropped.
+/// Sets up logging with this filter (`info`, `lonja_gateway=debug` ...) and metrics, once for the
+/// process. The guard writes out the last lines when it is dropped.
 ///
 /// # Errors
 /// When the filter is not valid, or when called twice.
@@ -65,7 +65,7 @@ pub fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
     Ok(guard)
 }
 
-/// A log line, behind the ids of the trace and the span that it belongs to, if any.
+/// Formats a log line, after the ids of the trace and the span that the line belongs to, if any.
 struct WithTrace<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for WithTrace<F>
@@ -93,8 +93,8 @@ pub fn render_metrics() -> String {
     METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
-/// Folds what histograms have collected into their buckets, so that memory stays
-/// bounded while nobody scrapes. To be called every few seconds.
+/// Folds the values that histograms have collected into their buckets, so that memory stays bounded
+/// while nobody scrapes. Call this every few seconds.
 pub fn upkeep() {
     if let Some(handle) = METRICS.get() {
         handle.run_upkeep();

@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-/// Shows text with what could act on a terminal or mislead a reader escaped: control
-/// characters and those that change the direction of writing.
+/// Shows text with its harmful characters escaped: control characters, which can act on a terminal,
+/// and characters that are invisible or change the direction of writing, which can mislead a
+/// reader.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(pub &'a str);
 

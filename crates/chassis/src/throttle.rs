@@ -1,10 +1,10 @@
-//! A bound on how often something is said that peers can cause at will.
+//! A bound on how often messages are logged that peers can cause at will.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Lets so many through in each window of time and counts the rest.
+/// Admits a number of messages in each window of time, and counts those that it suppresses.
 #[derive(Debug)]
 pub struct Throttle {
     burst: u32,
@@ -20,13 +20,13 @@ struct State {
 }
 
 impl Throttle {
-    /// For events that are each worth knowing: a hundred a second.
+    /// Makes a throttle for events that are each worth knowing: it admits a hundred a second.
     #[must_use]
     pub const fn events() -> Self {
         Self::new(100, Duration::from_secs(1))
     }
 
-    /// For what recurs for as long as a condition lasts: one a minute.
+    /// Makes a throttle for messages that recur while a condition lasts: it admits one a minute.
     #[must_use]
     pub const fn condition() -> Self {
         Self::new(1, Duration::from_secs(60))
@@ -36,7 +36,8 @@ impl Throttle {
         Self { burst, window, state: Mutex::new(State { began: None, admitted: 0, suppressed: 0 }) }
     }
 
-    /// Whether this one may be said; if so, how many have been suppressed since the last.
+    /// Asks whether a message may be logged now. If so, gives the number of messages that were
+    /// suppressed since the last one that was admitted; otherwise `None`.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }

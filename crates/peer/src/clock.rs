@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use lonja_wire::Datetime;
 use quick_xml::{Reader, events::Event};
 
-/// How long the service may take.
+/// How long the SOAP service may take to answer.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// How old the time of one among many requests may be.
+/// How old a time may be for [`Clock::recent`] to give it again.
 const RECENT: Duration = Duration::from_secs(1);
-/// How long one among many requests does without a service that did not answer.
+/// How long [`Clock::recent`] does not ask a service that has failed.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Bytes of its answer, at most.
+/// The largest size of an answer of the service, in bytes.
 const ANSWER: u64 = 64 << 10;
 
 const CALL: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\
     <soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Body>\
     <datetime xmlns=\"http://tests.python-zeep.org/\"/></soap:Body></soap:Envelope>";
 
-/// Where the time is asked.
+/// A client of the SOAP service that gives the time.
 #[derive(Debug)]
 pub(crate) struct Clock {
     url: String,
@@ -28,17 +28,17 @@ pub(crate) struct Clock {
     last: Option<(Instant, Datetime)>,
 }
 
-/// The service did not say what time it is.
+/// Why the service gave no time.
 #[derive(Debug, thiserror::Error)]
 enum ClockError {
     #[error(transparent)]
     Http(#[from] ureq::Error),
-    #[error("its answer has no time")]
+    #[error("the answer has no datetimeResult")]
     NoTime,
 }
 
 impl Clock {
-    /// Asks at the address of the service; a query such as `?wsdl` is left out.
+    /// A clock that asks the service at `url`. A query such as `?wsdl` is left out.
     #[must_use]
     pub(crate) fn new(url: &str) -> Self {
         let url = url.split('?').next().unwrap_or_default().to_owned();
@@ -46,15 +46,15 @@ impl Clock {
         Self { url, agent: config.build().new_agent(), warned: false, failed: None, last: None }
     }
 
-    /// The time. A request must not fail for want of it: without the service it is this
-    /// machine's, and the first time that happens standard error says so.
+    /// Asks the service for the time. A request must not fail for want of a time: if the service
+    /// gives none, this machine's time is taken, and standard error says so once.
     pub(crate) fn now(&mut self) -> Datetime {
         let asked = self.ask();
         self.failed = asked.is_err().then(Instant::now);
         let datetime = asked.unwrap_or_else(|error| {
             if !self.warned {
                 self.warned = true;
-                complain!("lonja: {} gives no time, so this machine's is taken: {error}", self.url);
+                complain!("lonja: no time from {}, using this machine's clock: {error}", self.url);
             }
             local()
         });
@@ -62,7 +62,8 @@ impl Clock {
         datetime
     }
 
-    /// The time, not older than a second: for many requests in a row.
+    /// The time for one of many requests in a row. The time may be [`RECENT`] old; for [`AGAIN`]
+    /// after the service has failed, this machine's time is taken.
     pub(crate) fn recent(&mut self) -> Datetime {
         match &self.last {
             Some((when, datetime)) if when.elapsed() < RECENT => datetime.clone(),
@@ -81,11 +82,11 @@ impl Clock {
 
 fn local() -> Datetime {
     let text = jiff::Zoned::now().strftime("%d/%m/%Y %H:%M:%S").to_string();
-    // Nineteen digits and separators, which a field always holds.
+    // The text has 19 digits and separators, which a field always holds.
     text.parse().unwrap_or_else(|_| unreachable!("{text}"))
 }
 
-/// The text of `datetimeResult`.
+/// Reads the time from the element `datetimeResult` of an answer.
 fn read(answer: &str) -> Option<Datetime> {
     let mut reader = Reader::from_str(answer);
     let mut inside = false;

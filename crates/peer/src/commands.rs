@@ -27,88 +27,90 @@ use crate::{
     text::visible,
 };
 
-/// A command for scripts. The names of the shell's commands are understood too.
+/// A command for scripts. A command is also understood under its name in the shell.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub(crate) enum Command {
     /// Add a user
     #[command(alias = "REGISTER")]
     Register {
-        /// The user; --as names it too
+        /// User to add; the user of --as if not given
         user: Option<String>,
     },
     /// Remove a user and end its session
     #[command(alias = "UNREGISTER")]
     Unregister {
-        /// The user; --as names it too
+        /// User to remove; the user of --as if not given
         user: Option<String>,
     },
-    /// Open a session, and serve what is published from this folder until interrupted
+    /// Open a session, and serve the user's published files from --data-dir until interrupted
     ///
-    /// With a PORT the session is for another program, which serves files at that port of this
-    /// machine, and the command ends at once. `connect PORT --as USER` does the same.
+    /// With a PORT, the session is for another program, which serves files at that port of this
+    /// machine, and the command ends at once. `connect PORT --as USER` is another way to write
+    /// `connect USER PORT`.
     #[command(alias = "CONNECT")]
     Connect {
-        /// The user to open a session for, and the port at which another program serves
+        /// User to open a session for, and perhaps the port at which another program serves files
         #[arg(value_names = ["USER", "PORT"], num_args = 1..=2)]
         what: Vec<String>,
     },
     /// End a user's session, wherever it was opened
     #[command(alias = "DISCONNECT")]
     Disconnect {
-        /// The user; --as names it too
+        /// User whose session to end; the user of --as if not given
         user: Option<String>,
     },
-    /// Publish a file in the session that a user has open
+    /// Publish a file in the session that the user of --as has open
     #[command(alias = "PUBLISH")]
     Publish {
-        /// The file's name
+        /// Name of the file
         file: String,
-        /// What the file is, in one or more words
+        /// Description of the file, in one or more words
         description: Vec<String>,
     },
-    /// Publish a file no longer
+    /// Stop publishing a file
     #[command(alias = "DELETE")]
     Delete {
-        /// The file's name
+        /// Name of the file
         file: String,
     },
-    /// List who is online
+    /// List the users who are online
     #[command(aliases = ["list_users", "LIST_USERS"])]
     Users,
-    /// List what a user offers
+    /// List the files that a user offers
     #[command(aliases = ["list_content", "LIST_CONTENT"])]
     Content {
-        /// The user who offers
+        /// User whose files to list
         user: String,
     },
     /// Copy a file from a user
     #[command(aliases = ["get_file", "GET_FILE"])]
     Get {
-        /// The user, the file, and perhaps the path of the copy; only the file with --from
+        /// User, file, and perhaps the path of the copy; with --from, only the file
         #[arg(value_names = ["USER", "FILE", "COPY"], num_args = 1..=3, required = true)]
         what: Vec<String>,
-        /// Copy from these users, who have the same file, at one time
+        /// User to copy from; repeat --from to copy from several users at one time, who must have
+        /// the same file
         #[arg(long, value_name = "USER")]
         from: Vec<String>,
         /// Path of the copy; the file's own name if not given
         #[arg(short, long, value_name = "PATH")]
         output: Option<PathBuf>,
-        /// Replace a file that is there
+        /// Replace a file that has the path of the copy
         #[arg(long)]
         force: bool,
     },
     /// Offer every file below a directory, until interrupted
     Share {
-        /// The directory
+        /// Directory to offer
         directory: PathBuf,
-        /// What its files are
+        /// Description that every file gets
         #[arg(long, value_name = "TEXT", default_value = "")]
         description: String,
     },
 }
 
 impl Command {
-    /// The directory that it serves from, if it serves.
+    /// The directory that the command serves files from, if the command names one.
     #[must_use]
     pub(crate) fn shared(&self) -> Option<&Path> {
         match self {
@@ -117,16 +119,16 @@ impl Command {
         }
     }
 
-    /// Whether other commands publish what this one serves.
+    /// Whether this command serves what other commands publish.
     #[must_use]
     pub(crate) fn serves_what_others_publish(&self) -> bool {
         matches!(self, Self::Connect { .. })
     }
 
-    /// The user that the command names, or else the one that `--as` names.
+    /// The user that the command names, or else the user that `--as` names (`named`).
     ///
     /// # Errors
-    /// When neither does.
+    /// When neither names a user.
     pub(crate) fn user(&self, named: Option<String>) -> Result<String, CommandError> {
         let own = match self {
             Self::Register { user } | Self::Unregister { user } | Self::Disconnect { user } => user.clone(),
@@ -136,22 +138,22 @@ impl Command {
                 [user, ..] => Some(user.clone()),
                 [] => None,
             },
-            _ => return named.ok_or(CommandError::Usage("say as whom: --as USER")),
+            _ => return named.ok_or(CommandError::Usage("name the user with --as USER")),
         };
-        own.or(named).ok_or(CommandError::Usage("say which USER"))
+        own.or(named).ok_or(CommandError::Usage("name the user: USER or --as USER"))
     }
 }
 
-/// The port at which another program serves, if `connect` names one.
+/// The port at which another program serves files, if `connect` names a port.
 fn port(mut what: Vec<String>, user: &str) -> Result<Option<NonZeroU16>, CommandError> {
     if what.first().is_some_and(|first| first == user) {
         what.remove(0);
     }
     let port = what.pop().map(|port| port.parse());
-    port.transpose().map_err(|_| CommandError::Usage("PORT: a number from 1 to 65535"))
+    port.transpose().map_err(|_| CommandError::Usage("PORT must be a number from 1 to 65535"))
 }
 
-/// Runs a command as that user.
+/// Runs a command as the user `name`.
 ///
 /// # Errors
 /// When the command was not carried out.
@@ -166,11 +168,11 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
     let (end, ended) = mpsc::sync_channel(1);
     on_signal(move |_| {
         if interrupt.is_raised() {
-            // Whatever holds it up, a second signal is meant.
+            // A second signal ends the process at once, whatever holds up the command.
             process::exit(1);
         }
         interrupt.raise();
-        // Only one command waits for it.
+        // One message in the channel is enough, because only one command waits for it.
         let _ = end.try_send(());
     })?;
     let now = peer.now();
@@ -216,23 +218,23 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
         }
         Command::Share { .. } => Ok(()),
     };
-    // A session that was opened for this command alone ends with it, however it ended.
+    // A session that was opened for this command ends with the command, carried out or not.
     peer.interrupt().reset();
     peer.leave();
     result
 }
 
-/// Serves what is published until a signal comes.
+/// Serves what `user` has published until a signal comes.
 fn serve(peer: &Peer, user: &Username, ended: &Receiver<()>) {
     if let Some((address, _)) = peer.serving(user) {
         let folder = visible(&peer.folder().to_string_lossy());
-        complain!("lonja: {user} serves what is published of {folder} at {address}, until interrupted");
+        complain!("lonja: {user} serves published files from {folder} at {address}; Ctrl-C ends it");
     }
-    // The sender is gone when there is no thread for signals any more.
+    // This fails only if the thread for signals, which has the sender, is gone.
     let _ = ended.recv();
 }
 
-/// From whom, and what.
+/// The users to copy from, and the file to copy, from the arguments of `get`.
 fn sources(mut what: Vec<String>, from: Vec<String>) -> Result<(Vec<String>, String), CommandError> {
     let file = what.pop().unwrap_or_default();
     if what.len() > 1 {
@@ -246,7 +248,8 @@ fn sources(mut what: Vec<String>, from: Vec<String>) -> Result<(Vec<String>, Str
     }
 }
 
-/// Does what only a connected user may. One who is not is connected meanwhile.
+/// Asks for a list that only a connected user may have. A user who is not connected is connected
+/// until the command ends.
 fn connected<T>(
     peer: &mut Peer,
     user: &Username,
@@ -271,7 +274,7 @@ fn get(
     force: bool,
 ) -> Result<(PathBuf, Copied), CommandError> {
     let typed: Filename = file.parse().map_err(|error| PeerError::Field("file name", error))?;
-    // Before anybody is asked for anything.
+    // A target that cannot be used is refused before anybody is asked for anything.
     let target = |filename| Target { path: target_path(output, filename), overwrite: force };
     target(&typed).check().map_err(crate::copy::CopyError::from)?;
     let online = connected(peer, user, Peer::list_users)?;
@@ -295,7 +298,7 @@ fn get(
     Ok((path, copied))
 }
 
-/// Says how it went.
+/// Prints how a command went, as lines or as JSON.
 struct Told {
     json: bool,
 }
@@ -321,8 +324,8 @@ impl Told {
         )
     }
 
-    /// Prints lines, or as JSON the operation, the status, what a shell would print, and
-    /// what is listed.
+    /// Prints the lines, or a JSON object with the operation, the status, what a shell would print,
+    /// and what is listed.
     fn reply(
         &self,
         operation: Operation,
@@ -366,7 +369,7 @@ impl Told {
             (Ok((path, copied)), false) => {
                 writeln!(out, "{}", visible(&path.to_string_lossy()))?;
                 if copied.hash.is_none() {
-                    complain!("lonja: copied from an original peer, which gives nothing to check it against");
+                    complain!("lonja: the copy is not verified: an original peer sends no hash");
                 }
             }
             (Err(error), true) => {

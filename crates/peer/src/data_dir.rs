@@ -14,31 +14,31 @@ use std::{
 use lonja_wire::{Username, reply::UserEntry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Bytes of a file name that every file system takes.
+/// The largest size of a file name that every file system takes, in bytes.
 const NAME_MAX: usize = 255;
-/// How long another process may have the directory locked.
+/// How long to wait for another process to unlock the directory.
 const LOCK: Duration = Duration::from_secs(2);
-/// Begins the names of the markers.
+/// The beginning of the name of each marker, and of each file that is being written.
 const MARKER: &str = ".lonja-session";
-/// Bytes of a marker: a host name, and some ports.
+/// The size of a marker, in bytes: enough for a host name and [`PORTS`] ports.
 const MARKER_BYTES: usize = 1024;
-/// Ports that a marker remembers, at most.
+/// The largest number of ports that a marker remembers.
 const PORTS: usize = 64;
-/// Begins the names of the users that were listed last.
+/// The beginning of the name of each file of listed users.
 const LISTED: &str = "listusers";
-/// Begins the names of what is published.
+/// The beginning of the name of each file of published files.
 const PUBLISHED: &str = "published";
 
 /// A row of `listusers-<username>.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ListedUser {
-    /// Who is connected.
+    /// The name of a connected user.
     #[serde(rename = "Username")]
     pub(crate) username: String,
-    /// Where others dial it.
+    /// The IPv4 address at which others dial the user.
     #[serde(rename = "IP address")]
     pub(crate) address: String,
-    /// On which port.
+    /// The port at which others dial the user.
     #[serde(rename = "Port")]
     pub(crate) port: String,
 }
@@ -46,10 +46,10 @@ pub(crate) struct ListedUser {
 /// A row of `published-<username>.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PublishedFile {
-    /// The name to ask for.
+    /// The name under which others ask for the file.
     #[serde(rename = "Filename")]
     pub(crate) filename: String,
-    /// What its owner says of it.
+    /// What the owner says about the file.
     #[serde(rename = "Description")]
     pub(crate) description: String,
 }
@@ -64,7 +64,7 @@ impl From<&UserEntry> for ListedUser {
     }
 }
 
-/// A file that cannot be read or written.
+/// Why a file of the directory cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}; use --data-dir to choose another folder", path.display())]
 pub(crate) struct DataError {
@@ -72,28 +72,31 @@ pub(crate) struct DataError {
     source: io::Error,
 }
 
-/// The directory, which is the working directory of an original peer.
+/// The directory where a peer keeps its JSON files and markers. For an original peer that is the
+/// working directory.
 #[derive(Debug, Clone)]
 pub(crate) struct DataDir(PathBuf);
 
 /// A session that a peer has opened and not closed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OpenSession {
-    /// At which index.
+    /// The index that has the session, as HOST:PORT.
     pub(crate) index: String,
-    /// On which ports it may be listed: of each attempt to open it that may have succeeded.
+    /// The ports at which the index may list the session: the port of each attempt to open it that
+    /// may have succeeded.
     pub(crate) ports: Vec<u16>,
-    /// It is being closed, to be opened again with what it has published.
+    /// Whether the session is being closed, to be opened again with what it has published.
     #[serde(default)]
     pub(crate) replacing: bool,
 }
 
 impl OpenSession {
-    /// One that is opened at this port, or is one of an earlier attempt.
+    /// A session that is opened at `port`, or that an `earlier` attempt has opened.
     pub(crate) fn at(index: String, earlier: Option<&Self>, port: u16) -> Self {
         let mut ports = earlier.map(|earlier| earlier.ports.clone()).unwrap_or_default();
         ports.retain(|earlier| *earlier != port);
-        // The first is that of the session that was open; the others are of later attempts.
+        // The first port is the port of the session that was open; the others are of later
+        // attempts.
         if ports.len() >= PORTS {
             ports.remove(1);
         }
@@ -102,7 +105,7 @@ impl OpenSession {
     }
 }
 
-/// The marker of a session, held by one process at a time.
+/// A file that stands for an open session. One process holds it at a time.
 #[derive(Debug)]
 pub(crate) struct Marker {
     path: PathBuf,
@@ -110,13 +113,13 @@ pub(crate) struct Marker {
 }
 
 impl DataDir {
-    /// That directory.
+    /// Keeps files in the directory `path`.
     #[must_use]
     pub(crate) fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Whether a file of that name is one of a peer's own.
+    /// Whether a file of this name is one that a peer keeps.
     #[must_use]
     pub(crate) fn is_own(name: &str) -> bool {
         let stem = [LISTED, PUBLISHED].iter().any(|begin| {
@@ -125,18 +128,18 @@ impl DataDir {
         stem || name.starts_with(MARKER)
     }
 
-    /// Who was listed last.
+    /// Reads the users that were listed last for the user `of`.
     ///
     /// # Errors
-    /// When there is no such list.
+    /// When there is no such list, or it cannot be read.
     pub(crate) fn listed_users(&self, of: Option<&Username>) -> Result<Vec<ListedUser>, DataError> {
         self.read(LISTED, of)
     }
 
-    /// Keeps who was listed.
+    /// Writes the users that were listed for the user `of`.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the list cannot be written.
     pub(crate) fn keep_listed_users(
         &self,
         of: Option<&Username>,
@@ -145,26 +148,26 @@ impl DataDir {
         self.write(LISTED, of, rows)
     }
 
-    /// What was published last.
+    /// Reads what the user `by` has published.
     ///
     /// # Errors
-    /// When there is no such list.
+    /// When there is no such list, or it cannot be read.
     pub(crate) fn published(&self, by: &Username) -> Result<Vec<PublishedFile>, DataError> {
         self.read(PUBLISHED, Some(by))
     }
 
-    /// Keeps what is published.
+    /// Writes what the user `by` has published.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the list cannot be written.
     pub(crate) fn keep_published(&self, by: &Username, rows: &[PublishedFile]) -> Result<(), DataError> {
         self.write(PUBLISHED, Some(by), rows)
     }
 
-    /// Changes what is published, while no other process changes it.
+    /// Changes the list of what the user `by` has published, while no other process changes it.
     ///
     /// # Errors
-    /// When it cannot be read or written, or another process does not finish.
+    /// When the list cannot be written, or another process keeps the directory locked.
     pub(crate) fn change_published(
         &self,
         by: &Username,
@@ -177,7 +180,7 @@ impl DataDir {
         self.keep_published(by, &rows)
     }
 
-    /// Locks the directory until the file that is given is dropped.
+    /// Locks the directory until the file that is returned is dropped.
     fn lock(&self) -> Result<File, DataError> {
         let path = self.directory().to_owned();
         let lock = || {
@@ -202,14 +205,15 @@ impl DataDir {
     /// Takes the marker of a user's session; `None` if another process has it.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the marker cannot be made.
     pub(crate) fn marker(&self, user: &Username) -> Result<Option<Marker>, DataError> {
         let path = self.path(MARKER, Some(user));
         loop {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(|source| DataError { path: path.clone(), source })?;
             match file.try_lock() {
-                // Removed by whoever had it before: this is a file that nobody else sees.
+                // The process that held the marker before has removed this file, so no other
+                // process would see it locked: try again.
                 Ok(()) if !is_at(&file, &path) => {}
                 Ok(()) => return Ok(Some(Marker { path, file })),
                 Err(TryLockError::WouldBlock) => return Ok(None),
@@ -231,7 +235,7 @@ impl DataDir {
     fn write<T: Serialize>(&self, begin: &str, of: Option<&Username>, rows: &[T]) -> Result<(), DataError> {
         let path = self.path(begin, of);
         let write = || {
-            // In a piece, as others may read it at any time.
+            // The new list replaces the old list at once, because others may read it at any time.
             let mut builder = tempfile::Builder::new();
             builder.prefix(MARKER).permissions(Permissions::from_mode(0o666));
             let mut file = builder.tempfile_in(self.directory())?;
@@ -244,20 +248,20 @@ impl DataDir {
 }
 
 impl Marker {
-    /// The session that a killed peer has left behind.
+    /// The session that a killed peer has left behind, if any.
     #[must_use]
     pub(crate) fn left_behind(&self) -> Option<OpenSession> {
         serde_json::from_reader(&self.file).ok()
     }
 
-    /// Writes down which session it stands for.
+    /// Writes down the session that the marker stands for.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the marker cannot be written.
     pub(crate) fn mark(&mut self, session: &OpenSession) -> Result<(), DataError> {
         let write = || {
             let mut text = serde_json::to_string(session)?;
-            // Always as long, so that it takes the place of another in one write.
+            // The text always has the same length, so that one write replaces the text before.
             text.extend(std::iter::repeat_n(' ', MARKER_BYTES.saturating_sub(text.len())));
             self.file.write_all_at(text.as_bytes(), 0)?;
             self.file.sync_all()
@@ -265,9 +269,9 @@ impl Marker {
         write().map_err(|source| DataError { path: self.path.clone(), source })
     }
 
-    /// The session is closed.
+    /// Removes the marker, because its session is closed.
     pub(crate) fn clear(self) {
-        // If it stays, the next start finds a session that is not open any more.
+        // If the marker stays, the next start finds a session that is not open any more.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -277,8 +281,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     (held.dev(), held.ino()) == (there.dev(), there.ino())
 }
 
-/// A file name for a user, as the original peers make it. What they could not create, a
-/// name with a slash or too long a one, is one here that no other user has.
+/// The file name for a user, as the original peers make it. Where they cannot create the file,
+/// because the user's name has a slash or is too long, the file name is one that no other user has.
 fn file_name(begin: &str, user: &str) -> String {
     let name = format!("{begin}-{user}.json");
     if !user.contains(['/', '\\']) && name.len() <= NAME_MAX {
@@ -291,7 +295,7 @@ fn file_name(begin: &str, user: &str) -> String {
     format!("{begin}-{safe}-{:.16}.json", blake3::hash(user.as_bytes()).to_hex())
 }
 
-/// As Python's `json.dump(rows, file, indent=4)` writes it: in ASCII.
+/// The rows as Python's `json.dump(rows, file, indent=4)` writes them: in ASCII.
 fn python_json(rows: &(impl Serialize + ?Sized)) -> io::Result<String> {
     let mut bytes = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
@@ -299,14 +303,13 @@ fn python_json(rows: &(impl Serialize + ?Sized)) -> io::Result<String> {
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;
     let mut ascii = String::with_capacity(text.len());
     for character in text.chars() {
-        // Only strings hold others, and there this is how JSON writes them.
-        match character.is_ascii() && character != '\u{7f}' {
-            true => ascii.push(character),
-            false => {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    // Writing to a string does not fail.
-                    let _ = write!(ascii, "\\u{unit:04x}");
-                }
+        // Only strings hold other characters, and JSON writes them there as UTF-16 escapes.
+        if character.is_ascii() && character != '\u{7f}' {
+            ascii.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(ascii, "\\u{unit:04x}");
             }
         }
     }
@@ -368,7 +371,7 @@ mod tests {
         assert!(data.marker(&user("alice")).unwrap().is_none());
         let session = OpenSession::at("localhost:5050".into(), None, 50_085);
         marker.mark(&session).unwrap();
-        // Dropped as by a kill.
+        // The marker is dropped as by a kill.
         drop(marker);
         let marker = data.marker(&user("alice")).unwrap().unwrap();
         assert_eq!(marker.left_behind(), Some(session));

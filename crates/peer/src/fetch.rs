@@ -19,42 +19,42 @@ use crate::{
     pipe::Pipe,
 };
 
-/// How long a peer may take to accept.
+/// How long connecting to a peer may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a peer may take to answer, and until the next bytes.
+/// How long a peer may take to send the next bytes, of its answer or of a file.
 const STALL: Duration = Duration::from_secs(20);
-/// How long a peer may compute the hash of a file, which it does once.
+/// How long a peer may take to compute the hash of a file, which it computes once.
 const HASHING: Duration = Duration::from_secs(600);
-/// How long to wait before asking again whether it has.
+/// How long to wait before asking again whether the hash has been computed.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// A peer that has the file.
+/// A peer that a file is copied from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Its name, for messages.
+    /// The peer's username, as messages show it.
     pub user: String,
-    /// Where it serves.
+    /// The address at which the peer serves files.
     pub address: SocketAddr,
 }
 
 /// Why a peer does not give a file.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// Status 1.
+    /// The peer answered with status 1: no such file, or the file is not published.
     #[error("{0} does not publish that file, or does not have it any more")]
     NoFile(String),
-    /// Any other status.
+    /// The peer answered with another failure.
     #[error("{0} cannot give that file")]
     Refused(String),
-    /// Nobody is there, or the connection broke.
+    /// The connection could not be opened, or it broke.
     #[error("no answer from {0}: {1}")]
     Io(String, #[source] io::Error),
-    /// Ctrl-C.
+    /// The interrupt was raised, for example by Ctrl-C.
     #[error("stopped")]
     Interrupted,
 }
 
-/// The bytes of a file, or of a part of it, as they come.
+/// The bytes of a file, or of a part of a file, as they come from a peer.
 #[derive(Debug)]
 pub struct Incoming {
     stream: TcpStream,
@@ -64,29 +64,29 @@ pub struct Incoming {
     _watched: Watched,
 }
 
-/// Why bytes that come are not in a file.
+/// Why bytes were not moved to a file.
 #[derive(Debug)]
 pub enum MoveError {
-    /// They do not come.
+    /// The bytes did not come.
     Fetch(FetchError),
-    /// The file does not take them.
+    /// The bytes could not be written.
     Write(io::Error),
 }
 
 impl Incoming {
-    /// Reads what has arrived; 0 bytes at the end.
+    /// Reads bytes that have arrived, and gives how many; 0 at the end of the stream.
     ///
     /// # Errors
-    /// When nothing arrives for too long, the connection breaks, or it is interrupted.
+    /// When nothing arrives for too long, the connection breaks, or the interrupt is raised.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FetchError> {
         self.wait(|stream| stream.read(buffer))
     }
 
-    /// Moves what has arrived to a file, at most so many bytes, without them coming by
-    /// this process where the system can do that; 0 bytes at the end.
+    /// Moves at most `most` bytes that have arrived to a file, and gives how many; 0 at the end of
+    /// the stream. Where the system can do that, the bytes are not copied to this process.
     ///
     /// # Errors
-    /// As [`Self::read`], and when they cannot be written.
+    /// When [`Self::read`] would fail, or the bytes cannot be written.
     pub fn move_to(&mut self, file: &File, offset: u64, most: u64) -> Result<u64, MoveError> {
         let pipe = match self.pipe.take() {
             Some(pipe) => pipe,
@@ -101,12 +101,12 @@ impl Incoming {
     fn wait<T>(&mut self, mut read: impl FnMut(&mut TcpStream) -> io::Result<T>) -> Result<T, FetchError> {
         loop {
             let read = read(&mut self.stream);
-            // The end that an interrupt makes must not be taken for that of the file.
+            // An interrupt ends the stream. That end must not be taken for the end of the file.
             if self.interrupt.is_raised() {
                 return Err(FetchError::Interrupted);
             }
             match read {
-                // A signal that is for another thread.
+                // The wait was interrupted by a signal, which another thread handles.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => return read.map_err(|error| self.broken(error)),
             }
@@ -119,10 +119,10 @@ impl Incoming {
 }
 
 impl Source {
-    /// What the file is, where that peer is a Lonja one; `None` from an original peer.
+    /// Asks a Lonja peer what a file is, and waits for its hash; `None` from an original peer.
     ///
     /// # Errors
-    /// When it does not have the file, or nobody is there.
+    /// When the peer does not have the file or does not answer, or the interrupt is raised.
     pub fn head(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Option<Head>, FetchError> {
         let end = Instant::now() + HASHING;
         loop {
@@ -136,10 +136,10 @@ impl Source {
         }
     }
 
-    /// A part of the file, and what the file is now.
+    /// Asks a Lonja peer for a part of a file, and for what the file is now.
     ///
     /// # Errors
-    /// When it does not give it.
+    /// When the peer does not give the part, or the interrupt is raised.
     pub fn part(
         &self,
         filename: &Filename,
@@ -154,10 +154,10 @@ impl Source {
         }
     }
 
-    /// The whole file, from any peer. Nothing tells whether all of it came.
+    /// Asks any peer for a whole file. Nothing in the reply tells whether the whole file came.
     ///
     /// # Errors
-    /// When it does not give it.
+    /// When the peer does not give the file, or the interrupt is raised.
     pub fn whole(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Incoming, FetchError> {
         let mut request = Vec::new();
         get_file::encode(filename, &mut request);
@@ -166,7 +166,7 @@ impl Source {
             Some(0) => Ok(incoming),
             Some(get_file::STATUS_NO_FILE) => Err(FetchError::NoFile(self.user.clone())),
             Some(_) => Err(FetchError::Refused(self.user.clone())),
-            None => Err(self.io(io::Error::other("it closed the connection"))),
+            None => Err(self.io(io::Error::other("the connection was closed before the reply was complete"))),
         }
     }
 
@@ -184,8 +184,9 @@ impl Source {
             let mut incoming = self.send(&request, interrupt)?;
             attempts += 1;
             match self.status(&mut incoming) {
-                // An original peer answers "any other failure", or closes on what it has not
-                // read. So may a Lonja peer that is just ending, but not twice.
+                // An original peer answers "any other failure", or closes the connection on bytes
+                // that it has not read, which resets it. A Lonja peer that is just ending may reset
+                // the connection too, but not twice.
                 Err(FetchError::Io(_, error)) if error.kind() == io::ErrorKind::ConnectionReset => {
                     if attempts == 2 {
                         break (None, incoming);
@@ -204,7 +205,11 @@ impl Source {
         let mut read = 0;
         while read < head.len() {
             match incoming.read(&mut head[read..])? {
-                0 => return Err(self.io(io::Error::other("it closed the connection"))),
+                0 => {
+                    return Err(
+                        self.io(io::Error::other("the connection was closed before the reply was complete"))
+                    );
+                }
                 more => read += more,
             }
         }
@@ -234,7 +239,7 @@ impl Source {
         }
     }
 
-    /// The first byte of an answer, if there is an answer.
+    /// Reads the status of an answer; `None` if the peer closes without an answer.
     fn status(&self, incoming: &mut Incoming) -> Result<Option<u8>, FetchError> {
         let mut status = [0];
         match incoming.read(&mut status)? {
@@ -252,11 +257,11 @@ enum Answer {
     Head(Head, Incoming),
     NoFile,
     NotYet,
-    /// None that a Lonja peer gives.
+    /// An answer that no Lonja peer gives.
     Unknown,
 }
 
-/// What a read that took too long fails with.
+/// Replaces the error of a read that took too long with an error that says so.
 fn patient(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long"),

@@ -1,8 +1,9 @@
-//! The BLAKE3 hash of a file, computed on all processors, of one that grows while it does.
+//! The BLAKE3 hash of a file, computed on several processors. The hash of a file that grows is
+//! computed while the file grows.
 //!
-//! The hash is that of a binary tree over the file's bytes. Its subtrees over aligned
-//! blocks do not depend on each other: threads take one after the other, so that the file
-//! is still read from front to back.
+//! The hash is the root of a binary tree over the file's bytes. The subtrees over aligned blocks do
+//! not depend on each other, so threads share them out. The threads take one block after the other,
+//! so that the file is still read from front to back.
 
 use std::{
     fs::File,
@@ -22,17 +23,18 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::interrupt::Interrupt;
 
-/// Bytes of a block: a power of two.
+/// The size of a block, in bytes: a power of two.
 const BLOCK: u64 = 16 << 20;
-/// Bytes that are read at a time: what a processor has close by, several times.
+/// The largest number of bytes that are read at a time. A processor's cache holds several such
+/// pieces.
 const PIECE: usize = 64 << 10;
-/// Threads, at most.
+/// The largest number of threads that hash one file.
 const THREADS: usize = 8;
 
-/// The hash of the first `size` bytes.
+/// Computes the hash of the first `size` bytes of a file.
 ///
 /// # Errors
-/// When they cannot be read, are not all there, or it is interrupted.
+/// When the bytes cannot be read or are not all there, or the interrupt is raised.
 pub(crate) fn of_file(file: &Arc<File>, size: u64, interrupt: &Interrupt) -> io::Result<Hash> {
     Blocks::new(Arc::clone(file), size, size).hash(threads(), interrupt)
 }
@@ -41,8 +43,8 @@ fn threads() -> usize {
     thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS))
 }
 
-/// The hash of a file that grows to a known size. A thread hashes each block as soon as it
-/// is there, so that little is left to do, or to read again, when all is.
+/// The hash of a file that grows to a known size. A thread hashes each block as soon as the block
+/// is there, so that little is left to hash, or to read again, when the file is whole.
 #[derive(Debug)]
 pub(crate) struct Growing {
     blocks: Arc<Blocks>,
@@ -50,7 +52,7 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    /// Of a file of which so many bytes are there.
+    /// Begins to hash a file that grows to `size` bytes, of which `there` bytes are there.
     pub(crate) fn new(file: Arc<File>, size: u64, there: u64) -> Self {
         let blocks = Arc::new(Blocks::new(file, size, there));
         let follow = {
@@ -60,20 +62,20 @@ impl Growing {
                 blocks.hash_until_the_end(&Interrupt::default());
             }
         };
-        // Where no thread can be had, all is hashed in the end.
+        // If no thread can be started, everything is hashed at the end.
         let follower = (size > BLOCK).then(|| thread::Builder::new().spawn(follow).ok()).flatten();
         Self { blocks, follower }
     }
 
-    /// So many bytes are there now.
+    /// Tells the hash that the first `there` bytes of the file are there now.
     pub(crate) fn has_grown(&self, there: u64) {
         self.blocks.have_grown(there);
     }
 
-    /// The hash, when all is there.
+    /// The hash of the file, of which all bytes must be there.
     ///
     /// # Errors
-    /// As [`of_file`].
+    /// When [`of_file`] would fail.
     pub(crate) fn finish(&self, interrupt: &Interrupt) -> io::Result<Hash> {
         let more = threads() - usize::from(self.follower.is_some());
         self.blocks.hash(more.max(1), interrupt)
@@ -84,17 +86,17 @@ impl Drop for Growing {
     fn drop(&mut self) {
         self.blocks.stop();
         if let Some(follower) = self.follower.take() {
-            // It does not panic, and ends with the block that it is at.
+            // The thread does not panic, and ends after the block that it is hashing.
             let _ = follower.join();
         }
     }
 }
 
-/// Lets this thread have what others leave of the processors: it must not hold up whoever
-/// brings the bytes. Elsewhere than on Linux that is not for a thread alone.
+/// Gives this thread the lowest priority, so that it does not hold up the thread that receives the
+/// bytes. Outside Linux, a priority is not for a single thread, so nothing is done.
 fn be_patient() {
     #[cfg(target_os = "linux")]
-    // If it cannot be, the copy is slower.
+    // If the priority cannot be changed, the copy is slower.
     let _ = rustix::process::setpriority_process(None, 19);
 }
 
@@ -109,9 +111,9 @@ struct Blocks {
 
 #[derive(Debug)]
 struct State {
-    /// Bytes of the file that are there.
+    /// The number of bytes of the file that are there.
     there: u64,
-    /// The value of the subtree over each block that was taken, once it is there.
+    /// For each block that was taken, the value of the subtree over it, once that is computed.
     values: Vec<Option<ChainingValue>>,
     failed: Option<io::ErrorKind>,
 }
@@ -137,7 +139,7 @@ impl Blocks {
         self.changed.notify_all();
     }
 
-    /// The hash of all blocks, computed with so many threads more.
+    /// Computes the hash of all blocks with `threads` threads, the calling thread included.
     fn hash(&self, threads: usize, interrupt: &Interrupt) -> io::Result<Hash> {
         if self.size <= BLOCK {
             let mut hasher = Hasher::new();
@@ -146,14 +148,14 @@ impl Blocks {
         }
         thread::scope(|scope| {
             for _ in 1..threads {
-                // Where no thread can be had, fewer do it.
+                // If a thread cannot be started, fewer threads do the work.
                 let _ = thread::Builder::new().spawn_scoped(scope, || self.hash_until_the_end(interrupt));
             }
             self.hash_until_the_end(interrupt);
         });
         let mut state = self.state.lock();
         while state.failed.is_none() && state.values.contains(&None) {
-            // Another thread is at the last of them.
+            // Another thread still hashes one of the last blocks.
             self.changed.wait(&mut state);
         }
         if let Some(kind) = state.failed {
@@ -169,9 +171,10 @@ impl Blocks {
     fn hash_until_the_end(&self, interrupt: &Interrupt) {
         let mut piece = vec![0; PIECE];
         while let Some((index, length)) = self.take() {
-            let value = match interrupt.is_raised() {
-                true => Err(io::ErrorKind::Interrupted.into()),
-                false => self.subtree(&mut piece, index as u64 * BLOCK, length),
+            let value = if interrupt.is_raised() {
+                Err(io::ErrorKind::Interrupted.into())
+            } else {
+                self.subtree(&mut piece, index as u64 * BLOCK, length)
             };
             let mut state = self.state.lock();
             match value {
@@ -182,7 +185,8 @@ impl Blocks {
         }
     }
 
-    /// The next block and its length, as soon as it is there.
+    /// Waits until the bytes of the next block are there, and gives its index and length. `None` if
+    /// there is no next block, or hashing has failed.
     fn take(&self) -> Option<(usize, u64)> {
         let mut state = self.state.lock();
         loop {
@@ -208,10 +212,10 @@ impl Blocks {
     }
 }
 
-/// The value of the subtree over a range that begins at a block.
+/// The value of the subtree over a range that begins where a block begins.
 fn merge(blocks: &[ChainingValue], offset: u64, length: u64) -> ChainingValue {
     if length <= BLOCK {
-        // There is one for each block of the file.
+        // There is a value for each block of the file.
         return usize::try_from(offset / BLOCK)
             .ok()
             .and_then(|index| blocks.get(index))
@@ -239,7 +243,7 @@ fn update(
                 hasher.update(&piece[..read]);
                 offset += read as u64;
             }
-            // A signal that is for another thread.
+            // The read was interrupted by a signal, which another thread handles.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -253,7 +257,7 @@ mod tests {
 
     use super::*;
 
-    /// Some blocks and a bit.
+    /// The bytes of several blocks and of a part of one.
     fn content() -> Vec<u8> {
         let mut content = vec![0; 5 * BLOCK as usize + 1234];
         Hasher::new().update(b"seed").finalize_xof().fill(&mut content);
@@ -302,9 +306,9 @@ mod tests {
     fn what_is_cut_is_not_waited_for() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         drop(Growing::new(Arc::clone(&file), 10 * BLOCK, 5));
-        // A size that somebody made up takes no memory.
+        // A size that a peer made up takes no memory.
         drop(Growing::new(Arc::clone(&file), u64::MAX, 5));
-        // The file is shorter than was said.
+        // The file is shorter than `has_grown` says.
         let growing = Growing::new(file, 10 * BLOCK, 5);
         growing.has_grown(10 * BLOCK);
         assert_eq!(growing.finish(&Interrupt::default()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

@@ -13,37 +13,37 @@ use lonja_wire::{
 
 use crate::interrupt::Interrupt;
 
-/// How long one address of the index may take to accept.
+/// How long connecting to one address of the index may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long the index may take until the next bytes of its reply. It gives up on its own
-/// services after 2 s.
+/// How long the index may take to send the next bytes of a reply, or to take the next bytes of a
+/// request. The index itself gives up on its services after 2 s.
 const REPLY: Duration = Duration::from_secs(10);
-/// Entries of a list, at most.
+/// The largest number of entries in a list that a peer reads.
 const LIST: u32 = 1_000_000;
-/// Entries that room is made for before they are there.
+/// The largest number of entries for which memory is reserved before they have arrived.
 const EXPECTED: u32 = 1024;
 
-/// Where the index is.
+/// The address of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Index {
-    /// Its host, by name or IPv4 address.
+    /// The host of the index, as a name or an IPv4 address.
     pub(crate) server: String,
-    /// Its port.
+    /// The TCP port of the index.
     pub(crate) port: u16,
 }
 
-/// The index gave no answer.
+/// Why the index gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IndexError {
-    /// Nobody is there, or the connection broke.
+    /// The connection could not be opened, or it broke.
     #[error("no answer from the index at {0}: {1}")]
     Io(Index, #[source] io::Error),
-    /// Something else is there.
-    #[error("what answers at {0} is no index: {1}")]
+    /// What answered is no index.
+    #[error("{0} does not answer like an index: {1}; check --server and --port")]
     Reply(Index, #[source] BadReply),
 }
 
-/// What the index says to a request that lists something: the list, or a status.
+/// The answer to a request for a list: the list, or the status of a refusal.
 pub(crate) type Listed<T> = Result<Vec<T>, u8>;
 
 impl std::fmt::Display for Index {
@@ -53,18 +53,18 @@ impl std::fmt::Display for Index {
 }
 
 impl Index {
-    /// Asks for something that is answered with a status alone.
+    /// Sends a request that is answered with a status alone, and gives that status.
     ///
     /// # Errors
-    /// When there is no such answer.
+    /// When the index gives no such answer.
     pub(crate) fn ask(&self, request: &Request, interrupt: &Interrupt) -> Result<u8, IndexError> {
         self.exchange(request, interrupt, |_| Ok(())).map(|answer| answer.err().unwrap_or(0))
     }
 
-    /// The connected users.
+    /// Asks for the connected users.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// When the index gives no answer.
     pub(crate) fn list_users(
         &self,
         asker: Asker,
@@ -73,10 +73,10 @@ impl Index {
         self.exchange(&asker.request(Command::ListUsers), interrupt, |stream| list(stream, reply::read_user))
     }
 
-    /// What a user has published.
+    /// Asks for the files that the user `of` has published.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// When the index gives no answer.
     pub(crate) fn list_content(
         &self,
         asker: Asker,
@@ -99,7 +99,7 @@ impl Index {
             stream.set_write_timeout(Some(REPLY))?;
             let _watched = interrupt.watch(&stream)?;
             let mut bytes = Vec::new();
-            // Padded, so that a list of more than 9999 arrives whole.
+            // In the padded encoding, a list of more than 9,999 entries arrives whole.
             request.encode(Dialect::Padded, &mut bytes);
             (&stream).write_all(&bytes)?;
             let mut stream = io::BufReader::new(&stream);
@@ -116,7 +116,8 @@ impl Index {
 
     fn connect(&self) -> io::Result<TcpStream> {
         let mut addresses: Vec<_> = (self.server.as_str(), self.port).to_socket_addrs()?.collect();
-        // Peers are found by their IPv4 addresses: that of this one is to be seen first.
+        // Other peers dial the IPv4 address that the index sees this peer at, so IPv4 is tried
+        // first.
         addresses.sort_by_key(SocketAddr::is_ipv6);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
@@ -129,17 +130,17 @@ impl Index {
     }
 }
 
-/// Who asks, and when.
+/// The user and the time of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
-    /// The time that the request claims.
+    /// The time that the request names.
     pub(crate) datetime: Datetime,
-    /// Nobody, before a name is registered or connected.
+    /// The user who asks; `None` before a name is registered or connected.
     pub(crate) username: Option<Username>,
 }
 
 impl Asker {
-    /// A request of theirs.
+    /// Makes a request by this user at this time.
     #[must_use]
     pub(crate) fn request(self, command: Command) -> Request {
         Request { datetime: self.datetime, username: self.username, command }
@@ -155,7 +156,9 @@ impl From<io::Error> for ReplyError {
     fn from(error: io::Error) -> Self {
         Self::Io(match error.kind() {
             io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-            io::ErrorKind::UnexpectedEof => io::Error::other("it closed the connection"),
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::other("the connection was closed before the reply was complete")
+            }
             _ => error,
         })
     }
@@ -179,7 +182,7 @@ fn list<T, const N: usize>(
 ) -> Result<Vec<T>, ReplyError> {
     let count = reply::read_count(read_array(stream)?, Dialect::Padded)?;
     if count > LIST {
-        return Err(ReplyError::Io(io::Error::other("a list of more than a million")));
+        return Err(ReplyError::Io(io::Error::other("the list has more than 1,000,000 entries")));
     }
     let mut entries = Vec::with_capacity(count.min(EXPECTED) as usize);
     for _ in 0..count {
@@ -188,8 +191,8 @@ fn list<T, const N: usize>(
     Ok(entries)
 }
 
-/// What an original peer prints for a status (docs/protocol.md 7). A status that the
-/// operation does not have is "any other failure".
+/// What an original peer prints for a status (docs/protocol.md 7). A status that the operation does
+/// not have counts as "any other failure".
 #[must_use]
 pub(crate) fn reply_text(operation: Operation, status: u8) -> String {
     use Operation::{Connect, Delete, Disconnect, ListContent, ListUsers, Publish, Register, Unregister};

@@ -1,4 +1,4 @@
-//! Stopping what is under way from another thread: Ctrl-C, or the end of a server.
+//! Stops what is under way on sockets from another thread, on Ctrl-C or at the end of a server.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Stops waits on the sockets that it watches. Clones are one.
+/// Ends waits on the sockets that it watches. A clone shares its state with the original.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     state: Arc<Mutex<State>>,
@@ -22,7 +22,7 @@ struct State {
     sockets: Vec<(u64, TcpStream)>,
 }
 
-/// A socket is watched for as long as this lives.
+/// A guard: its interrupt watches a socket until the guard is dropped.
 #[derive(Debug)]
 pub struct Watched {
     state: Arc<Mutex<State>>,
@@ -31,37 +31,40 @@ pub struct Watched {
 }
 
 impl Interrupt {
-    /// One of its own that this one raises too.
+    /// An interrupt that can be raised alone, and that counts as raised while this interrupt is
+    /// raised.
     #[must_use]
     pub fn child(&self) -> Self {
         Self { state: Arc::default(), parent: Some(Box::new(self.clone())) }
     }
 
-    /// Ends every read and write on a watched socket, those to come too.
+    /// Shuts down every watched socket, so that present and later reads and writes on it end.
     pub fn raise(&self) {
         let mut state = self.state.lock();
         state.raised = true;
         for (_, socket) in &state.sockets {
-            // It may have ended by itself.
+            // The connection may have ended by itself.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Whether it has been raised since the last [`Self::reset`].
+    /// Whether this interrupt, or the interrupt that it is a child of, has been raised since its
+    /// last [`Self::reset`].
     #[must_use]
     pub fn is_raised(&self) -> bool {
         self.state.lock().raised || self.parent.as_ref().is_some_and(|parent| parent.is_raised())
     }
 
-    /// Makes it ready for the next command.
+    /// Makes the interrupt ready for the next command.
     pub fn reset(&self) {
         self.state.lock().raised = false;
     }
 
-    /// Watches a socket.
+    /// Watches a socket until the guard that is returned is dropped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Interrupted`] when it is raised; or no descriptor is left.
+    /// [`io::ErrorKind::Interrupted`] when the interrupt is raised; another error when no
+    /// descriptor is left.
     pub fn watch(&self, socket: &TcpStream) -> io::Result<Watched> {
         let by_parent = self.parent.as_ref().map(|parent| parent.watch(socket)).transpose()?;
         let socket = socket.try_clone()?;

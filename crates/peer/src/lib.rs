@@ -1,10 +1,10 @@
 //! The command-line peer: the shell that the original peers have, commands for scripts,
 //! serving files to other peers and copying from them.
 //!
-//! A peer waits for one thing at a time, so it is written with threads and blocking
-//! sockets. [`peer`] is what it does at the index, [`serve`] what it does for other
-//! peers, [`copy`] what it gets from them; [`shell`], [`commands`] and [`share`] are the
-//! three ways to use it. docs/protocol.md is the source of every rule.
+//! A peer waits for one thing at a time, so this crate uses threads and blocking sockets. `peer`
+//! is what a peer does at the index, `serve` what it does for other peers, and `copy` what it
+//! gets from other peers; `shell`, `commands` and `share` are the three ways to use a peer.
+//! docs/protocol.md is the source of every rule.
 
 #[macro_use]
 mod text;
@@ -46,9 +46,9 @@ use self::{
     peer::{Peer, PeerError, Settings},
 };
 
-/// Settings of the peer. Those before the command may also come behind it.
+/// Settings of the peer. Options may stand before the command or behind it.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Without a command it is a shell; HELP lists what to type there.\n\
+#[command(after_help = "Without a command, lonja peer is a shell; type HELP there to list its commands.\n\
     Exit status: 0 done, 1 not done (standard error says why), 2 wrong usage.")]
 pub struct Config {
     /// Host of the index
@@ -64,26 +64,26 @@ pub struct Config {
     /// Port of the index
     #[arg(short, long, global = true, env = "LONJA_PEER_PORT", value_name = "PORT", default_value_t = 5050)]
     port: u16,
-    /// Where to ask the time; port 8000 of the index's host if not given
+    /// URL of the SOAP service to ask for the time; port 8000 of the index's host if not given
     #[arg(long, global = true, env = "LONJA_PEER_DATETIME", value_name = "URL")]
     datetime: Option<String>,
-    /// The user to be
+    /// User to act as
     #[arg(long = "as", id = "as", global = true, env = "LONJA_PEER_AS", value_name = "USER")]
     user: Option<String>,
     /// Print results as JSON
     #[arg(long, global = true)]
     json: bool,
-    /// Where to serve files
+    /// Address to serve files at; without a port, the system chooses one
     #[arg(long, global = true, env = "LONJA_PEER_BIND", value_name = "ADDR[:PORT]", default_value = "0.0.0.0", value_parser = bind)]
     bind: SocketAddr,
-    /// Folder of the JSON files that a peer keeps; in the shell also of the files it serves
+    /// Folder of the JSON files that the peer keeps; the shell and connect also serve files from it
     #[arg(long, global = true, env = "LONJA_PEER_DATA_DIR", value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// A command that was not carried out.
+/// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error(transparent)]
@@ -97,8 +97,8 @@ enum CommandError {
 }
 
 impl CommandError {
-    /// The status of a GET_FILE that fails with it, as an original peer would have it, and
-    /// what its shell says.
+    /// The status of a GET_FILE that fails with this error, and the line that the shell of an
+    /// original peer prints then.
     fn get_file_reply(&self) -> (u8, String) {
         let (status, reason) = match self {
             Self::Copy(CopyError::Fetch(FetchError::NoFile(_))) => {
@@ -117,7 +117,7 @@ impl CommandError {
     }
 }
 
-/// Runs the peer to its end.
+/// Runs a peer until its command or its shell has ended, and gives the exit code of the process.
 #[must_use]
 pub fn run(config: Config) -> ExitCode {
     let (user, json) = (config.user, config.json);
@@ -144,7 +144,7 @@ pub fn run(config: Config) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever read the results has had enough of them.
+        // The reader of standard output has closed it, so there is nobody to tell.
         Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
             complain!("lonja: {}{}", text::visible(&error.to_string()), hint(&error));
@@ -153,15 +153,17 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
-/// What to do about it.
+/// What a person can do about an error, as the end of its message; empty if there is no advice.
 fn hint(error: &CommandError) -> &'static str {
     use lonja_wire::Outcome::{AlreadyConnected, NotConnected, NotRegistered};
     match error {
         CommandError::Peer(error) if error.is(NotRegistered) => "; lonja peer register USER adds it",
         CommandError::Peer(error) if error.is(AlreadyConnected) => {
-            "; lonja peer disconnect ends that session, wherever it is"
+            "; lonja peer disconnect USER ends that session"
         }
-        CommandError::Peer(error) if error.is(NotConnected) => "; lonja peer share connects it",
+        CommandError::Peer(error) if error.is(NotConnected) => {
+            "; lonja peer connect or lonja peer share opens a session"
+        }
         _ => "",
     }
 }
@@ -170,6 +172,6 @@ fn bind(text: &str) -> Result<SocketAddr, String> {
     let any_port = || text.parse().map(|ip: Ipv4Addr| SocketAddr::new(IpAddr::V4(ip), 0));
     match text.parse() {
         Ok(address @ SocketAddr::V4(_)) => Ok(address),
-        _ => any_port().map_err(|_| "use an IPv4 address, with :PORT if it matters".to_owned()),
+        _ => any_port().map_err(|_| "use an IPv4 address, with :PORT to choose the port".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! Names in several spellings: `é` is one character for most systems, and a letter and an accent
-//! for others, such as macOS. A person cannot see the difference, so names that are canonically
-//! equal find each other. What this peer publishes and registers is composed.
+//! for others, such as macOS. A person cannot see the difference, so a name finds each name that is
+//! canonically equal. The names that this peer publishes and registers are composed.
 
 use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
@@ -22,14 +22,14 @@ pub(crate) fn begins(name: &str, typed: &str) -> bool {
     name.starts_with(typed) || composed(name).starts_with(&composed(typed))
 }
 
-/// The item whose name is the one that a person typed, or else one whose name is canonically equal.
+/// The item that has the name that a person typed, or else an item whose name is canonically equal.
 pub(crate) fn find<'a, T>(items: &'a [T], typed: &str, name: impl Fn(&T) -> &str) -> Option<&'a T> {
     let exactly = items.iter().find(|item| name(item) == typed);
     exactly.or_else(|| items.iter().find(|item| is_same(name(item), typed)))
 }
 
-/// The spellings other than the composed one under which an index may know a name that a person
-/// typed: as typed, and decomposed.
+/// The spellings, other than the composed spelling, under which an index may know a name that a
+/// person typed: as typed, and decomposed.
 pub(crate) fn other_spellings(typed: &str) -> Vec<String> {
     let mut others = vec![typed.to_owned(), typed.nfd().collect()];
     others.dedup();

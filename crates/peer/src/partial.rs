@@ -1,4 +1,5 @@
-//! The file that a copy grows in, beside the one that it becomes.
+//! Partial copies. A copy grows in a file of its own, in the folder of its target, and gets the
+//! target's name when it is whole.
 
 use std::{
     fs::{File, Permissions, TryLockError},
@@ -14,24 +15,24 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::{hash::Growing, interrupt::Interrupt};
 
-/// Bytes of the target's name in that of a partial copy, at most.
+/// How many bytes of the target's name are in the name of a partial copy, at most.
 const NAME: usize = 100;
 
 /// Why a copy cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
-    /// The file is there already.
+    /// A file has the target's name already, and may not be replaced.
     #[error("{} is there already; --force replaces it", .0.display())]
     Exists(PathBuf),
-    /// Another process copies the same.
+    /// Another process copies the same file to the same target.
     #[error("{} is being copied by another process", .0.display())]
     Busy(PathBuf),
-    /// It cannot be written.
+    /// The copy cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// What.
+        /// The path of the copy.
         path: PathBuf,
-        /// Why not.
+        /// Why the copy cannot be written.
         source: io::Error,
     },
 }
@@ -39,21 +40,22 @@ pub enum KeepError {
 /// Where a copy goes.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The name that it gets when it is whole.
+    /// The path that the copy gets when it is whole.
     pub path: PathBuf,
-    /// Whether a file that has the name now gives way.
+    /// Whether the copy may replace a file that is at this path.
     pub overwrite: bool,
 }
 
 impl Target {
-    /// Whether the copy may have its name.
+    /// Checks that the copy may have its path.
     ///
     /// # Errors
-    /// [`KeepError::Exists`] if it may not.
+    /// [`KeepError::Exists`] if a file is there that may not be replaced.
     pub fn check(&self) -> Result<(), KeepError> {
-        match !self.overwrite && self.path.symlink_metadata().is_ok() {
-            true => Err(KeepError::Exists(self.path.clone())),
-            false => Ok(()),
+        if !self.overwrite && self.path.symlink_metadata().is_ok() {
+            Err(KeepError::Exists(self.path.clone()))
+        } else {
+            Ok(())
         }
     }
 
@@ -64,32 +66,33 @@ impl Target {
         }
     }
 
-    /// Begins a copy of which nothing is known but the bytes to come. It goes away unless
-    /// it is finished.
+    /// Begins a copy of a file whose size and hash are not known. The copy is removed unless it is
+    /// finished.
     ///
     /// # Errors
-    /// When it cannot be written there.
+    /// When a file is there that may not be replaced, or the folder cannot be written.
     pub fn begin(&self) -> Result<Unverified, KeepError> {
         self.check()?;
         let mut builder = tempfile::Builder::new();
-        // As any other file is made, not for its owner alone.
+        // A temporary file is for its owner alone; a copy gets the mode of other new files.
         builder.prefix(".lonja-").suffix(".part").permissions(Permissions::from_mode(0o666));
         let file = builder.tempfile_in(self.directory());
         Ok(Unverified { file: file.map_err(|source| self.write(source))? })
     }
 
-    /// Begins, or goes on with, a copy of a file of which the hash is known. What is there
-    /// stays for another time unless it is finished or found wrong.
+    /// Begins a copy of a file whose hash is known, or goes on with an earlier partial copy. The
+    /// partial copy stays for another time unless it is finished or found wrong.
     ///
     /// # Errors
-    /// When it cannot be written there, or another process does so.
+    /// When a file is there that may not be replaced, the copy cannot be written, or another
+    /// process writes it.
     pub fn resume(&self, head: &Head) -> Result<Verified, KeepError> {
         self.check()?;
         let path = self.directory().join(part_name(&self.path, head));
         let open = || {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false);
-            // Others may write in that directory too.
+            // Others may write in the folder too, so a link of theirs is not followed.
             let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path)?;
             match file.try_lock() {
                 Ok(()) => {
@@ -118,9 +121,10 @@ impl Target {
         if let Err(source) = file.sync_all() {
             return Err((self.write(source), temporary));
         }
-        let named = match self.overwrite {
-            true => temporary.persist(&self.path),
-            false => temporary.persist_noclobber(&self.path),
+        let named = if self.overwrite {
+            temporary.persist(&self.path)
+        } else {
+            temporary.persist_noclobber(&self.path)
         };
         named.map_err(|failed| match failed.error.kind() {
             io::ErrorKind::AlreadyExists => (KeepError::Exists(self.path.clone()), failed.path),
@@ -129,30 +133,30 @@ impl Target {
     }
 }
 
-/// A copy that nothing can be checked against.
+/// A partial copy of a file whose hash is not known, so that the copy cannot be checked.
 #[derive(Debug)]
 pub struct Unverified {
     file: NamedTempFile,
 }
 
 impl Unverified {
-    /// Where it grows.
+    /// The file that the copy grows in.
     #[must_use]
     pub fn file(&self) -> &File {
         self.file.as_file()
     }
 
-    /// The copy is whole: it gets its name.
+    /// Gives the copy, which must be whole, its name.
     ///
     /// # Errors
-    /// When it cannot be flushed or named.
+    /// When the copy cannot be flushed or named.
     pub fn finish(self, target: &Target) -> Result<(), KeepError> {
         let (file, temporary) = self.file.into_parts();
         target.name(&file, temporary).map_err(|(error, _)| error)
     }
 }
 
-/// A copy that is checked before it gets its name.
+/// A partial copy that is checked before it gets its name.
 #[derive(Debug)]
 pub struct Verified {
     path: PathBuf,
@@ -163,7 +167,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// A copy in an open file of which so many bytes are there.
+    /// A copy of the file that `head` describes, in an open file that has its first `length` bytes.
     #[must_use]
     pub fn new(path: PathBuf, file: File, length: u64, head: Head) -> Self {
         let file = Arc::new(file);
@@ -171,16 +175,16 @@ impl Verified {
         Self { path, file, length, head, hash }
     }
 
-    /// Bytes that are there.
+    /// The number of bytes that are there.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Appends bytes; what is past the size is left out.
+    /// Appends bytes, and leaves out what is past the size of the file that is copied.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When the bytes cannot be written.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let room = usize::try_from(self.missing()).unwrap_or(usize::MAX);
         let bytes = &bytes[..bytes.len().min(room)];
@@ -189,13 +193,13 @@ impl Verified {
         Ok(())
     }
 
-    /// Where it grows, behind the bytes that are there.
+    /// The file that the copy grows in, behind the bytes that are there.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// So many more bytes have been written behind those that were there.
+    /// Counts `bytes` bytes that were written to [`Self::file`] behind the bytes that were there.
     pub fn has_grown(&mut self, bytes: u64) {
         self.length += bytes;
         self.hash.has_grown(self.length);
@@ -207,24 +211,24 @@ impl Verified {
         self.length == self.head.size
     }
 
-    /// Bytes that are missing.
+    /// The number of bytes that are missing.
     #[must_use]
     pub fn missing(&self) -> u64 {
         self.head.size - self.length
     }
 
-    /// Whether what is there is what was announced.
+    /// Whether the copy is whole and has the hash that was announced.
     ///
     /// # Errors
-    /// When it cannot be read, or that is interrupted.
+    /// When the copy cannot be read, or hashing is interrupted.
     pub fn is_right(&self, interrupt: &Interrupt) -> io::Result<bool> {
         Ok(self.is_whole() && self.hash.finish(interrupt)? == blake3::Hash::from_bytes(self.head.hash))
     }
 
-    /// Forgets what is there.
+    /// Removes the bytes that are there, so that the copy begins anew.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// When the bytes cannot be removed.
     pub fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.length = 0;
@@ -232,27 +236,28 @@ impl Verified {
         Ok(())
     }
 
-    /// Removes it.
+    /// Removes the partial copy.
     pub fn discard(self) {
-        // If it stays, the next copy finds it wrong again.
+        // If the file stays, the next attempt finds again that it is wrong.
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// The copy is right: it gets its name.
+    /// Gives the copy, which must be right, its name.
     ///
     /// # Errors
-    /// When it cannot be flushed or named.
+    /// When the copy cannot be flushed or named.
     pub fn finish(self, target: &Target) -> Result<(), KeepError> {
         let temporary = TempPath::try_from_path(&self.path).map_err(|source| target.write(source))?;
         target.name(&self.file, temporary).map_err(|(error, temporary)| {
-            // It took long to come here: it may be named by another attempt.
+            // The copy took long to come: it stays, so that another attempt may give it its name.
             let _ = temporary.keep();
             error
         })
     }
 }
 
-/// The name of a partial copy: another file of the same name has another.
+/// The name of a partial copy. It contains the hash, so that another file of the same name has
+/// another partial copy.
 fn part_name(target: &Path, head: &Head) -> String {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let mut end = name.len().min(NAME);
@@ -262,7 +267,7 @@ fn part_name(target: &Path, head: &Head) -> String {
     format!(".{}.{:.16}.part", &name[..end], blake3::Hash::from_bytes(head.hash).to_hex())
 }
 
-/// Whether a file is a partial copy.
+/// Whether a file of this name is a partial copy.
 #[must_use]
 pub fn is_part(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".part")
@@ -327,7 +332,7 @@ mod tests {
         let careful = target(&directory, false);
         let copy = careful.begin().unwrap();
         copy.file().write_all_at(b"new", 0).unwrap();
-        // It appears while the copy is under way.
+        // The file appears while the copy is under way.
         fs::write(&careful.path, "old").unwrap();
         assert!(matches!(copy.finish(&careful), Err(KeepError::Exists(_))));
         assert!(matches!(careful.begin(), Err(KeepError::Exists(_))));

@@ -1,9 +1,9 @@
-//! From a socket to a file by way of a pipe, which is how Linux moves bytes that no
-//! process looks at (splice). Elsewhere they are copied.
+//! Moves bytes from a socket to a file. On Linux the bytes go through a pipe (splice) and are never
+//! copied to this process. On other systems they are copied through a buffer.
 
 use std::{fs::File, io, net::TcpStream};
 
-/// Bytes that are moved at a time.
+/// The largest number of bytes that are moved at a time.
 const PIECE: usize = 1 << 20;
 
 #[cfg(target_os = "linux")]
@@ -17,7 +17,7 @@ mod system {
 
     use super::{File, PIECE, TcpStream, io};
 
-    /// A pipe with some bytes in it, or none.
+    /// A pipe for bytes on their way from a socket to a file.
     #[derive(Debug)]
     pub(crate) struct Pipe {
         read: OwnedFd,
@@ -25,21 +25,22 @@ mod system {
     }
 
     impl Pipe {
-        /// An empty pipe.
+        /// Makes an empty pipe.
         pub(crate) fn new() -> io::Result<Self> {
             let (read, write) = pipe()?;
-            // If so much is not allowed, less is moved at a time.
+            // If a pipe of this size is not allowed, fewer bytes are moved at a time.
             let _ = fcntl_setpipe_size(&write, PIECE);
             Ok(Self { read, write })
         }
 
-        /// Takes what has arrived, at most so many bytes; 0 at the end.
+        /// Fills the pipe with at most `most` bytes that have arrived, and gives how many it took;
+        /// 0 at the end of the stream.
         pub(crate) fn fill(&self, stream: &TcpStream, most: u64) -> io::Result<u64> {
             let most = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
             Ok(splice(stream, None, &self.write, None, most, SpliceFlags::MOVE)? as u64)
         }
 
-        /// Puts all that it has in a file.
+        /// Writes the pipe's content, which is `bytes` long, to a file from `offset` on.
         pub(crate) fn empty(&self, file: &File, mut offset: u64, bytes: u64) -> io::Result<()> {
             let end = offset + bytes;
             while offset < end {
@@ -62,23 +63,24 @@ mod system {
 
     use super::{File, PIECE, TcpStream, io};
 
-    /// A buffer with some bytes in it, or none.
+    /// A buffer for bytes on their way from a socket to a file.
     #[derive(Debug)]
     pub(crate) struct Pipe(RefCell<Vec<u8>>);
 
     impl Pipe {
-        /// An empty buffer.
+        /// Makes an empty buffer.
         pub(crate) fn new() -> io::Result<Self> {
             Ok(Self(RefCell::new(vec![0; PIECE])))
         }
 
-        /// Takes what has arrived, at most so many bytes; 0 at the end.
+        /// Fills the buffer with at most `most` bytes that have arrived, and gives how many it
+        /// took; 0 at the end of the stream.
         pub(crate) fn fill(&self, mut stream: &TcpStream, most: u64) -> io::Result<u64> {
             let most = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
             Ok(stream.read(&mut self.0.borrow_mut()[..most])? as u64)
         }
 
-        /// Puts all that it has in a file.
+        /// Writes the buffer's content, which is `bytes` long, to a file from `offset` on.
         pub(crate) fn empty(&self, file: &File, offset: u64, bytes: u64) -> io::Result<()> {
             let bytes = usize::try_from(bytes).unwrap_or(PIECE).min(PIECE);
             file.write_all_at(&self.0.borrow()[..bytes], offset)

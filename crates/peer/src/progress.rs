@@ -1,24 +1,24 @@
-//! How far a copy is, for whoever looks.
+//! Shows a person how far a copy is.
 
 use std::{io::IsTerminal as _, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Times a second that it is drawn.
+/// How many times a second the bar is drawn.
 const RATE: u8 = 10;
 
-/// A bar on standard error, where that is a terminal.
+/// A progress bar on standard error, or nothing if standard error is no terminal.
 #[derive(Debug, Clone)]
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Nothing is shown.
+    /// A progress that shows nothing.
     #[must_use]
     pub fn hidden() -> Self {
         Self(ProgressBar::hidden())
     }
 
-    /// A bar if there is a terminal to draw it on.
+    /// A progress bar if standard error is a terminal, else a progress that shows nothing.
     #[must_use]
     pub fn on_terminal() -> Self {
         if !std::io::stderr().is_terminal() {
@@ -27,7 +27,8 @@ impl Progress {
         Self(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(RATE)))
     }
 
-    /// So many bytes are to come, if that is known, and so many are there already.
+    /// Begins the bar of a copy that will have `size` bytes, if that is known, and has `there`
+    /// bytes already.
     pub fn begin(&self, size: Option<u64>, there: u64) {
         let style = match size {
             Some(size) => {
@@ -44,19 +45,19 @@ impl Progress {
         self.0.enable_steady_tick(Duration::from_secs(1) / u32::from(RATE));
     }
 
-    /// More bytes are there.
+    /// Moves the bar on by `bytes` bytes.
     pub fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
-    /// Every byte is there, and is compared with what was announced.
+    /// Shows that every byte is there and that the copy is being verified.
     pub fn check(&self) {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} there, verifying") {
             self.0.set_style(style);
         }
     }
 
-    /// It is over; the bar goes away.
+    /// Removes the bar, because the copy is over.
     pub fn end(&self) {
         self.0.finish_and_clear();
     }

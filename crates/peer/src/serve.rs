@@ -28,28 +28,29 @@ use crate::{
     shared::{OpenError, Shared},
 };
 
-/// Callers at one time; others wait for their turn.
+/// The largest number of callers that are served at one time; others wait for their turn.
 const CALLERS: usize = 64;
-/// Memory for the stack of a thread that serves a caller, in bytes.
+/// The size of the stack of a thread that serves a caller, in bytes.
 const STACK: usize = 256 << 10;
-/// How long a caller may take to ask.
+/// How long a caller may take to send its request.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long a caller may take nothing of what it asked for.
+/// How long a caller may take no byte of the reply.
 const STALL: Duration = Duration::from_secs(20);
-/// How long sending may wait before the time and the end are looked at.
+/// The longest wait for a caller to take more bytes, before the deadlines and the stop are checked.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-/// A caller that takes fewer bytes in a second than this is cut off,
+/// How many bytes a caller must have taken for each second past [`PATIENCE`]; a slower caller is
+/// cut off.
 const SLOWEST: u64 = 1024;
-/// after this time.
+/// How long a file may be sent before the caller's rate is checked against [`SLOWEST`].
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a caller may take to close, after everything was sent.
+/// How long a caller may take to close the connection after everything was sent.
 const LINGER: Duration = Duration::from_secs(2);
-/// Bytes that are sent at a time, between two looks at the clock.
+/// The largest number of bytes that are sent between two checks of the deadlines.
 const PIECE: u64 = 1 << 20;
-/// How long to wait when no connection can be accepted, for want of descriptors most likely.
+/// How long to wait after a connection could not be accepted, most likely for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped.
+/// A server that serves files to other peers until it is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -66,10 +67,10 @@ struct Service {
 }
 
 impl Server {
-    /// Listens and begins to serve.
+    /// Listens at `bind` and begins to serve the files of `shared`.
     ///
     /// # Errors
-    /// When it cannot listen there.
+    /// When the address cannot be listened on, or no thread can be started.
     pub fn start(bind: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
         let listener = TcpListener::bind(bind)?;
         let address = listener.local_addr()?;
@@ -86,7 +87,7 @@ impl Server {
         Ok(Self { address, service, accepting: Some(accepting) })
     }
 
-    /// Where it listens.
+    /// The address at which the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -97,11 +98,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.service.stop.raise();
         {
-            // Whoever waits for a place has either seen the stop or is told now.
+            // The lock makes sure that a thread that waits for a place has seen the stop, or is
+            // notified now.
             let _callers = self.service.callers.lock();
             self.service.fewer.notify_all();
         }
-        // Wakes the thread that accepts.
+        // A connection wakes the thread that accepts.
         let mut address = self.address;
         if address.ip().is_unspecified() {
             address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -110,7 +112,7 @@ impl Drop for Server {
         if let Some(accepting) = self.accepting.take()
             && woken.is_ok()
         {
-            // It does not panic, and there is nobody to tell.
+            // The thread does not panic, and there is nobody to tell.
             let _ = accepting.join();
         }
         self.service.shared.join();
@@ -133,7 +135,8 @@ fn accept_until_stopped(listener: &TcpListener, service: &Arc<Service>) {
         let serving = Arc::clone(service);
         let caller = thread::Builder::new().name("caller".to_owned()).stack_size(STACK).spawn(move || {
             let _place = Place(&serving);
-            // Whatever ended it, the caller knows: there is nobody else to tell.
+            // The caller sees the end of its connection, and there is nobody else to tell of an
+            // error.
             let _ = serving.serve(stream);
         });
         match caller {
@@ -147,7 +150,7 @@ fn accept_until_stopped(listener: &TcpListener, service: &Arc<Service>) {
     }
 }
 
-/// The place of a caller, given back however it ends.
+/// The place of a caller among [`CALLERS`], which is given back on drop.
 struct Place<'a>(&'a Service);
 
 impl Drop for Place<'_> {
@@ -157,7 +160,7 @@ impl Drop for Place<'_> {
 }
 
 impl Service {
-    /// Waits for a place; none is given once it stops.
+    /// Waits for a place for a caller, and takes it. False once the server stops.
     fn enter(&self) -> bool {
         let mut callers = self.callers.lock();
         while *callers >= CALLERS && !self.stop.is_raised() {
@@ -179,8 +182,8 @@ impl Service {
             let _watched = self.stop.watch(&stream)?;
             read_request(&stream)?
         };
-        // However this ends before all is sent, the end of the stream would be taken for that
-        // of the file: it is to be a reset.
+        // The caller takes the end of the stream for the end of the file. So a connection that ends
+        // before everything is sent must end with a reset.
         set_socket_linger(&stream, Some(Duration::ZERO))?;
         match asked {
             Some(Asked::File(filename)) => self.send_file(&stream, &filename)?,
@@ -196,7 +199,7 @@ impl Service {
         match self.shared.open(filename) {
             Ok(opened) => {
                 send_status(stream, 0)?;
-                // To its end, wherever that is by then: nothing was said of its size.
+                // The reply names no size, so the file is sent up to the end that it has by then.
                 self.send(stream, &opened.file, 0, u64::MAX)
             }
             Err(error) => send_status(stream, status(&error)),
@@ -221,9 +224,10 @@ impl Service {
         self.send(stream, &file, part.offset, head.bytes_of(part.offset, part.length))
     }
 
-    /// Sends a range, as much of it as there is.
+    /// Sends `length` bytes from `offset` on, or fewer if the file ends before.
     fn send(&self, stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<()> {
-        // One piece may else block for as long as a slow caller takes for all of it.
+        // On a blocking socket, sending one piece could last until a slow caller has taken all of
+        // it.
         stream.set_nonblocking(true)?;
         self.send_at_once(stream, file, offset, length)?;
         stream.set_nonblocking(false)
@@ -269,20 +273,20 @@ fn send_status(mut stream: &TcpStream, status: u8) -> io::Result<()> {
     stream.write_all(&[reply::status(status)])
 }
 
-/// Waits until more can be sent, or it is time to look at the clock.
+/// Waits until more can be sent, for [`LOOK`] at most.
 fn wait_for_room(stream: &TcpStream) -> io::Result<()> {
     let mut wanted = [PollFd::new(stream, PollFlags::OUT)];
     match poll(&mut wanted, Some(&LOOK)) {
-        // A signal that is for another thread.
+        // The wait was interrupted by a signal, which another thread handles.
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The bytes do not come by this process.
+/// Sends a piece of a file by sendfile, without copying the bytes to this process.
 #[cfg(target_os = "linux")]
 fn send_piece(stream: &TcpStream, file: &File, mut offset: u64, length: u64) -> io::Result<u64> {
-    // At most PIECE.
+    // The length is at most `PIECE`.
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     Ok(retry_on_intr(|| rustix::fs::sendfile(stream, file, Some(&mut offset), length))? as u64)
 }
@@ -301,7 +305,7 @@ enum Asked {
     Other,
 }
 
-/// What the caller asks; `None` if it closes before it has.
+/// Reads what the caller asks for; `None` if the caller closes without asking.
 fn read_request(mut stream: &TcpStream) -> io::Result<Option<Asked>> {
     let end = Instant::now() + REQUEST;
     let mut bytes = Vec::new();
@@ -311,11 +315,11 @@ fn read_request(mut stream: &TcpStream) -> io::Result<Option<Asked>> {
         let mut piece = [0; 512];
         match stream.read(&mut piece) {
             Ok(0) if bytes.is_empty() => return Ok(None),
-            // Half a request is answered as well.
+            // A request that ends in the middle is answered as well.
             Ok(0) => return Ok(Some(Asked::Other)),
             Ok(read) => bytes.extend_from_slice(&piece[..read]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Asked::Other)),
-            // A signal that is for another thread.
+            // The wait was interrupted by a signal, which another thread handles.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         }
@@ -337,7 +341,8 @@ fn read_request(mut stream: &TcpStream) -> io::Result<Option<Asked>> {
     }
 }
 
-/// Closes so that what was sent arrives, though the caller may have sent more than was read.
+/// Closes the connection so that what was sent arrives, even if the caller has sent more than was
+/// read.
 fn linger(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.set_read_timeout(Some(LINGER))?;
@@ -467,7 +472,7 @@ mod tests {
             loop {
                 match stream.read(&mut piece) {
                     Ok(0) => return Ok(()),
-                    // 200 kB a second: never stalled.
+                    // 200 kB a second are slow, but never a stall.
                     Ok(_) => thread::sleep(Duration::from_millis(20)),
                     Err(error) => return Err(error.kind()),
                 }

@@ -28,19 +28,19 @@ use crate::{
     text::visible,
 };
 
-/// How long the directory must be quiet before it is looked at again,
+/// How long nothing must have changed in the directory before it is looked at again.
 const QUIET: Duration = Duration::from_millis(200);
-/// but no longer than this after the first change.
+/// How long after the first change the directory is looked at again, even if it keeps changing.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often the directory and the session are looked at, whatever was noticed.
+/// How often the directory and the session are looked at, even if no change was noticed.
 const CHECK: Duration = Duration::from_secs(30);
-/// When to try again after the index did not answer; twice as long after each attempt in a
-/// row, up to [`CHECK`].
+/// How long to wait after the index did not answer. The wait is twice as long after each further
+/// failure in a row, up to [`CHECK`].
 const RETRY: Duration = Duration::from_secs(2);
-/// Files in a row that the index does not take, before no more are tried for now.
+/// How many files in a row the index may refuse before no more files are tried for now.
 const NOT_TAKEN: u32 = 3;
 
-/// What happens, for whoever reads standard output.
+/// An event, which is printed on standard output.
 #[derive(Debug, serde::Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
@@ -49,25 +49,26 @@ enum Event<'a> {
     Withdrawn { filename: &'a str },
 }
 
-/// A shared directory.
+/// Shares a directory as a user, with one description for all files.
 #[derive(Debug)]
 pub(crate) struct Share<'a> {
     peer: &'a mut Peer,
     user: Username,
     description: Description,
     json: bool,
-    /// Names that have been told not to be published.
+    /// The names of which standard error has said that they are not published.
     left_out: HashSet<String>,
-    /// Attempts in a row that failed; the first has been told.
+    /// How many attempts in a row have failed. Standard error has told of the first.
     failures: u32,
 }
 
-/// What is below the directory.
+/// What was found below the directory.
 #[derive(Debug, Default)]
 struct Seen {
-    /// By the names that they are published under.
+    /// The files, by the names that they are published under.
     files: BTreeMap<String, Filename>,
-    /// Folders in which nobody could look, composed: what was below may be there still.
+    /// The composed paths of folders that could not be read: what was below them may be there
+    /// still.
     unseen: Vec<PathBuf>,
 }
 
@@ -78,26 +79,27 @@ impl Seen {
 }
 
 impl<'a> Share<'a> {
-    /// Shares as that user.
+    /// A share as the user `user`, who is not connected yet.
     pub(crate) fn new(peer: &'a mut Peer, user: Username, description: Description, json: bool) -> Self {
         Self { peer, user, description, json, left_out: HashSet::new(), failures: 0 }
     }
 
-    /// Shares until a signal ends it.
+    /// Shares the files below a directory until a signal ends the sharing.
     ///
     /// # Errors
-    /// When it cannot begin. Later it tries again.
+    /// When sharing cannot begin, or standard output cannot be written. A later failure at the
+    /// index is tried again instead.
     pub(crate) fn run(&mut self, directory: &Path) -> Result<(), CommandError> {
         let (changes, changed) = mpsc::sync_channel(1);
         let ended = Arc::new(AtomicBool::new(false));
         let (end, wake, interrupt) = (Arc::clone(&ended), changes.clone(), self.peer.interrupt().clone());
         on_signal(move |_| {
             if end.swap(true, Ordering::SeqCst) {
-                // Whatever holds it up, a second signal is meant.
+                // A second signal ends the process at once, whatever holds up the sharing.
                 process::exit(1);
             }
             interrupt.raise();
-            // If it is full, it wakes as well.
+            // If the channel is full, what is in it wakes the receiver as well.
             let _ = wake.try_send(());
         })?;
         let now = self.peer.now();
@@ -114,7 +116,7 @@ impl<'a> Share<'a> {
         result
     }
 
-    /// Keeps the list at the index what is in the directory, until the end.
+    /// Keeps the list at the index equal to what is in the directory, until `ended`.
     fn follow(&mut self, changed: &Receiver<()>, ended: &AtomicBool) -> Result<(), CommandError> {
         let (address, shared) = self.serving()?;
         self.tell(&Event::Serving { user: self.user.as_str(), address })?;
@@ -130,11 +132,12 @@ impl<'a> Share<'a> {
                     {}
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                // The signals keep a sender.
+                // The thread for signals keeps a sender, so the channel stays open.
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if !ended.load(Ordering::SeqCst) {
-                // A directory in which something always changes is no reason not to look.
+                // The session is checked when that is due, even in a directory in which something
+                // always changes.
                 let check = wait < CHECK || checked.elapsed() >= CHECK;
                 if check {
                     checked = Instant::now();
@@ -146,15 +149,15 @@ impl<'a> Share<'a> {
     }
 
     fn serving(&self) -> Result<(SocketAddr, Arc<crate::shared::Shared>), PeerError> {
-        // It has just been connected.
+        // The user has just been connected, so there is a session.
         self.peer.serving(&self.user).ok_or(PeerError::NotListed(self.user.to_string()))
     }
 
-    /// Makes what is published what is there; gives how long to wait before the next time.
+    /// Publishes what is new in the directory and withdraws what is gone. Gives how long to wait
+    /// before the next time.
     fn reconcile(&mut self, directory: &Dir, check: bool) -> io::Result<Duration> {
         let seen = self.look(directory);
         let reconciled = self.reconcile_with(&seen, check);
-        // Interrupted by the end, or its output has nobody to read it.
         match reconciled {
             Ok(()) => {
                 if std::mem::take(&mut self.failures) > 0 {
@@ -162,9 +165,11 @@ impl<'a> Share<'a> {
                 }
                 Ok(CHECK)
             }
+            // Nobody reads standard output any more, so the sharing ends.
             Err(Stopped::Output(error)) => Err(error),
             Err(Stopped::Again) => Ok(QUIET),
             Err(Stopped::Peer(error)) => {
+                // A failure that a signal has caused is not told.
                 if self.failures == 0 && !self.peer.interrupt().is_raised() {
                     complain!("lonja: {error}; trying again");
                 }
@@ -208,7 +213,7 @@ impl<'a> Share<'a> {
                 Err(Stopped::Peer(error @ PeerError::Refused { operation: Operation::Publish, .. })) => {
                     self.leave_out(
                         new.as_str(),
-                        "the index does not take it now; it may have no room for more",
+                        "the index refused it; the session may have reached its limit of files",
                     );
                     not_taken = Some(error);
                     in_a_row += 1;
@@ -226,7 +231,7 @@ impl<'a> Share<'a> {
         not_taken.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Whether the index still has the session: if not, it is opened again.
+    /// Checks that the index still has the session, and opens the session again if not.
     fn check(&mut self) -> Result<(), Stopped> {
         let now = self.peer.recent();
         match self.peer.check_session(&now, &self.user) {
@@ -257,10 +262,10 @@ impl<'a> Share<'a> {
         let now = self.peer.recent();
         match self.peer.publish_unkept(&now, &self.user, filename, &self.description) {
             Ok(()) => {}
-            // An answer was lost before.
+            // The answer to an earlier attempt was lost.
             Err(error) if error.is(Outcome::AlreadyPublished) => {}
             Err(error) => {
-                // In a session that is opened again everything is published again.
+                // In the session that was opened again, everything has to be published again.
                 self.reconnect(error)?;
                 return Err(Stopped::Again);
             }
@@ -291,7 +296,7 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// What is below the directory.
+    /// Looks for files below the directory.
     fn look(&mut self, directory: &Dir) -> Seen {
         let mut seen = Seen::default();
         let mut directories = vec![PathBuf::new()];
@@ -299,7 +304,7 @@ impl<'a> Share<'a> {
             let path = if below.as_os_str().is_empty() { Path::new(".") } else { &below };
             let entries = match directory.read_dir(path) {
                 Ok(entries) => entries,
-                // It may have gone meanwhile.
+                // The folder may be gone meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     self.leave_out(&path.to_string_lossy(), &error.to_string());
@@ -342,10 +347,7 @@ impl<'a> Share<'a> {
         let published = composed(name);
         match published.parse() {
             Ok(_) if files.contains_key(&published) => {
-                self.leave_out(
-                    name,
-                    "another file has the same name, with accents that are written otherwise",
-                );
+                self.leave_out(name, "another file has an equal name, with accents encoded differently");
             }
             Ok(filename) => {
                 files.insert(published, filename);
@@ -366,12 +368,12 @@ fn composed_path(path: &Path) -> PathBuf {
     path.to_str().map_or_else(|| path.to_owned(), |path| composed(path).into())
 }
 
-/// Has changes below a directory noticed. Where that is not possible they are found when
-/// the directory is compared with the index.
+/// Sends a message for changes below a directory, for as long as the watcher lives. Without a
+/// watcher (`None`), changes are found when the directory is compared with the index.
 fn watch(directory: &Path, changes: SyncSender<()>) -> Option<notify::RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if !event.is_ok_and(|event| event.kind.is_access()) {
-            // If it is full, it will be looked at anyway.
+            // If the channel is full, the directory will be looked at anyway.
             let _ = changes.try_send(());
         }
     });
@@ -381,17 +383,17 @@ fn watch(directory: &Path, changes: SyncSender<()>) -> Option<notify::Recommende
     });
     watching
         .inspect_err(|error| {
-            complain!("lonja: changes are noticed only every {} s: {error}", CHECK.as_secs());
+            complain!("lonja: cannot watch the directory, looking every {} s: {error}", CHECK.as_secs());
         })
         .ok()
 }
 
-/// Why a comparison was not finished.
+/// Why the directory and the index were not compared to the end.
 #[derive(Debug)]
 enum Stopped {
     Peer(PeerError),
     Output(io::Error),
-    /// The session is another one: everything has to be compared again.
+    /// A new session has been opened, so everything has to be compared again.
     Again,
 }
 
@@ -417,7 +419,7 @@ mod tests {
         let mut seen = Seen { files, unseen: vec!["sub".into()] };
         assert!(!seen.is_gone("a") && !seen.is_gone("sub/b") && !seen.is_gone("sub"));
         assert!(seen.is_gone("b") && seen.is_gone("subway"));
-        // The directory itself.
+        // The directory itself could not be read.
         seen.unseen.push(PathBuf::new());
         assert!(!seen.is_gone("b"));
     }

@@ -1,4 +1,4 @@
-//! What a user shares: published names, and the files below a directory behind them.
+//! What a user shares: published names, and the files of these names below a directory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,36 +28,36 @@ use crate::{
 
 /// How long a caller waits for a hash before it is told to ask again.
 const HASH_WAIT: Duration = Duration::from_secs(2);
-/// Files that wait to be hashed, at most, that under way included.
+/// The largest number of files that wait to be hashed, the file that is being hashed included.
 const HASHES: usize = 8;
 
-/// A file that cannot be served.
+/// Why a file cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It is not published, not there, not a file, or not below the directory.
+    /// The file is not published, not there, not a regular file, or not below the directory.
     #[error("no such file is published")]
     NoFile,
-    /// It cannot be read.
+    /// The file cannot be opened or read at the moment.
     #[error(transparent)]
     Io(io::Error),
 }
 
-/// A directory of which some files are published. Nothing else of it can be opened, and
-/// nothing outside of it, whatever links are made in it meanwhile.
+/// A directory of which some files are published. No other file of the directory is served, and no
+/// file outside, whatever links are made in the directory meanwhile.
 #[derive(Debug)]
 pub struct Shared {
     directory: Dir,
-    /// By their composed names.
+    /// The published files by their composed names, each with its hash if that was asked for.
     published: Mutex<HashMap<String, Option<Hashed>>>,
-    /// Says what is published, where others than this process publish.
+    /// Gives the published names, if processes other than this one publish.
     list: Option<List>,
     hashed: Condvar,
     hashers: Mutex<Vec<JoinHandle<()>>>,
-    /// Held while a hash is computed.
+    /// The lock that is held while a hash is computed, so that one file is hashed at a time.
     one: Mutex<()>,
 }
 
-/// Gives the names of all published files.
+/// A function that gives the names of all published files.
 struct List(Box<dyn Fn() -> Vec<String> + Send + Sync>);
 
 impl fmt::Debug for List {
@@ -66,15 +66,15 @@ impl fmt::Debug for List {
     }
 }
 
-/// The hash of a file as it was.
+/// The hash of a file in the state that `stamp` identifies.
 #[derive(Debug, Clone, Copy)]
 struct Hashed {
     stamp: Stamp,
-    /// Not there while it is computed.
+    /// The hash; `None` while it is being computed.
     hash: Option<blake3::Hash>,
 }
 
-/// What changes when a file does.
+/// What changes when a file changes: its inode, its size, or the time of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: (u64, u64),
@@ -92,23 +92,23 @@ impl Stamp {
     }
 }
 
-/// An open file.
+/// A file that was opened to be served.
 #[derive(Debug)]
 pub struct Opened {
-    /// It.
+    /// The open file.
     pub file: File,
-    /// Its bytes.
+    /// Size of the file when it was opened, in bytes.
     pub size: u64,
-    /// Seconds since 1970.
+    /// When the file was last modified, in seconds since 1970.
     pub modified: i64,
     stamp: Stamp,
 }
 
 impl Shared {
-    /// The files below a directory; none is published yet.
+    /// Opens a directory, of which no file is published yet.
     ///
     /// # Errors
-    /// When it is no directory.
+    /// When the path is no directory, or the directory cannot be opened.
     pub fn new(directory: &Path) -> io::Result<Self> {
         let directory = Dir::open_ambient_dir(directory, ambient_authority())?;
         Ok(Self {
@@ -121,19 +121,19 @@ impl Shared {
         })
     }
 
-    /// Serves what a list has at the moment when a file is asked for.
+    /// Lets `list` say what is published, each time that a file is asked for.
     #[must_use]
     pub(crate) fn following(self, list: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         Self { list: Some(List(Box::new(list))), ..self }
     }
 
-    /// The directory.
+    /// The directory below which the files are.
     #[must_use]
     pub fn directory(&self) -> &Dir {
         &self.directory
     }
 
-    /// Lets a file be served. It need not be there yet.
+    /// Publishes a file, so that it is served. The file need not be there yet.
     pub fn publish(&self, filename: &Filename) {
         self.published.lock().entry(composed(filename.as_str())).or_default();
     }
@@ -151,7 +151,7 @@ impl Shared {
     /// Opens a published file.
     ///
     /// # Errors
-    /// When it may not or cannot be served.
+    /// When the file may not be served, or cannot be opened.
     pub fn open(&self, filename: &Filename) -> Result<Opened, OpenError> {
         let mut published = self.published.lock();
         if let Some(List(list)) = &self.list {
@@ -174,7 +174,8 @@ impl Shared {
         }
     }
 
-    /// The path whose parts are canonically equal to those of a path that is not there.
+    /// Finds the path on disk whose parts are canonically equal to the parts of `path`, which is
+    /// not there.
     fn spelled_on_disk(&self, path: &Path) -> Option<PathBuf> {
         let mut found = PathBuf::new();
         for part in path.components() {
@@ -190,21 +191,22 @@ impl Shared {
     /// Opens a file, published or not, that is below the directory.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no such file, or it cannot be opened.
     pub fn open_below(&self, path: &Path) -> Result<Opened, OpenError> {
         if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             return Err(OpenError::NoFile);
         }
         let mut options = OpenOptions::new();
         options.read(true);
-        // A pipe without a writer would be waited for.
+        // Without this flag, opening a pipe would wait for a writer.
         options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
         let file = match self.directory.open_with(path, &options) {
             Ok(file) => file.into_std(),
             Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
                 return Err(OpenError::Io(error));
             }
-            // Not there, not readable, or a link that leads out: the caller need not know which.
+            // The file is not there, not readable, or a link that leads out: the caller need not
+            // know which.
             Err(_) => return Err(OpenError::NoFile),
         };
         let metadata = file.metadata().map_err(OpenError::Io)?;
@@ -214,11 +216,12 @@ impl Shared {
         Ok(Opened { file, size: metadata.len(), modified: metadata.mtime(), stamp: Stamp::of(&metadata) })
     }
 
-    /// The hash of a file that was opened; `None` if it is still being computed, which
-    /// another thread does, one file at a time, or if too many files wait for that.
+    /// The hash of a file that was opened. Another thread computes hashes, one file at a time.
+    /// `None` if the hash is not there in time (`HASH_WAIT`), too many files wait for theirs
+    /// (`HASHES`), or the file has changed or is withdrawn meanwhile.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub fn hash(
         self: &Arc<Self>,
         filename: &Filename,
@@ -251,7 +254,7 @@ impl Shared {
                     *known = Some(Hashed { stamp, hash: None });
                     hashers.push(hashing);
                 }
-                // It failed, or the file has become another one.
+                // Hashing has failed, or the file has become another one.
                 (_, None) => return Ok(None),
             }
             if self.hashed.wait_until(&mut published, end).timed_out() {
@@ -266,7 +269,7 @@ impl Shared {
         let hash = {
             let _one = self.one.lock();
             if !self.published.lock().get(name).is_some_and(is_wanted) {
-                // It has become another file meanwhile, or is not published any more.
+                // The file has become another one meanwhile, or is not published any more.
                 return;
             }
             hash::of_file(&Arc::new(opened.file), opened.size, stop)
@@ -279,7 +282,7 @@ impl Shared {
         self.hashed.notify_all();
     }
 
-    /// Waits for the threads that compute hashes, which have been stopped.
+    /// Waits for the threads that compute hashes, after they were told to stop.
     pub(crate) fn join(&self) {
         let hashers = std::mem::take(&mut *self.hashers.lock());
         for hasher in hashers {

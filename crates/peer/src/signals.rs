@@ -1,4 +1,4 @@
-//! Ctrl-C, and being told to end.
+//! Signals: Ctrl-C, and signals that tell the process to end.
 
 use std::{io, thread};
 
@@ -10,13 +10,13 @@ use signal_hook::{
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// Ctrl-C.
+    /// SIGINT, which Ctrl-C sends.
     Interrupt,
-    /// The end; its number.
+    /// SIGTERM or SIGHUP, as a number: the process is to end.
     End(i32),
 }
 
-/// Calls a function for each signal, on a thread of its own that ends with the process.
+/// Calls `handle` for each signal, on a thread that runs until the process ends.
 ///
 /// # Errors
 /// When signals cannot be handled.

@@ -1,6 +1,7 @@
-//! Text from other peers, for a terminal.
+//! Makes text from other peers safe to show on a terminal.
 
-/// Writes a line to standard error. Whoever has closed it does not want to know.
+/// Writes a line to standard error. A failure is ignored: whoever closed standard error does not
+/// want the line.
 macro_rules! complain {
     ($($line:tt)*) => {{
         use std::io::Write as _;
@@ -8,7 +9,7 @@ macro_rules! complain {
     }};
 }
 
-/// Whether a character changes how others around it are shown, or is not shown: a control
+/// Whether a character is not shown, or changes how the characters around it are shown: a control
 /// character, a direction mark, a line separator.
 #[must_use]
 pub(crate) fn is_unseen(character: char) -> bool {
@@ -16,14 +17,15 @@ pub(crate) fn is_unseen(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// The text with such characters written as `\u{202e}`.
+/// The text with each unseen character ([`is_unseen`]) written as an escape, such as `\u{202e}`.
 #[must_use]
 pub(crate) fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for character in text.chars() {
-        match is_unseen(character) {
-            true => visible.extend(character.escape_unicode()),
-            false => visible.push(character),
+        if is_unseen(character) {
+            visible.extend(character.escape_unicode());
+        } else {
+            visible.push(character);
         }
     }
     visible

@@ -1,4 +1,5 @@
-//! Copies that are cut, changed and deceived on their way, and opens that are raced.
+//! Copies whose bytes are cut off or changed on their way, and files that are replaced by links
+//! while they are opened.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -50,7 +51,7 @@ impl Sharing {
     }
 }
 
-/// A place to copy to.
+/// A directory to copy to, and the interrupt of the copies.
 struct Place {
     directory: TempDir,
     interrupt: Interrupt,
@@ -82,14 +83,14 @@ impl Place {
     }
 }
 
-/// What a proxy does to the bytes that come from a peer, each with its place among all
-/// those that came so far.
+/// What a proxy does to the bytes that come from a peer.
 trait Harm: Send + Sync + 'static {
-    /// Changes the bytes; gives how many of them still pass before the connection is cut.
+    /// Changes `bytes`, of which the first is number `at` of all bytes that came. Gives how many of
+    /// `bytes` still pass before the connection is cut.
     fn harm(&self, at: u64, bytes: &mut [u8]) -> usize;
 }
 
-/// Stands between two peers.
+/// A proxy between two peers, which counts the bytes that come from one of them.
 struct Proxy {
     address: SocketAddr,
     passed: Arc<AtomicU64>,
@@ -131,7 +132,7 @@ fn pass(mut server: TcpStream, mut client: TcpStream, passed: &AtomicU64, harm: 
     let _ = server.shutdown(Shutdown::Both);
 }
 
-/// The connection is cut once, when so many bytes have come.
+/// Cuts the connection once, when `at` bytes have come.
 struct CutAt {
     at: u64,
     done: AtomicBool,
@@ -147,7 +148,7 @@ impl Harm for CutAt {
     }
 }
 
-/// A bit of one byte changes.
+/// Flips one bit of the byte with this number.
 struct FlipAt(u64);
 
 impl Harm for FlipAt {
@@ -161,7 +162,7 @@ impl Harm for FlipAt {
     }
 }
 
-/// Bytes that look random, the same in each run.
+/// Bytes that look random, but are the same in each run.
 fn bytes(seed: u8, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
@@ -180,7 +181,8 @@ fn a_hundred_cuts_are_each_resumed() {
         let copied = place.copy(&[proxy.address]).unwrap();
         assert_eq!(copied.hash, Some(blake3::hash(&content)), "cut {round} at {at}");
         assert_eq!(place.copied().unwrap(), content);
-        // What had come before the cut did not come again, but for what was on its way.
+        // Bytes that had come before the cut did not come again, except for bytes on their way at
+        // the cut.
         let passed = proxy.passed.load(Ordering::SeqCst);
         assert!(passed < size as u64 + (32 << 10), "cut {round} at {at}: {passed} bytes");
     }
@@ -194,13 +196,14 @@ fn a_copy_that_was_stopped_goes_on_another_time() {
     struct Stop {
         interrupt: Interrupt,
         directory: PathBuf,
-        /// It may go on to pass what had come before, when the next copy has begun.
+        /// Whether the interrupt was raised. The proxy may still pass earlier bytes when the next
+        /// copy has begun, and must not raise it again.
         done: AtomicBool,
     }
     impl Harm for Stop {
         fn harm(&self, at: u64, bytes: &mut [u8]) -> usize {
             if at > 500_000 && !self.done.swap(true, Ordering::SeqCst) {
-                // What has come is kept some time later.
+                // Bytes that have passed are in the partial copy some time later.
                 while parts(&self.directory) < 100_000 {
                     thread::yield_now();
                 }
@@ -224,7 +227,7 @@ fn a_copy_that_was_stopped_goes_on_another_time() {
     assert_eq!(place.copied().unwrap(), content);
 }
 
-/// Bytes of all files in a directory.
+/// The size of all files in a directory, in bytes.
 fn parts(directory: &Path) -> u64 {
     fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
@@ -233,14 +236,14 @@ fn parts(directory: &Path) -> u64 {
 fn every_flipped_byte_is_found_before_the_file_has_its_name() {
     let content = bytes(3, 400);
     let sharing = Sharing::start(&content);
-    // Two replies: what the file is, and its bytes.
+    // There are two replies: the head alone, and the head with the file's bytes.
     let head = 1 + lonja_wire::get_part::HEAD;
     let mut wrong = 0;
     for at in 0..2 * head + content.len() {
         let proxy = Proxy::start(sharing.server.address(), FlipAt(at as u64));
         let place = Place::new();
         let copied = place.copy(&[proxy.address]);
-        // A wrong answer about the file is noticed when it is asked again.
+        // A wrong head is noticed when the peer is asked again.
         match copied {
             Ok(_) => assert_eq!(place.copied().unwrap(), content, "flipped {at}"),
             Err(error) => {
@@ -332,7 +335,7 @@ fn a_hundred_thousand_raced_opens_serve_nothing_from_outside() {
     let mut served = 0;
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Each step replaces the name at once, by a link inside, outside, or the file.
+            // Each step replaces a name at once by a link, which leads inside or outside.
             let next = root.path().join("next");
             while !over.load(Ordering::Relaxed) {
                 for (to, at) in [

@@ -1,4 +1,4 @@
-//! A name server that a test runs itself, for one name of which the addresses change.
+//! A name server that a test runs itself, for a name whose addresses change.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -6,28 +6,28 @@ use std::{
     thread,
 };
 
-/// Bytes of a message over UDP, at most.
+/// The largest size of a message over UDP, in bytes.
 const MESSAGE: usize = 512;
-/// Bytes before the question.
+/// The size of a message's header, in bytes. The question follows the header.
 const HEADER: usize = 12;
-/// Seconds that an answer may be believed: longer than any test takes.
+/// How long an answer may be kept, in seconds: longer than any test takes.
 const TTL: u32 = 600;
 /// The type of a record that holds an IPv4 address.
 const A: [u8; 2] = [0, 1];
 
-/// The server. It serves until the process ends.
+/// A name server on loopback. It serves until the process ends.
 #[derive(Debug)]
 pub struct NameServer {
-    /// Where it is asked.
+    /// The address at which the server is asked.
     pub address: SocketAddr,
     addresses: Arc<Mutex<Vec<Ipv4Addr>>>,
 }
 
 impl NameServer {
-    /// Answers every question for an IPv4 address with these.
+    /// Starts a server that answers every question for an IPv4 address with `addresses`.
     ///
     /// # Panics
-    /// When no socket can be had.
+    /// When no socket can be opened.
     #[must_use]
     pub fn start(addresses: &[Ipv4Addr]) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
@@ -39,7 +39,7 @@ impl NameServer {
             while let Ok((read, asker)) = socket.recv_from(&mut query) {
                 let addresses = current.lock().expect("no panic").clone();
                 if let Some(answer) = answer(&query[..read], &addresses) {
-                    // Whoever asked asks again if this is lost.
+                    // If the answer is lost, the resolver asks again.
                     let _ = socket.send_to(&answer, asker);
                 }
             }
@@ -47,7 +47,7 @@ impl NameServer {
         Self { address, addresses }
     }
 
-    /// Answers with others from now on.
+    /// Makes the server answer with other `addresses` from now on.
     ///
     /// # Panics
     /// Never.
@@ -56,7 +56,7 @@ impl NameServer {
     }
 }
 
-/// RFC 1035, 4.1.
+/// Makes the answer to a query (RFC 1035, 4.1). `None` if the query is cut short.
 fn answer(query: &[u8], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     let mut end = HEADER;
     // The labels of the name, then its type and class.

@@ -1,5 +1,5 @@
-//! What Lonja's tests share: Redis servers that a test starts itself on free ports and
-//! that end with it, and a receiver of traces. Failures panic: this is for tests only.
+//! What Lonja's tests share: Redis servers and a name server that a test starts itself on free
+//! ports, and a receiver of traces. Failures panic, because this crate is for tests only.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod dns;

@@ -1,4 +1,4 @@
-//! Redis as a process of the test's own.
+//! Redis servers and clusters that a test starts as processes of its own.
 
 use std::{
     fs,
@@ -16,10 +16,11 @@ use std::{
 
 use tempfile::TempDir;
 
-/// How long anything may take.
+/// How long a server may take to start or to answer, and a cluster to come together.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A Redis server with its files in a directory of its own. Ends with this value.
+/// A Redis server with its files in a directory of its own. The server ends when this value is
+/// dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
@@ -80,7 +81,7 @@ impl RedisServer {
 
     fn start_as(start: Start) -> Self {
         let directory = TempDir::new().unwrap();
-        // Another process may take the port between the look and the start.
+        // Another process may take the port between the search for a free one and the start.
         for _ in 0..10 {
             let port = free_port();
             let mut child = start.spawn(directory.path(), port);
@@ -91,28 +92,29 @@ impl RedisServer {
         panic!("redis-server does not start: install it with `apt-get install redis-server`");
     }
 
-    /// Starts a server as a script does that takes `LONJA_REDIS_PORT`, `LONJA_REDIS_BIND` and
-    /// `LONJA_REDIS_DIR`, with these passwords besides.
+    /// Starts a server with a script that reads `LONJA_REDIS_PORT`, `LONJA_REDIS_BIND` and
+    /// `LONJA_REDIS_DIR` from its environment. `passwords` are further variables, each with its
+    /// value.
     #[must_use]
     pub fn start_by(script: &Path, passwords: &[(&str, &str)]) -> Self {
         let environment = passwords.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Self::start_as(Start::Script { script: script.to_owned(), environment: environment.collect() })
     }
 
-    /// One that tests share while any of them runs: give each its own prefix.
+    /// A server that tests share while any of them runs. Each test needs a prefix of its own.
     #[must_use]
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
         share(&SHARED, Self::start)
     }
 
-    /// Where it listens.
+    /// The port on which the server listens.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its address as a store.
+    /// The address of the server, as the URL of a store.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
@@ -125,25 +127,25 @@ impl RedisServer {
         format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Its process.
+    /// The id of the server's process.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kills it, as a crash would.
+    /// Kills the server, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Sends it a signal by name.
+    /// Sends the server a signal by name, as `kill -s` takes it.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
-    /// Starts it again on the same port and files, once it was killed.
+    /// Starts a killed server again, on the same port and with the same files.
     pub fn restart(&mut self) {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
@@ -155,7 +157,7 @@ impl RedisServer {
         panic!("redis-server does not start again on port {}", self.port);
     }
 
-    /// Sends a command and gives what is answered, as it comes.
+    /// Sends a command and returns the answer in the encoding of Redis, such as `+OK`.
     #[must_use]
     pub fn command(&self, command: &str) -> String {
         send(self.port, command).expect("redis answers")
@@ -169,7 +171,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// A Redis Cluster of three nodes on loopback. Ends with this value.
+/// A Redis Cluster of three nodes on loopback. The nodes end when this value is dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
     /// The nodes, each with a third of the slots.
@@ -180,7 +182,8 @@ impl RedisCluster {
     /// Starts three nodes and joins them.
     #[must_use]
     pub fn start() -> Self {
-        // No node is meant to be given up when the machine stands still for a moment.
+        // The timeout is long, so that no node is given up when the machine stands still for a
+        // moment.
         let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "15000"];
         let bus = |server: &RedisServer| server.port + 10_000;
         let nodes: Vec<_> = (0..3).map(|_| RedisServer::start_with(&options)).collect();
@@ -205,14 +208,14 @@ impl RedisCluster {
         Self { nodes }
     }
 
-    /// One that tests share while any of them runs: give each its own prefix.
+    /// A cluster that tests share while any of them runs. Each test needs a prefix of its own.
     #[must_use]
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
         share(&SHARED, Self::start)
     }
 
-    /// Its address as a store.
+    /// The addresses of the nodes, as the URL of a store.
     #[must_use]
     pub fn url(&self) -> String {
         let nodes: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
@@ -220,7 +223,8 @@ impl RedisCluster {
     }
 }
 
-/// A test that panicked while it held the lock started nothing: the next one may.
+/// Returns the value that tests share, or starts it if no test has it. A test that panicked while
+/// it held the lock has started nothing: the next test starts the value then.
 fn share<T>(shared: &Mutex<Weak<T>>, start: impl FnOnce() -> T) -> Arc<T> {
     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
@@ -230,11 +234,12 @@ fn share<T>(shared: &Mutex<Weak<T>>, start: impl FnOnce() -> T) -> Arc<T> {
     })
 }
 
-/// Low enough that the port of the cluster's bus, which is 10,000 higher, exists.
+/// Finds a free port, low enough that the port of the cluster's bus, which is 10,000 higher,
+/// exists.
 fn free_port() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // The system's own ports begin at 32,768; those below are free of its choices.
+        // The system chooses ports from 32,768 on: it gives nobody a lower one by itself.
         let port = 10_000 + port % 20_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
@@ -242,14 +247,14 @@ fn free_port() -> u16 {
     }
 }
 
-/// Waits until it answers; `false` when it ends instead.
+/// Waits until a server answers. `false` if its process ends instead, or does not answer in time.
 fn answers(child: &mut Child, port: u16) -> bool {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        // One that wants a password first answers too.
+        // A server that wants a password first is up as well.
         let is_up = |answer: String| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH");
         if send(port, "PING").is_some_and(is_up) {
             return true;

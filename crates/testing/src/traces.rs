@@ -1,4 +1,4 @@
-//! A receiver of spans that answers Jaeger's trace query.
+//! A receiver of spans that answers queries for traces as Jaeger does.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,13 +26,13 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-/// Spans that are kept.
+/// The largest number of spans that are kept: the newest ones.
 const SPANS: usize = 100_000;
 
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<VecDeque<(Resource, Span)>>>);
 
-/// The receiver. Ends with this value.
+/// A receiver of spans. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct TraceReceiver {
     otlp: SocketAddr,
@@ -41,7 +41,8 @@ pub struct TraceReceiver {
 }
 
 impl TraceReceiver {
-    /// Receives spans over OTLP (gRPC) at one address and answers queries at another.
+    /// Starts a receiver that takes spans over OTLP (gRPC) at the address `otlp`, and answers
+    /// queries over HTTP at the address `query`.
     ///
     /// # Errors
     /// When an address cannot be listened on.
@@ -65,19 +66,19 @@ impl TraceReceiver {
         Ok(Self { otlp: addresses.0, query: addresses.1, tasks })
     }
 
-    /// Where spans go.
+    /// The address to which spans are sent.
     #[must_use]
     pub fn otlp(&self) -> SocketAddr {
         self.otlp
     }
 
-    /// Where traces are asked for.
+    /// The address at which queries for traces are answered.
     #[must_use]
     pub fn query(&self) -> SocketAddr {
         self.query
     }
 
-    /// Waits until one of its servers ends, which is never unless it breaks down.
+    /// Waits until one of the receiver's two servers ends, which happens only if it fails.
     pub async fn ended(mut self) {
         self.tasks.join_next().await;
     }
@@ -109,8 +110,8 @@ async fn services(State(Spans(spans)): State<Spans>) -> Json<Value> {
     Json(json!({ "data": names }))
 }
 
-/// As Jaeger does: the newest traces with a span of a service, of an operation if one is
-/// given, all their spans, whichever service they are of.
+/// Answers a query as Jaeger does: with the newest traces that have a span of the service and of
+/// the operation in the query. A trace comes with all its spans, of whichever service.
 async fn traces(
     State(Spans(spans)): State<Spans>,
     Query(query): Query<BTreeMap<String, String>>,

@@ -2,33 +2,33 @@
 
 use std::{fmt, num::NonZeroU16, str::FromStr};
 
-/// Width of the operation code, in bytes with its NUL.
+/// Width of the operation code, in bytes, the NUL included.
 pub const WIDTH_OPERATION: usize = 256;
-/// Width of the datetime, in bytes with its NUL.
+/// Width of the datetime, in bytes, the NUL included.
 pub const WIDTH_DATETIME: usize = 20;
-/// Width of a username, a filename and a description, in bytes with the NUL.
+/// Width of a username, a filename and a description, in bytes, the NUL included.
 pub const WIDTH_NAME: usize = 256;
-/// Width of a dotted IPv4 address, in bytes with its NUL.
+/// Width of a dotted IPv4 address, in bytes, the NUL included.
 pub const WIDTH_ADDRESS: usize = 16;
-/// Width of a decimal port, in bytes with its NUL.
+/// Width of a decimal port, in bytes, the NUL included.
 pub const WIDTH_PORT: usize = 6;
 
 /// Why a field cannot be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
-    /// More bytes than its width leaves beside the NUL.
+    /// The field has too many bytes: its width must have room for the NUL too.
     #[error("too long")]
     TooLong,
-    /// Not UTF-8.
+    /// The field is not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// Holds a control character: a NUL, a line break, an escape.
-    #[error("not printable: it holds a control character")]
+    /// The field holds a control character, such as a NUL, a line break or an escape.
+    #[error("not printable: a control character is in it")]
     ControlCharacter,
-    /// Empty where a name is needed.
+    /// The field is empty where a name is needed.
     #[error("empty")]
     Empty,
-    /// Not a decimal number from 1 to 65535.
+    /// The field is not a decimal number from 1 to 65535.
     #[error("not a port from 1 to 65535")]
     ImpossiblePort,
 }
@@ -51,10 +51,10 @@ macro_rules! text_field {
         pub struct $name(String);
 
         impl $name {
-            /// Accepts UTF-8 without control characters that fits the field's width.
+            /// Accepts UTF-8 text that fits the field's width and holds no control character.
             ///
             /// # Errors
-            /// Says what is wrong with the bytes.
+            /// [`FieldError`] says what is wrong with the bytes.
             pub fn from_bytes(bytes: &[u8]) -> Result<Self, FieldError> {
                 if bytes.is_empty() && !$empty {
                     return Err(FieldError::Empty);
@@ -62,7 +62,7 @@ macro_rules! text_field {
                 text(bytes, $width).map(Self)
             }
 
-            /// The text.
+            /// The field's text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -92,7 +92,7 @@ macro_rules! text_field {
 }
 
 text_field!(
-    /// Who asks, or whom the question is about: 1 to 255 bytes.
+    /// The name of the user who asks or of the remote user: 1 to 255 bytes.
     Username, WIDTH_NAME, empty: false
 );
 text_field!(
@@ -100,12 +100,12 @@ text_field!(
     Filename, WIDTH_NAME, empty: false
 );
 text_field!(
-    /// What a peer says of a file: up to 255 bytes, may be empty.
+    /// What a peer says about a file: 0 to 255 bytes.
     Description, WIDTH_NAME, empty: true
 );
 text_field!(
-    /// The time as the SOAP service gave it to the peer, up to 19 bytes. Peers choose
-    /// what they send here, so its form is not checked.
+    /// The time that a peer claims to have from the SOAP service: 0 to 19 bytes. Peers may send
+    /// any text here, so the form of the text is not checked.
     Datetime, WIDTH_DATETIME, empty: true
 );
 
@@ -117,7 +117,7 @@ impl Port {
     /// Accepts one to five decimal digits.
     ///
     /// # Errors
-    /// Anything else, zero, and numbers past 65535.
+    /// When the bytes are anything else, or the number is 0 or larger than 65535.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FieldError> {
         if bytes.len() >= WIDTH_PORT {
             return Err(FieldError::TooLong);
@@ -132,7 +132,7 @@ impl Port {
             .ok_or(FieldError::ImpossiblePort)
     }
 
-    /// The number.
+    /// The port as a number.
     #[must_use]
     pub fn get(self) -> u16 {
         self.0.get()

@@ -5,31 +5,31 @@ use crate::{
     reading::{self, Conclusion, Dialect},
 };
 
-/// The operation code.
+/// The operation code of GET_FILE.
 pub const NAME: &str = "GET_FILE";
 
 /// Status 1: the file does not exist or is not published.
 pub const STATUS_NO_FILE: u8 = 1;
-/// Status 2: any other failure, an unknown operation among them.
+/// Status 2: any other failure, and the answer to an unknown operation.
 pub const STATUS_FAILED: u8 = 2;
 
-/// The most bytes that the request can need.
+/// The largest size of a GET_FILE request, in bytes.
 pub const MAX_REQUEST: usize = crate::WIDTH_OPERATION + WIDTH_NAME;
 
-/// How far the bytes of one connection have come.
+/// What the bytes that have arrived on a connection are so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// More bytes are needed.
     Incomplete,
-    /// The file that is asked for.
+    /// The request is complete and asks for this file.
     Complete(Filename),
-    /// Another operation: answer [`STATUS_FAILED`].
+    /// The operation is not GET_FILE: answer [`STATUS_FAILED`].
     UnknownOperation,
-    /// The filename cannot be one: answer [`STATUS_FAILED`].
+    /// The filename is bad: answer [`STATUS_FAILED`].
     Bad(FieldError),
 }
 
-/// Reads what has arrived so far, in either encoding.
+/// Reads all bytes that have arrived on a connection so far, in either encoding.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Progress {
     match reading::operation_code(bytes) {
@@ -47,7 +47,7 @@ pub fn decode(bytes: &[u8]) -> Progress {
     }
 }
 
-/// Appends the request's bytes, as an original peer sends them.
+/// Appends the request's bytes to `out`, as an original peer sends them.
 pub fn encode(filename: &Filename, out: &mut Vec<u8>) {
     out.extend_from_slice(NAME.as_bytes());
     out.push(0);

@@ -6,58 +6,59 @@ use crate::{
     reading::{self, Dialect},
 };
 
-/// The operation code. As long as GET_FILE, because original peers read nine bytes of it.
+/// The operation code of GET_PART. The code is as long as GET_FILE, because original peers read
+/// nine bytes: a code and its NUL.
 pub const NAME: &str = "GET_PART";
 
-/// Status 3: the hash of the file is being computed; ask again.
+/// Status 3: the hash of the file is being computed; ask again in a moment.
 pub const STATUS_NOT_YET: u8 = 3;
 
-/// Bytes of offset and length behind the filename.
+/// Size of the offset and the length behind the filename, in bytes.
 const RANGE: usize = 16;
-/// The most bytes that the request can need.
+/// The largest size of a GET_PART request, in bytes.
 pub const MAX_REQUEST: usize = NAME.len() + 1 + WIDTH_NAME + RANGE;
 
-/// Bytes of [`Head`], behind the status of a reply.
+/// Size of an encoded [`Head`], in bytes.
 pub const HEAD: usize = 8 + 8 + HASH;
-/// Bytes of a BLAKE3 hash.
+/// Size of a BLAKE3 hash, in bytes.
 pub const HASH: usize = 32;
 
-/// What is asked.
+/// A request for a range of a file's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Of which file.
+    /// The name of the file that is asked for.
     pub filename: Filename,
-    /// From which byte on.
+    /// The first byte that is asked for, counted from 0.
     pub offset: u64,
-    /// How many bytes, at most. None at all asks only for the [`Head`].
+    /// The largest number of bytes to send; 0 asks only for the [`Head`].
     pub length: u64,
 }
 
-/// What a reply says of the file, before the bytes of the range.
+/// What a reply says about the file, before the bytes of the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Bytes in all.
+    /// Size of the whole file, in bytes.
     pub size: u64,
-    /// Seconds since 1970, as its owner's file system has it.
+    /// When the file was last modified, in seconds since 1970, as the owner's file system has it.
     pub modified: i64,
-    /// BLAKE3 of the whole file.
+    /// The BLAKE3 hash of the whole file.
     pub hash: [u8; HASH],
 }
 
-/// How far the bytes of one connection have come.
+/// What the bytes that have arrived on a connection are so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// More bytes are needed.
     Incomplete,
-    /// A whole request.
+    /// The request is complete.
     Complete(Part),
-    /// Another operation.
+    /// The operation is not GET_PART.
     UnknownOperation,
-    /// The filename cannot be one.
+    /// The filename is bad.
     Bad(FieldError),
 }
 
-/// Reads what has arrived so far.
+/// Reads all bytes that have arrived on a connection so far.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Progress {
     match reading::operation_code(bytes) {
@@ -88,7 +89,7 @@ pub fn decode(bytes: &[u8]) -> Progress {
 }
 
 impl Part {
-    /// Appends the request's bytes.
+    /// Appends the request's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(NAME.as_bytes());
         out.push(0);
@@ -99,13 +100,13 @@ impl Part {
 }
 
 impl Head {
-    /// How many bytes answer a range.
+    /// The number of bytes that answer a range: none if the range begins past the end of the file.
     #[must_use]
     pub fn bytes_of(&self, offset: u64, length: u64) -> u64 {
         self.size.saturating_sub(offset).min(length)
     }
 
-    /// The bytes behind the status.
+    /// The bytes that stand behind the status of a reply.
     #[must_use]
     pub fn encode(&self) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
@@ -115,7 +116,7 @@ impl Head {
         bytes
     }
 
-    /// Reads the bytes behind the status.
+    /// Reads the bytes that stand behind the status of a reply.
     #[must_use]
     pub fn decode(bytes: &[u8; HEAD]) -> Self {
         let (numbers, hash) = bytes.split_at(16);

@@ -1,8 +1,18 @@
-//! The peer protocol, as bytes: fields, requests and replies. No I/O, no async.
+//! The peer protocol as bytes: fields, requests and replies. This crate has no I/O and no async.
 //!
-//! A gateway collects what arrives and asks [`decode`] after each piece; the answer is
-//! there as soon as the last field is complete. Replies and requests are written by
-//! [`reply`] and [`Request::encode`]. docs/protocol.md is the source of every rule.
+//! A gateway collects the bytes that arrive and calls [`decode`] after each piece: [`decode`] gives
+//! the request as soon as the request's last field is complete. [`Request::encode`] writes
+//! requests, and [`reply`] writes replies. docs/protocol.md is the source of every rule.
+//!
+//! ```
+//! use lonja_wire::{Command, Progress, decode};
+//!
+//! let bytes = b"REGISTER\012/05/2024 10:00:00\0alice\0";
+//! assert_eq!(decode(&bytes[..20]), Progress::Incomplete);
+//! let Progress::Complete(request) = decode(bytes) else { panic!("the last field is complete") };
+//! assert_eq!(request.command, Command::Register);
+//! assert_eq!(request.username.unwrap().as_str(), "alice");
+//! ```
 
 mod field;
 pub mod get_file;

@@ -24,22 +24,22 @@ pub enum Operation {
     ListContent,
 }
 
-/// What became of an operation; [`Operation::status`] says which byte tells the peer.
+/// The outcome of an operation. [`Operation::status`] turns an outcome into the peer's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Done.
+    /// The operation was carried out.
     Ok,
-    /// REGISTER: the name is taken.
+    /// REGISTER: the username is already registered.
     AlreadyRegistered,
     /// The user who asks is not registered.
     NotRegistered,
-    /// CONNECT: the user has a session.
+    /// CONNECT: the user already has a session.
     AlreadyConnected,
     /// The user who asks has no session.
     NotConnected,
-    /// PUBLISH: the session has published that name.
+    /// PUBLISH: the session has already published a file of that name.
     AlreadyPublished,
-    /// DELETE: the session has not published that name.
+    /// DELETE: the session has not published a file of that name.
     NotPublished,
     /// LIST_CONTENT: the remote user is not registered.
     RemoteNotRegistered,
@@ -48,7 +48,7 @@ pub enum Outcome {
 }
 
 impl Operation {
-    /// All of them, in the order of the protocol's tables.
+    /// All operations, in the order of the tables in docs/protocol.md.
     pub const ALL: [Self; 8] = [
         Self::Register,
         Self::Unregister,
@@ -60,7 +60,7 @@ impl Operation {
         Self::ListContent,
     ];
 
-    /// The operation code.
+    /// The operation code, as peers send it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,13 +75,14 @@ impl Operation {
         }
     }
 
-    /// The operation of that code, if it is one that a gateway answers.
+    /// The operation with this code; `None` if the gateway answers no such operation. The case of
+    /// letters matters.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.name().as_bytes() == name)
     }
 
-    /// The widths of the fields behind the operation code.
+    /// The widths of the fields behind the operation code, in order.
     pub(crate) const fn widths(self) -> &'static [usize] {
         match self {
             Self::Register | Self::Unregister | Self::Disconnect | Self::ListUsers => {
@@ -93,8 +94,8 @@ impl Operation {
         }
     }
 
-    /// The status digit, 0 to 4, that tells a peer this outcome. An outcome that the
-    /// operation has no status of its own for is "any other failure".
+    /// The status, 0 to 4, that tells the peer this outcome (docs/protocol.md 3). An outcome for
+    /// which the operation has no status counts as "any other failure".
     #[must_use]
     pub const fn status(self, outcome: Outcome) -> u8 {
         use Operation::{Connect, Delete, Disconnect, ListContent, ListUsers, Publish, Register, Unregister};

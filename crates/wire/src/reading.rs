@@ -1,8 +1,8 @@
 //! The two ways to read the bytes of a request, side by side (docs/protocol.md 2).
 //!
-//! A request does not say how it is encoded, so what has arrived is read in each way
-//! that is still possible. The padded reading is contradicted by the first byte that
-//! follows a NUL inside its field; until then both stand.
+//! A request does not say how it is encoded, so the bytes that have arrived are read in each way
+//! that is still possible. The first byte other than NUL that follows a NUL within a field's width
+//! shows that the request is not padded; until then both readings are possible.
 
 use crate::field::{FieldError, WIDTH_OPERATION};
 
@@ -16,7 +16,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The word for logs and metrics.
+    /// The dialect's name in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,7 +26,7 @@ impl Dialect {
     }
 }
 
-/// The most fields that a message has behind its operation code.
+/// The largest number of fields that a message has behind the operation code.
 pub(crate) const MAX_FIELDS: usize = 4;
 
 /// The fields behind the operation code, without their NULs.
@@ -47,34 +47,35 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What the bytes behind the operation code are, read in one way.
+/// What the bytes behind the operation code are in one of the possible readings.
 enum Read<'a> {
-    /// Every field is there; they end `end` bytes into what was read.
+    /// Every field has arrived. The last field, with its NULs, ends at the offset `end`.
     Complete { fields: Fields<'a>, end: usize },
-    /// More must come. These fields are known already.
+    /// More bytes are needed. `known` has the fields whose text has arrived.
     Pending { known: Fields<'a> },
-    /// The bytes cannot be read in this way.
+    /// The bytes cannot be read in this way, because of the field of this index.
     Impossible { field: usize },
 }
 
-/// What a message is, all readings considered.
+/// What a message is when all possible readings are considered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Conclusion<'a> {
-    /// More must come.
+    /// More bytes are needed.
     Incomplete,
-    /// Complete as a terminated message, but it may also be the beginning of a padded
-    /// one that says something else. It is what it seems if nothing more comes.
+    /// The bytes are a complete terminated message, but they may also be the beginning of a padded
+    /// message with other fields. If no more bytes arrive, the terminated message is meant.
     Tentative,
-    /// Complete. The dialect may still turn out to be padded, the content may not change.
+    /// The message is complete. More bytes may still show that the message is padded, but they
+    /// cannot change its fields.
     Complete(Fields<'a>, Dialect),
-    /// The field of that index (0: the first behind the operation code) is wrong.
+    /// The field of this index is bad; index 0 is the first field behind the operation code.
     Bad { field: usize, error: FieldError },
 }
 
-/// The operation code at the start of `bytes`, as soon as its NUL is there.
+/// The operation code at the start of `bytes`; `None` until the code's NUL has arrived.
 ///
 /// # Errors
-/// [`FieldError::TooLong`] when a whole width holds no NUL.
+/// [`FieldError::TooLong`] when there is no NUL in the first [`WIDTH_OPERATION`] bytes.
 pub(crate) fn operation_code(bytes: &[u8]) -> Result<Option<&[u8]>, FieldError> {
     let window = &bytes[..bytes.len().min(WIDTH_OPERATION)];
     match memchr::memchr(0, window) {
@@ -84,7 +85,8 @@ pub(crate) fn operation_code(bytes: &[u8]) -> Result<Option<&[u8]>, FieldError> 
     }
 }
 
-/// Reads the fields behind an operation code of `code` bytes and its NUL.
+/// Reads the fields behind the operation code in each possible encoding. The code has `code` bytes
+/// without its NUL.
 pub(crate) fn conclude<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Conclusion<'a> {
     let behind_code = &bytes[code + 1..];
     let readings = [Some(padded(behind_code, widths)), padded_code(bytes, code, widths)];
@@ -115,7 +117,8 @@ pub(crate) fn conclude<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Co
     }
 }
 
-/// The terminated reading alone: what the message is if nothing more comes.
+/// Reads the fields in the terminated encoding only, when no more bytes will come. `None` means
+/// that a field is missing or too long.
 pub(crate) fn conclude_final<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Option<Fields<'a>> {
     match terminated(&bytes[code + 1..], widths) {
         Read::Complete { fields, .. } => Some(fields),
@@ -123,7 +126,7 @@ pub(crate) fn conclude_final<'a>(bytes: &'a [u8], code: usize, widths: &[usize])
     }
 }
 
-/// Appends a field that fits its width.
+/// Appends a field in this dialect. The caller makes sure that the text fits the width.
 pub(crate) fn encode_field(text: &str, width: usize, dialect: Dialect, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(text.as_bytes());
@@ -167,7 +170,7 @@ fn padded<'a>(bytes: &'a [u8], widths: &[usize]) -> Read<'a> {
     Read::Complete { fields: known, end: start }
 }
 
-/// The padded reading of a message whose operation code is padded too.
+/// Reads a message whose operation code is padded too; `None` if the code is not padded.
 fn padded_code<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Option<Read<'a>> {
     let window = &bytes[code..bytes.len().min(WIDTH_OPERATION)];
     if window.iter().any(|byte| *byte != 0) {

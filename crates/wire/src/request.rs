@@ -1,4 +1,4 @@
-//! A request to the gateway: from bytes in any pieces, and to bytes.
+//! Decodes a request to the gateway from bytes that arrive in any pieces, and encodes a request.
 
 use crate::{
     field::{
@@ -9,8 +9,8 @@ use crate::{
     reading::{self, Conclusion, Dialect, Fields},
 };
 
-/// The most bytes that a request can need: a PUBLISH with every field padded. What a
-/// peer sends beyond them is not part of its request.
+/// The largest size of a request, in bytes: a PUBLISH with every field padded. What a peer sends
+/// beyond these bytes is not part of its request.
 pub const MAX_REQUEST: usize = WIDTH_OPERATION + WIDTH_DATETIME + 3 * WIDTH_NAME;
 
 /// A well-formed request.
@@ -18,14 +18,14 @@ pub const MAX_REQUEST: usize = WIDTH_OPERATION + WIDTH_DATETIME + 3 * WIDTH_NAME
 pub struct Request {
     /// The time that the peer claims.
     pub datetime: Datetime,
-    /// Who asks. `None` is the empty username of a peer that has not registered yet;
-    /// REGISTER always has one.
+    /// The user who asks. `None` is the empty username of a peer that has not registered yet;
+    /// a REGISTER always has a username.
     pub username: Option<Username>,
-    /// What is asked.
+    /// What the peer asks for.
     pub command: Command,
 }
 
-/// An operation with the fields of its own.
+/// An operation, with the fields that not every operation has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Adds the username.
@@ -49,32 +49,32 @@ pub enum Command {
 /// A request that cannot be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// The operation code is none that a gateway knows. No answer is possible.
+    /// The gateway knows no operation with this code. No answer is possible.
     #[error("unknown operation")]
     UnknownOperation,
-    /// The operation is known and a field is bad: "any other failure" answers it.
+    /// The operation is known, but a field is bad. The answer is "any other failure".
     #[error("{}: the {field} is {error}", operation.name())]
     Field {
-        /// What was asked.
+        /// The operation that the peer asked for.
         operation: Operation,
-        /// Which field, by its name in docs/protocol.md.
+        /// The field's name in docs/protocol.md.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the field.
         error: FieldError,
     },
-    /// The peer stopped in the middle of a known operation: "any other failure".
-    #[error("{}: incomplete", operation.name())]
+    /// The peer stopped in the middle of a known operation. The answer is "any other failure".
+    #[error("{}: the request ends before its last field", operation.name())]
     Incomplete {
-        /// What was asked.
+        /// The operation that the peer asked for.
         operation: Operation,
     },
-    /// The peer stopped before it said what it wanted. No answer is possible.
-    #[error("no operation")]
+    /// The peer stopped before its operation code was complete. No answer is possible.
+    #[error("the request ends before its operation code")]
     NoOperation,
 }
 
 impl BadRequest {
-    /// The operation and the status that answers it, where an answer is possible.
+    /// The operation, and the status that answers it; `None` where no answer is possible.
     #[must_use]
     pub const fn answer(&self) -> Option<(Operation, u8)> {
         match self {
@@ -85,7 +85,7 @@ impl BadRequest {
         }
     }
 
-    /// One word for metrics.
+    /// The reason as a label for metrics, such as `too_long`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -102,7 +102,7 @@ impl BadRequest {
         }
     }
 
-    /// Every word that [`Self::reason`] can give.
+    /// Every label that [`Self::reason`] can give.
     pub const REASONS: [&'static str; 8] = [
         "unknown_operation",
         "no_operation",
@@ -115,25 +115,25 @@ impl BadRequest {
     ];
 }
 
-/// How far the bytes of one connection have come.
+/// What the bytes that have arrived on a connection are so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// More bytes are needed.
     Incomplete,
-    /// A whole terminated request with an empty name at its end, which no peer has a
-    /// use for, or the beginning of a padded one. Wait a moment; if nothing comes,
-    /// [`decode_final`] says what it is.
+    /// The bytes are a whole terminated request that ends with an empty filename, port or remote
+    /// username, which no peer has a use for, or the beginning of a padded request. Wait a moment;
+    /// if no more bytes arrive, [`decode_final`] decides.
     Tentative,
     /// The request is complete: answer it at once, in the [`dialect`] of the bytes.
     Complete(Request),
-    /// It cannot be carried out.
+    /// The request cannot be carried out.
     Bad(BadRequest),
 }
 
-/// Reads what has arrived on a connection so far, from its first byte.
+/// Reads all bytes that have arrived on a connection so far.
 ///
-/// Any segmentation gives the same request: call it again with more bytes until it
-/// answers something other than [`Progress::Incomplete`] or [`Progress::Tentative`].
+/// The request is the same however its bytes were split. Call this function again with more bytes
+/// until it gives something other than [`Progress::Incomplete`] or [`Progress::Tentative`].
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Progress {
     let (code, operation) = match known_operation(bytes) {
@@ -151,10 +151,11 @@ pub fn decode(bytes: &[u8]) -> Progress {
     }
 }
 
-/// Reads what has arrived when nothing more will come, or may be waited for.
+/// Reads all bytes that have arrived on a connection when no more will come, or when the time to
+/// wait for more is over.
 ///
 /// # Errors
-/// Says why the request cannot be carried out; incomplete ones cannot.
+/// [`BadRequest`] says why the request cannot be carried out. An incomplete request cannot.
 pub fn decode_final(bytes: &[u8]) -> Result<Request, BadRequest> {
     match decode(bytes) {
         Progress::Complete(request) => return Ok(request),
@@ -171,8 +172,8 @@ pub fn decode_final(bytes: &[u8]) -> Result<Request, BadRequest> {
     }
 }
 
-/// How the request at the start of `bytes` is encoded. Where its end is the only
-/// evidence, more NULs that have arrived by the time of the answer still count.
+/// How the request at the start of `bytes` is encoded (docs/protocol.md 2). Where only the NULs
+/// behind the last field show the encoding, NULs that arrive before the reply is written count too.
 #[must_use]
 pub fn dialect(bytes: &[u8]) -> Dialect {
     let Ok(Some((code, operation))) = known_operation(bytes) else {
@@ -212,7 +213,7 @@ fn finish(operation: Operation, fields: &Fields<'_>) -> Progress {
     }
 }
 
-/// The request that the fields make, or the index of the field that is bad.
+/// Makes a request of the fields. An error has the index of the bad field and what is wrong there.
 fn request(operation: Operation, fields: &Fields<'_>) -> Result<Request, (usize, FieldError)> {
     let field = |index: usize| fields.get(index).unwrap_or_default();
     let at = |index: usize| move |error| (index, error);
@@ -242,7 +243,7 @@ fn request(operation: Operation, fields: &Fields<'_>) -> Result<Request, (usize,
 }
 
 impl Command {
-    /// Which operation it is.
+    /// The operation of this command.
     #[must_use]
     pub const fn operation(&self) -> Operation {
         match self {
@@ -259,7 +260,7 @@ impl Command {
 }
 
 impl Request {
-    /// Appends the request's bytes, as a peer sends them.
+    /// Appends the request's bytes to `out`, as a peer of this dialect sends them.
     pub fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) {
         let operation = self.command.operation();
         out.extend_from_slice(operation.name().as_bytes());

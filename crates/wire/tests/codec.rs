@@ -1,5 +1,5 @@
-//! The request codec in four layers: golden bytes, round trips, every split, perturbed
-//! input; and the committed fuzz corpus replayed.
+//! Tests the request codec in four layers: golden bytes, round trips, every split and perturbed
+//! input. The last test replays the committed fuzz corpus.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -50,8 +50,8 @@ fn encoded(request: &Request, dialect: Dialect) -> Vec<u8> {
     bytes
 }
 
-/// What a gateway concludes when the bytes arrive in these pieces, each after the
-/// gateway has looked at the one before.
+/// What a gateway concludes when the bytes arrive in pieces that end at `splits`, and the gateway
+/// looks at the bytes after each piece.
 fn arrive(bytes: &[u8], splits: &[usize]) -> Result<Request, BadRequest> {
     for end in splits {
         match decode(&bytes[..*end]) {
@@ -258,7 +258,7 @@ fn every_split_of_every_message_is_the_same_request() {
                     let arrived = arrive(&bytes, &[split, bytes.len()]);
                     assert_eq!(arrived.as_ref(), Ok(&request), "{encoding:?} split at {split}");
                 }
-                // Whether it was answered early or not: once all is there, so is the dialect.
+                // Once all bytes are there, the dialect is certain, even if the answer came before.
                 let same = encoded(&request, Dialect::Terminated) == encoded(&request, Dialect::Padded);
                 let expected = if same { Dialect::Terminated } else { encoding };
                 assert_eq!(dialect(&bytes), expected, "{request:?}");
@@ -365,7 +365,7 @@ proptest! {
     }
 }
 
-/// What holds for all bytes whatsoever; the fuzz target checks the same.
+/// Checks what holds for any bytes. The fuzz target checks the same.
 fn check_any_bytes(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MAX_REQUEST)];
     if bytes.len() == MAX_REQUEST {

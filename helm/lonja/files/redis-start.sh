@@ -1,6 +1,6 @@
 #!/bin/sh
-# Starts Redis with redis.conf and its users. Redis reads both from standard input, so that
-# no password is written to a file or seen among the arguments.
+# Starts Redis with redis.conf and the users of redis-users.sh. Redis reads both from standard
+# input, so that no password is written to a file or shows among the arguments.
 set -eu
 here=$(dirname "$0")
 exec redis-server - <<CONF

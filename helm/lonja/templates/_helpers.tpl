@@ -1,4 +1,4 @@
-{{/* Begins the names of everything: two releases live in one namespace. */}}
+{{/* The prefix of the names of all objects, so that two releases can live in one namespace. */}}
 {{- define "lonja.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -9,14 +9,15 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What a selector selects. Takes root and role. */}}
+{{/* The labels by which a selector finds the pods of a role. Takes a dict of root (the
+     chart's context) and role. */}}
 {{- define "lonja.selector" -}}
 app.kubernetes.io/name: lonja
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 
-{{/* Labels. Takes root and role. */}}
+{{/* The labels of each object of a role. Takes a dict of root and role. */}}
 {{- define "lonja.labels" -}}
 {{ include "lonja.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -32,12 +33,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
-{{/* The roles that keep state, those that call them, and all. */}}
+{{/* The roles that keep state, which serve gRPC. */}}
 {{- define "lonja.grpcRoles" -}}registry catalog audit{{- end -}}
+{{/* The roles that call the roles that keep state. */}}
 {{- define "lonja.callers" -}}gateway{{ if .Values.console.enabled }} console{{ end }}{{- end -}}
+{{/* All roles. */}}
 {{- define "lonja.roles" -}}{{ include "lonja.callers" . }} {{ include "lonja.grpcRoles" . }} datetime{{- end -}}
 
-{{/* What the restricted profile of pod security asks for. */}}
+{{/* The security context of a pod that the restricted profile of pod security asks for. */}}
 {{- define "lonja.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -45,6 +48,7 @@ runAsGroup: 10001
 fsGroup: 10001
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
+{{/* The security context of a container that the restricted profile of pod security asks for. */}}
 {{- define "lonja.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -60,7 +64,8 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 
-{{/* The URL of a role's store. The password is in the environment. Takes root and role. */}}
+{{/* The URL of a role's store, into which Kubernetes puts the password from the environment. Takes
+     a dict of root and role. */}}
 {{- define "lonja.store" -}}
 {{- $values := .root.Values -}}
 {{- $external := $values.externalRedis -}}
@@ -78,14 +83,14 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 
-{{/* Where traces go; empty if nowhere. */}}
+{{/* The OTLP endpoint that traces are sent to; empty if no traces are sent. */}}
 {{- define "lonja.otlp" -}}
 {{- if .Values.tracing.endpoint -}}{{ .Values.tracing.endpoint }}
 {{- else if .Values.jaeger.enabled -}}http://{{ include "lonja.fullname" . }}-jaeger:4317
 {{- end -}}
 {{- end -}}
 
-{{/* The port of a role that others than Lonja call. */}}
+{{/* The name of a role's port for peers or browsers. Takes the role. */}}
 {{- define "lonja.port" -}}
 {{- get (dict "gateway" "peers" "datetime" "soap" "console" "page") . -}}
 {{- end -}}
@@ -93,7 +98,7 @@ capabilities: {drop: [ALL]}
 {{/* The roles that have a certificate. */}}
 {{- define "lonja.tlsRoles" -}}{{ include "lonja.callers" . }} {{ include "lonja.grpcRoles" . }}{{- end -}}
 
-{{/* The secret with a role's certificate. Takes root and role. */}}
+{{/* The name of the secret with a role's certificate. Takes a dict of root and role. */}}
 {{- define "lonja.tlsSecret" -}}
 {{- if .root.Values.tls.certManager.enabled -}}
 {{- printf "%s-%s-tls" (include "lonja.fullname" .root) .role -}}

@@ -1,6 +1,6 @@
 //! Generates `proto/src/generated` from `proto/lonja`, with protox in the place of protoc.
 //!
-//! The generated code is committed, so that whoever builds Lonja compiles no compiler of protos.
+//! The generated code is committed, so that a build of Lonja need not compile a compiler of protos.
 //! `make proto` runs this program, and its test compares what it generates with what is committed.
 
 use std::{

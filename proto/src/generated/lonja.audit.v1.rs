@@ -11,49 +11,49 @@ pub struct OperationRecord {
     /// The datetime that the peer sent.
     #[prost(string, tag = "4")]
     pub claimed_datetime: ::prost::alloc::string::String,
-    /// When the gateway had the outcome.
+    /// When the gateway knew the outcome.
     #[prost(message, optional, tag = "5")]
     pub handled_at: ::core::option::Option<::prost_types::Timestamp>,
     /// The peer's address and port as the gateway saw them.
     #[prost(string, tag = "6")]
     pub peer_address: ::prost::alloc::string::String,
-    /// What the peer was answered, 0 to 4.
+    /// The status that the peer was answered with, 0 to 4.
     #[prost(uint32, tag = "7")]
     pub status: u32,
-    /// W3C trace id in hexadecimal, empty without tracing.
+    /// The W3C trace id in hexadecimal; empty if there is no trace.
     #[prost(string, tag = "8")]
     pub trace_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordOperationsRequest {
-    /// A ULID, fresh for each run of a gateway.
+    /// Names a run of a gateway: a ULID that is fresh for each run.
     #[prost(string, tag = "1")]
     pub writer_id: ::prost::alloc::string::String,
-    /// Number of the first record among those of this writer, counted from 1. A
-    /// writer sends its records in order and without gaps.
+    /// The number of the first record of this batch. A writer counts its records from 1, and sends
+    /// them in order and without gaps.
     #[prost(uint64, tag = "2")]
     pub first_sequence: u64,
-    /// At most 4096.
+    /// The records of the batch, at most 4096.
     #[prost(message, repeated, tag = "3")]
     pub records: ::prost::alloc::vec::Vec<OperationRecord>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordOperationsResponse {
-    /// The number of the writer's last stored record.
+    /// The number of the batch's last record. All records up to this number are stored.
     #[prost(uint64, tag = "1")]
     pub last_sequence: u64,
 }
-/// Every condition that is set must hold.
+/// Chooses records. A record must meet every condition that is set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OperationFilter {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
     #[prost(enumeration = "Operation", tag = "2")]
     pub operation: i32,
-    /// Handled at this moment or later.
+    /// Only records that were handled at this moment or later.
     #[prost(message, optional, tag = "3")]
     pub since: ::core::option::Option<::prost_types::Timestamp>,
-    /// Handled before this moment.
+    /// Only records that were handled before this moment.
     #[prost(message, optional, tag = "4")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -61,22 +61,22 @@ pub struct OperationFilter {
 pub struct ListOperationsRequest {
     #[prost(message, optional, tag = "1")]
     pub filter: ::core::option::Option<OperationFilter>,
-    /// Records in a page, 1 to 4096; 0 lets the service choose.
+    /// The largest number of records in a page, 1 to 4096; 0 lets the service choose.
     #[prost(uint32, tag = "2")]
     pub page_size: u32,
-    /// Where an earlier list stopped; empty: from the oldest.
+    /// Where an earlier list stopped. Empty begins with the oldest record.
     #[prost(string, tag = "3")]
     pub page_token: ::prost::alloc::string::String,
-    /// Stop after this many pages; 0: go on to the end.
+    /// The number of pages after which the list stops; 0 goes on to the end.
     #[prost(uint32, tag = "4")]
     pub max_pages: u32,
 }
-/// May be empty where much was looked at and nothing matches.
+/// A page of records. A page may be empty, when many records were looked at and none matches.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListOperationsResponse {
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<OperationRecord>,
-    /// Goes on after the last record of this page.
+    /// The token with which a later call goes on after this page.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
@@ -84,48 +84,50 @@ pub struct ListOperationsResponse {
 pub struct TailOperationsRequest {
     #[prost(message, optional, tag = "1")]
     pub filter: ::core::option::Option<OperationFilter>,
-    /// Where an earlier list or tail stopped; empty: only what comes from now on.
+    /// Where an earlier list or tail stopped. Empty begins with the records that are stored from now
+    /// on.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
-    /// Without a token, begin with this many of the newest records, at most 1,000.
+    /// The number of the newest records to begin with if there is no token, at most 1,000.
     #[prost(uint32, tag = "3")]
     pub newest: u32,
-    /// For whoever cannot follow everything: at most four pages a second, of at most this
-    /// many records, the newest, up to 4096; 0: all records, as soon as they are stored.
+    /// The largest number of records in a page, up to 4096, for a caller that cannot follow
+    /// everything: such a caller gets at most four pages a second, with the newest records.
+    /// 0 gives all records, as soon as they are stored.
     #[prost(uint32, tag = "4")]
     pub sample_size: u32,
 }
-/// The first comes at once, and may be empty.
+/// A page of records. The first page comes at once, and may be empty.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TailOperationsResponse {
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<OperationRecord>,
-    /// Goes on after the last record of this page.
+    /// The token with which a later call goes on after this page.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
-    /// Records before these that a sample left out.
+    /// The number of records before these that the sample left out.
     #[prost(uint64, tag = "3")]
     pub skipped: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CountOperationsRequest {
-    /// Seconds of the past to begin with, at most 600. Of a long and busy past only the
+    /// The number of seconds of the past to begin with, at most 600. Of a long and busy past only the
     /// newest part is counted.
     #[prost(uint32, tag = "1")]
     pub past_seconds: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CountOperationsResponse {
-    /// To be added to what came before: a second may come more than once.
+    /// Counts to add to those of earlier responses: a second may come more than once.
     #[prost(message, repeated, tag = "1")]
     pub seconds: ::prost::alloc::vec::Vec<SecondOfOperations>,
-    /// The first second that is counted as a whole, of the Unix epoch.
+    /// The first second that is counted as a whole, in seconds of the Unix epoch.
     #[prost(int64, tag = "2")]
     pub counted_since: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SecondOfOperations {
-    /// When it began, in seconds of the Unix epoch.
+    /// When the second began, in seconds of the Unix epoch.
     #[prost(int64, tag = "1")]
     pub unix_seconds: i64,
     #[prost(message, repeated, tag = "2")]
@@ -135,7 +137,7 @@ pub struct SecondOfOperations {
 pub struct OperationCount {
     #[prost(enumeration = "Operation", tag = "1")]
     pub operation: i32,
-    /// What the peers were answered, 0 to 4.
+    /// The status that the peers were answered with, 0 to 4.
     #[prost(uint32, tag = "2")]
     pub status: u32,
     #[prost(uint64, tag = "3")]
@@ -280,8 +282,8 @@ pub mod audit_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Stores a batch, each record exactly once however often the batch is sent:
-        /// what `writer_id` has stored up to `first_sequence` or beyond is not stored again.
+        /// Stores a batch of records. A record is stored once, however often the batch is sent: records
+        /// that the service already has from this writer are left out.
         pub async fn record_operations(
             &mut self,
             request: impl tonic::IntoRequest<super::RecordOperationsRequest>,
@@ -308,7 +310,7 @@ pub mod audit_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Records in the order of storing, oldest first, in pages.
+        /// Gives records in the order in which they were stored, oldest first, in pages.
         pub async fn list_operations(
             &mut self,
             request: impl tonic::IntoRequest<super::ListOperationsRequest>,
@@ -335,7 +337,7 @@ pub mod audit_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Records as they are stored, until the caller hangs up.
+        /// Gives records as they are stored, until the caller hangs up.
         pub async fn tail_operations(
             &mut self,
             request: impl tonic::IntoRequest<super::TailOperationsRequest>,
@@ -362,8 +364,9 @@ pub mod audit_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// How many operations were handled in each second, until the caller hangs up: first those
-        /// of the past, then every second those stored since.
+        /// Gives the number of operations that were handled in each second, until the caller hangs up.
+        /// The first response counts the past. Then a response comes every second and counts the
+        /// operations that were stored since the response before.
         pub async fn count_operations(
             &mut self,
             request: impl tonic::IntoRequest<super::CountOperationsRequest>,
@@ -405,8 +408,8 @@ pub mod audit_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AuditServiceServer.
     #[async_trait]
     pub trait AuditService: std::marker::Send + std::marker::Sync + 'static {
-        /// Stores a batch, each record exactly once however often the batch is sent:
-        /// what `writer_id` has stored up to `first_sequence` or beyond is not stored again.
+        /// Stores a batch of records. A record is stored once, however often the batch is sent: records
+        /// that the service already has from this writer are left out.
         async fn record_operations(
             &self,
             request: tonic::Request<super::RecordOperationsRequest>,
@@ -420,7 +423,7 @@ pub mod audit_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Records in the order of storing, oldest first, in pages.
+        /// Gives records in the order in which they were stored, oldest first, in pages.
         async fn list_operations(
             &self,
             request: tonic::Request<super::ListOperationsRequest>,
@@ -434,7 +437,7 @@ pub mod audit_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Records as they are stored, until the caller hangs up.
+        /// Gives records as they are stored, until the caller hangs up.
         async fn tail_operations(
             &self,
             request: tonic::Request<super::TailOperationsRequest>,
@@ -448,8 +451,9 @@ pub mod audit_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// How many operations were handled in each second, until the caller hangs up: first those
-        /// of the past, then every second those stored since.
+        /// Gives the number of operations that were handled in each second, until the caller hangs up.
+        /// The first response counts the past. Then a response comes every second and counts the
+        /// operations that were stored since the response before.
         async fn count_operations(
             &self,
             request: tonic::Request<super::CountOperationsRequest>,

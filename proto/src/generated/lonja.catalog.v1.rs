@@ -10,7 +10,7 @@ pub struct File {
 pub struct PublishFileRequest {
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
-    /// The user whose session it is.
+    /// The user to whom the session belongs.
     #[prost(string, tag = "2")]
     pub username: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
@@ -31,13 +31,13 @@ pub struct DeleteFileResponse {}
 pub struct ListFilesRequest {
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
-    /// Files in a page, 1 to 4096; 0 lets the service choose.
+    /// The largest number of files in a page, 1 to 4096; 0 lets the service choose.
     #[prost(uint32, tag = "2")]
     pub page_size: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListFilesResponse {
-    /// Files in the whole list, the same in each page.
+    /// The number of files in the whole list, the same in each page.
     #[prost(uint32, tag = "1")]
     pub total: u32,
     #[prost(message, repeated, tag = "2")]
@@ -52,7 +52,7 @@ pub struct EndSessionRequest {
 pub struct EndSessionResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSessionsRequest {
-    /// Sessions in a page, 1 to 1000; 0 lets the service choose.
+    /// The largest number of sessions in a page, 1 to 1000; 0 lets the service choose.
     #[prost(uint32, tag = "1")]
     pub page_size: u32,
 }
@@ -70,21 +70,21 @@ pub struct ListSessionsResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SearchFilesRequest {
-    /// Words. Each must occur in the filename, the description or the username, in any case and
-    /// with or without accents. Without words every file matches.
+    /// The words to look for. Each word must occur in the filename, the description or the username,
+    /// in any case and with or without accents. Without words every file matches.
     #[prost(string, tag = "1")]
     pub query: ::prost::alloc::string::String,
-    /// Only files of this session; empty: of any.
+    /// Finds only files of this session. Empty finds files of every session.
     #[prost(string, tag = "2")]
     pub session_id: ::prost::alloc::string::String,
-    /// How many of those that match to leave out before the first, at most 10,000.
+    /// The number of matching files to leave out, from the newest on, at most 10,000.
     #[prost(uint32, tag = "3")]
     pub offset: u32,
-    /// Files to give at most, 1 to 1000; 0 lets the service choose.
+    /// The largest number of files to give, 1 to 1000; 0 lets the service choose.
     #[prost(uint32, tag = "4")]
     pub page_size: u32,
-    /// The revision that the caller already holds. If it is still current, the
-    /// answer is `not_modified` and no file.
+    /// The revision that the caller already holds. If this revision is still current, the answer has
+    /// `not_modified` and no file.
     #[prost(string, tag = "5")]
     pub known_revision: ::prost::alloc::string::String,
 }
@@ -103,7 +103,7 @@ pub struct SearchFilesResponse {
     pub revision: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub not_modified: bool,
-    /// Files that match in all.
+    /// The number of all files that match.
     #[prost(uint64, tag = "3")]
     pub total: u64,
     #[prost(message, repeated, tag = "4")]
@@ -129,8 +129,8 @@ pub mod catalog_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Owns the published lists. They are kept by session, not by user, so whatever
-    /// crashes, a new session starts empty and what a dead one published is not seen.
+    /// Owns the published lists. Lists are kept by session, not by user. So whatever crashes, the list
+    /// of a new session starts empty, and what a dead session published is not seen.
     #[derive(Debug, Clone)]
     pub struct CatalogServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -266,8 +266,8 @@ pub mod catalog_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// The session's list in the order of publishing, as it was at one moment, in
-        /// pages. A session that published nothing has an empty list.
+        /// Gives the session's list in the order of publishing, as it was at one moment, in pages.
+        /// A session that published nothing has an empty list.
         pub async fn list_files(
             &mut self,
             request: impl tonic::IntoRequest<super::ListFilesRequest>,
@@ -292,7 +292,7 @@ pub mod catalog_service_client {
                 .insert(GrpcMethod::new("lonja.catalog.v1.CatalogService", "ListFiles"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Drops the session's list and refuses whatever still comes for it.
+        /// Drops the session's list, and refuses changes that come for the session later.
         pub async fn end_session(
             &mut self,
             request: impl tonic::IntoRequest<super::EndSessionRequest>,
@@ -319,7 +319,8 @@ pub mod catalog_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// The sessions that have something published, in pages. For whoever sweeps.
+        /// Gives the sessions that have something published, in pages, so that the caller can find and end
+        /// those that are over.
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,
@@ -346,9 +347,9 @@ pub mod catalog_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Files of all sessions that match a query, newest first. A change is seen by the next
-        /// search, or within a second where another catalog made it. UNAVAILABLE while the index is
-        /// being made.
+        /// Finds the files of all sessions that match a query, newest first. The next search sees a
+        /// change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
+        /// while the index is being made.
         pub async fn search_files(
             &mut self,
             request: impl tonic::IntoRequest<super::SearchFilesRequest>,
@@ -375,7 +376,7 @@ pub mod catalog_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// How many sessions have something published, and how many files there are.
+        /// Says how many sessions have something published, and how many files there are.
         pub async fn get_statistics(
             &mut self,
             request: impl tonic::IntoRequest<super::GetStatisticsRequest>,
@@ -440,13 +441,13 @@ pub mod catalog_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// The session's list in the order of publishing, as it was at one moment, in
-        /// pages. A session that published nothing has an empty list.
+        /// Gives the session's list in the order of publishing, as it was at one moment, in pages.
+        /// A session that published nothing has an empty list.
         async fn list_files(
             &self,
             request: tonic::Request<super::ListFilesRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListFilesStream>, tonic::Status>;
-        /// Drops the session's list and refuses whatever still comes for it.
+        /// Drops the session's list, and refuses changes that come for the session later.
         async fn end_session(
             &self,
             request: tonic::Request<super::EndSessionRequest>,
@@ -460,7 +461,8 @@ pub mod catalog_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// The sessions that have something published, in pages. For whoever sweeps.
+        /// Gives the sessions that have something published, in pages, so that the caller can find and end
+        /// those that are over.
         async fn list_sessions(
             &self,
             request: tonic::Request<super::ListSessionsRequest>,
@@ -468,9 +470,9 @@ pub mod catalog_service_server {
             tonic::Response<Self::ListSessionsStream>,
             tonic::Status,
         >;
-        /// Files of all sessions that match a query, newest first. A change is seen by the next
-        /// search, or within a second where another catalog made it. UNAVAILABLE while the index is
-        /// being made.
+        /// Finds the files of all sessions that match a query, newest first. The next search sees a
+        /// change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
+        /// while the index is being made.
         async fn search_files(
             &self,
             request: tonic::Request<super::SearchFilesRequest>,
@@ -478,7 +480,7 @@ pub mod catalog_service_server {
             tonic::Response<super::SearchFilesResponse>,
             tonic::Status,
         >;
-        /// How many sessions have something published, and how many files there are.
+        /// Says how many sessions have something published, and how many files there are.
         async fn get_statistics(
             &self,
             request: tonic::Request<super::GetStatisticsRequest>,
@@ -487,8 +489,8 @@ pub mod catalog_service_server {
             tonic::Status,
         >;
     }
-    /// Owns the published lists. They are kept by session, not by user, so whatever
-    /// crashes, a new session starts empty and what a dead one published is not seen.
+    /// Owns the published lists. Lists are kept by session, not by user. So whatever crashes, the list
+    /// of a new session starts empty, and what a dead session published is not seen.
     #[derive(Debug)]
     pub struct CatalogServiceServer<T> {
         inner: Arc<T>,

@@ -2,10 +2,10 @@
 /// Where others dial a connected user.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Endpoint {
-    /// IPv4 address, as the 32-bit number whose highest byte comes first.
+    /// The IPv4 address as a 32-bit number; the address begins with the number's highest byte.
     #[prost(fixed32, tag = "1")]
     pub ipv4: u32,
-    /// TCP port, 1 to 65535.
+    /// The TCP port, 1 to 65535.
     #[prost(uint32, tag = "2")]
     pub port: u32,
 }
@@ -34,7 +34,7 @@ pub struct UnregisterUserRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnregisterUserResponse {
-    /// The session that ended with the user, empty if there was none.
+    /// The session that ended with the user; empty if there was none.
     #[prost(string, tag = "1")]
     pub ended_session_id: ::prost::alloc::string::String,
 }
@@ -47,7 +47,7 @@ pub struct OpenSessionRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenSessionResponse {
-    /// A ULID.
+    /// The id of the new session, a ULID.
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
 }
@@ -73,40 +73,40 @@ pub struct GetSessionResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRemoteSessionRequest {
-    /// Who asks; must be connected.
+    /// The user who asks. This user must be connected.
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
-    /// Whom it is about; must be registered.
+    /// The user whom the request is about. This user must be registered.
     #[prost(string, tag = "2")]
     pub remote_username: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRemoteSessionResponse {
-    /// Empty when the remote user is not connected.
+    /// The session of the remote user; empty when that user is not connected.
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSessionsRequest {
-    /// Who asks; must be connected. Empty: the index itself asks.
+    /// The user who asks. This user must be connected. Empty when the index itself asks.
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
-    /// The revision that the caller already holds. If it is still current, the
-    /// answer is one page with `not_modified` and no session.
+    /// The revision that the caller already holds. If this revision is still current, the answer is
+    /// one page with `not_modified` and no session.
     #[prost(string, tag = "2")]
     pub known_revision: ::prost::alloc::string::String,
-    /// Sessions in a page, 1 to 4096; 0 lets the service choose.
+    /// The largest number of sessions in a page, 1 to 4096; 0 lets the service choose.
     #[prost(uint32, tag = "3")]
     pub page_size: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListSessionsResponse {
-    /// Names the list as a whole: any change makes another. The same in each page.
+    /// Names the state of the whole list, the same in each page. Any change makes another revision.
     #[prost(string, tag = "1")]
     pub revision: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub not_modified: bool,
-    /// Sessions in the whole list, the same in each page.
+    /// The number of sessions in the whole list, the same in each page.
     #[prost(uint32, tag = "3")]
     pub total: u32,
     #[prost(message, repeated, tag = "4")]
@@ -121,7 +121,7 @@ pub struct SessionKey {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FindEndedSessionsRequest {
-    /// At most 1,000.
+    /// The sessions to ask about, at most 1,000.
     #[prost(message, repeated, tag = "1")]
     pub sessions: ::prost::alloc::vec::Vec<SessionKey>,
 }
@@ -139,7 +139,7 @@ pub struct IdentifiedSession {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LookUpSessionsRequest {
-    /// At most 1,000.
+    /// The users to look up, at most 1,000.
     #[prost(string, repeated, tag = "1")]
     pub usernames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -150,17 +150,18 @@ pub struct LookUpSessionsResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FindSessionsRequest {
-    /// What the username contains, in whatever case; empty: anything.
+    /// Text that the username must contain, in any case and with or without accents. Empty finds
+    /// every session.
     #[prost(string, tag = "1")]
     pub query: ::prost::alloc::string::String,
-    /// How many of those that match to leave out before the first.
+    /// The number of matching sessions to leave out, from the newest on.
     #[prost(uint32, tag = "2")]
     pub offset: u32,
-    /// Sessions to give at most, 1 to 1000; 0 lets the service choose.
+    /// The largest number of sessions to give, 1 to 1000; 0 lets the service choose.
     #[prost(uint32, tag = "3")]
     pub page_size: u32,
-    /// The revision that the caller already holds. If it is still current, the
-    /// answer is `not_modified` and no session.
+    /// The revision that the caller already holds. If this revision is still current, the answer has
+    /// `not_modified` and no session.
     #[prost(string, tag = "4")]
     pub known_revision: ::prost::alloc::string::String,
 }
@@ -170,7 +171,7 @@ pub struct FindSessionsResponse {
     pub revision: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub not_modified: bool,
-    /// Sessions that match in all.
+    /// The number of all sessions that match.
     #[prost(uint64, tag = "3")]
     pub total: u64,
     #[prost(message, repeated, tag = "4")]
@@ -196,8 +197,8 @@ pub mod registry_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Owns users and their sessions. Expected refusals carry a google.rpc.ErrorInfo
-    /// whose reason stands in the table of the crate lonja-proto.
+    /// Owns users and their sessions. Expected refusals carry a google.rpc.ErrorInfo whose reason stands
+    /// in the table of the crate lonja-proto.
     #[derive(Debug, Clone)]
     pub struct RegistryServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -389,7 +390,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// The user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
         pub async fn get_session(
             &mut self,
             request: impl tonic::IntoRequest<super::GetSessionRequest>,
@@ -416,7 +417,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// The session of a remote user, on behalf of a connected one. Refused with
+        /// Gives the session of a remote user, on behalf of a connected user. Refused with
         /// USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
         pub async fn get_remote_session(
             &mut self,
@@ -447,8 +448,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// All sessions in the order in which they were opened, as they were at one
-        /// moment, in pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Gives all sessions in the order in which they were opened, as they were at one moment, in
+        /// pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,
@@ -475,7 +476,7 @@ pub mod registry_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Which of these sessions are over. For whoever sweeps what a crash left behind.
+        /// Says which of these sessions are over, so that the caller can remove what a crash left behind.
         pub async fn find_ended_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::FindEndedSessionsRequest>,
@@ -505,7 +506,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// The sessions of these users. A user who has none, or is not registered, is left out.
+        /// Gives the sessions of these users. A user who is not connected, or not registered, is left out.
         pub async fn look_up_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::LookUpSessionsRequest>,
@@ -535,7 +536,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Some of the sessions, newest first. For whoever looks at the list.
+        /// Gives a page of the sessions that match a query, newest first.
         pub async fn find_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::FindSessionsRequest>,
@@ -562,7 +563,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// How many users and sessions there are.
+        /// Says how many users and sessions there are.
         pub async fn get_statistics(
             &mut self,
             request: impl tonic::IntoRequest<super::GetStatisticsRequest>,
@@ -636,7 +637,7 @@ pub mod registry_service_server {
             tonic::Response<super::CloseSessionResponse>,
             tonic::Status,
         >;
-        /// The user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
         async fn get_session(
             &self,
             request: tonic::Request<super::GetSessionRequest>,
@@ -644,7 +645,7 @@ pub mod registry_service_server {
             tonic::Response<super::GetSessionResponse>,
             tonic::Status,
         >;
-        /// The session of a remote user, on behalf of a connected one. Refused with
+        /// Gives the session of a remote user, on behalf of a connected user. Refused with
         /// USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
         async fn get_remote_session(
             &self,
@@ -659,8 +660,8 @@ pub mod registry_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// All sessions in the order in which they were opened, as they were at one
-        /// moment, in pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Gives all sessions in the order in which they were opened, as they were at one moment, in
+        /// pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
         async fn list_sessions(
             &self,
             request: tonic::Request<super::ListSessionsRequest>,
@@ -668,7 +669,7 @@ pub mod registry_service_server {
             tonic::Response<Self::ListSessionsStream>,
             tonic::Status,
         >;
-        /// Which of these sessions are over. For whoever sweeps what a crash left behind.
+        /// Says which of these sessions are over, so that the caller can remove what a crash left behind.
         async fn find_ended_sessions(
             &self,
             request: tonic::Request<super::FindEndedSessionsRequest>,
@@ -676,7 +677,7 @@ pub mod registry_service_server {
             tonic::Response<super::FindEndedSessionsResponse>,
             tonic::Status,
         >;
-        /// The sessions of these users. A user who has none, or is not registered, is left out.
+        /// Gives the sessions of these users. A user who is not connected, or not registered, is left out.
         async fn look_up_sessions(
             &self,
             request: tonic::Request<super::LookUpSessionsRequest>,
@@ -684,7 +685,7 @@ pub mod registry_service_server {
             tonic::Response<super::LookUpSessionsResponse>,
             tonic::Status,
         >;
-        /// Some of the sessions, newest first. For whoever looks at the list.
+        /// Gives a page of the sessions that match a query, newest first.
         async fn find_sessions(
             &self,
             request: tonic::Request<super::FindSessionsRequest>,
@@ -692,7 +693,7 @@ pub mod registry_service_server {
             tonic::Response<super::FindSessionsResponse>,
             tonic::Status,
         >;
-        /// How many users and sessions there are.
+        /// Says how many users and sessions there are.
         async fn get_statistics(
             &self,
             request: tonic::Request<super::GetStatisticsRequest>,
@@ -701,8 +702,8 @@ pub mod registry_service_server {
             tonic::Status,
         >;
     }
-    /// Owns users and their sessions. Expected refusals carry a google.rpc.ErrorInfo
-    /// whose reason stands in the table of the crate lonja-proto.
+    /// Owns users and their sessions. Expected refusals carry a google.rpc.ErrorInfo whose reason stands
+    /// in the table of the crate lonja-proto.
     #[derive(Debug)]
     pub struct RegistryServiceServer<T> {
         inner: Arc<T>,

@@ -1,4 +1,4 @@
-//! How many operations there were, second by second.
+//! Counts operations, second by second.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,10 +14,10 @@ use tonic::Status;
 
 use crate::{reader::Reader, store::Store};
 
-/// How often what has come is told.
+/// How often new counts are sent.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The second in which a record was handled, of the Unix epoch.
+/// The moment at which a record was handled, in whole seconds of the Unix epoch.
 pub(crate) fn second(record: &OperationRecord) -> i64 {
     record.handled_at.as_ref().map_or(0, |moment| moment.seconds)
 }
@@ -26,7 +26,7 @@ pub(crate) fn second(record: &OperationRecord) -> i64 {
 #[derive(Debug)]
 struct Counts {
     seconds: BTreeMap<i64, HashMap<(Operation, u32), u64>>,
-    /// The first second that counts.
+    /// The first second whose records are counted.
     since: i64,
 }
 
@@ -51,18 +51,18 @@ impl Counts {
     }
 }
 
-/// Counts records as they come.
+/// Counts records as they are stored.
 pub(crate) struct Counter<S> {
     reader: Reader<S>,
     counts: Counts,
-    /// When to tell again.
+    /// When the next counts are sent.
     next: Instant,
     shutdown: CancellationToken,
 }
 
 impl<S: Store> Counter<S> {
-    /// Begins with these records, goes on with those of the reader, and counts those of
-    /// this second and later ones.
+    /// Makes a counter that counts the records of `first` and then the records of the reader.
+    /// Records from before the second `since` are not counted.
     pub(crate) fn new(
         reader: Reader<S>,
         first: &[OperationRecord],
@@ -74,13 +74,14 @@ impl<S: Store> Counter<S> {
         Self { reader, counts, next: Instant::now(), shutdown }
     }
 
-    /// What has come since the last time; none at shutdown.
+    /// Waits until the next counts are due, and gives the counts since the last call; `None` at
+    /// shutdown.
     pub(crate) async fn page(&mut self) -> Result<Option<CountOperationsResponse>, Status> {
         if self.shutdown.run_until_cancelled(time::sleep_until(self.next)).await.is_none() {
             return Ok(None);
         }
         self.next = Instant::now() + INTERVAL;
-        // Within its time: what comes faster than it can be read is told the next time.
+        // Reads for one interval at most: what comes faster than it can be read is sent next time.
         while Instant::now() < self.next {
             let page = self.reader.page().await?;
             self.counts.add(&page.records);

@@ -26,12 +26,13 @@ use store::{EmbeddedStore, RedisStore, Store};
 /// Settings of the audit itself, wherever it runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AuditConfig {
-    /// Records that are kept; older ones are dropped
+    /// Largest number of records that are kept; older records are dropped
     #[arg(long, env = "LONJA_MAX_AUDIT_RECORDS", value_name = "N", default_value_t = 1_000_000)]
     pub max_audit_records: u64,
 }
 
-/// Who may call what, where callers show who they are: the star of docs/architecture.md.
+/// The methods that each caller may call, where callers have certificates: the star of
+/// docs/architecture.md.
 const CALLERS: Callers = &[
     ("lonja-gateway", &["lonja.audit.v1.AuditService/RecordOperations"]),
     (
@@ -47,10 +48,10 @@ const CALLERS: Callers = &[
 /// Settings of an audit that runs alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// What it shares with the other services.
+    /// Settings that the audit shares with the other services.
     #[command(flatten)]
     pub service: ServiceConfig,
-    /// What is its own.
+    /// Settings of the audit itself.
     #[command(flatten)]
     pub audit: AuditConfig,
     /// Do not print a line for each operation
@@ -58,7 +59,7 @@ pub struct Config {
     pub no_operation_log: bool,
 }
 
-/// A way to an audit in this process, which prints a line for each operation.
+/// Makes a channel to an audit in this process, which prints a line for each operation.
 #[must_use]
 pub fn channel(store: EmbeddedStore, lines: OperationLog, shutdown: CancellationToken) -> Channel {
     let audit = AuditGrpc::new(store, lines, shutdown);

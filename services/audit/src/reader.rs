@@ -1,4 +1,4 @@
-//! Reading records in order, from a place on or the newest.
+//! Reads records in order, from a position on, and finds the newest records.
 
 use std::collections::VecDeque;
 
@@ -10,38 +10,39 @@ use crate::{
     store::{Position, Store},
 };
 
-/// Records in a page, where the caller does not say.
+/// The number of records in a page, when the caller does not say.
 const PAGE: usize = 512;
-/// Records in a page at most.
+/// The largest number of records in a page.
 const MAX_PAGE: usize = 4096;
-/// How many rows before the newest one looks at first, and how many times more whenever
-/// that was not enough.
+/// The number of rows that [`newest`] looks at first.
 const FIRST_LOOK: u64 = 64;
+/// How many times more rows [`newest`] looks at whenever the rows before were not enough.
 const LOOK_FURTHER: u64 = 8;
-/// Records that are looked at, at most, before one does not look further back,
+/// The number of looked-at records beyond which [`newest`] looks no further back.
 const LOOKED_AT: usize = 20_000;
-/// and before one gives a page with what was found until then.
+/// The number of looked-at records after which [`Reader::page`] gives what it has found so far.
 const LOOKED_AT_FOR_A_PAGE: usize = 5000;
 
-/// What was found behind a place.
+/// What was found behind a position.
 pub(crate) struct Page {
     pub(crate) records: Vec<OperationRecord>,
-    /// Whether nothing was left to look at.
+    /// Whether there are no more records to look at.
     pub(crate) is_end: bool,
 }
 
-/// A reader's place among the records.
+/// Reads matching records, page after page.
 pub(crate) struct Reader<S> {
     store: S,
     filter: OperationFilter,
     size: usize,
     position: Position,
-    /// Read, but not given out yet.
+    /// Records that were read from the store, but not looked at yet.
     ahead: std::vec::IntoIter<(Position, OperationRecord)>,
 }
 
 impl<S: Store> Reader<S> {
-    /// Reads pages of so many records that match; 0 leaves the choice to the reader.
+    /// Makes a reader that begins at a position. `size` is the largest number of records in a page;
+    /// 0 leaves the choice to the reader.
     pub(crate) fn new(store: S, filter: Option<OperationFilter>, size: u32, position: Position) -> Self {
         let size = match size as usize {
             0 => PAGE,
@@ -50,7 +51,7 @@ impl<S: Store> Reader<S> {
         Self { store, filter: filter.unwrap_or_default(), size, position, ahead: Vec::new().into_iter() }
     }
 
-    /// The place behind the last page.
+    /// The position behind the last page.
     pub(crate) fn position(&self) -> Position {
         self.position
     }
@@ -60,7 +61,8 @@ impl<S: Store> Reader<S> {
         self.store.wait_beyond(self.position).await;
     }
 
-    /// The next records that match: at most a page of them, none if it had to look at many.
+    /// Gives the next page of records that match. A page may be empty, when many records were
+    /// looked at and none matches.
     pub(crate) async fn page(&mut self) -> Result<Page, Status> {
         let (mut records, mut looked_at) = (Vec::new(), 0);
         while records.len() < self.size && looked_at < LOOKED_AT_FOR_A_PAGE {
@@ -79,14 +81,15 @@ impl<S: Store> Reader<S> {
         Ok(Page { records, is_end: false })
     }
 
-    /// Says whether there was more to read.
+    /// Reads more records from the store, and says whether there were any.
     async fn read_ahead(&mut self) -> Result<bool, Status> {
         let mut read = self.store.read(self.position).await?;
         if read.is_empty() {
             let end = self.store.end().await?;
             read = self.store.read(self.position).await?;
             if read.is_empty() {
-                // Nothing lies between: waiting must not begin inside a row.
+                // There are no records up to `end`. A wait that begins inside a row would end at
+                // once.
                 self.position = self.position.max(end);
             }
         }
@@ -98,16 +101,17 @@ impl<S: Store> Reader<S> {
 
 /// What was found by looking back.
 pub(crate) struct Newest {
-    /// Oldest first.
+    /// The records, oldest first.
     pub(crate) records: Vec<OperationRecord>,
-    /// The place behind them.
+    /// The position behind the records.
     pub(crate) behind: Position,
-    /// Whether it looked back as far as was wanted, or to the oldest record.
+    /// Whether `newest` looked back as far as was wanted, or to the oldest record.
     pub(crate) is_enough: bool,
 }
 
-/// The newest records that are wanted, at most `count`. It looks back until it has so many
-/// or `is_enough` says so of the oldest that it looked at, and not without end.
+/// Gives the newest wanted records, at most `count`. Looking back ends when `count` records are
+/// found, when `is_enough` holds for the oldest record that was looked at, or after
+/// [`LOOKED_AT`] records.
 pub(crate) async fn newest<S: Store>(
     store: &S,
     count: usize,

@@ -1,4 +1,4 @@
-//! Following records as they come: all of them, or as many as somebody can look at.
+//! Follows records as they are stored: all records, or as many as a person can look at.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
 /// The least time between two samples.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Gives records as they come.
+/// Gives records as they are stored.
 pub(crate) struct Sampler<S> {
     reader: Reader<S>,
-    /// Records in a sample; 0 for everything.
+    /// The largest number of records in a sample; 0 gives all records.
     size: usize,
     /// When the next sample may be taken.
     next: Instant,
@@ -30,7 +30,7 @@ impl<S: Store> Sampler<S> {
         Self { reader, size, next: Instant::now(), shutdown }
     }
 
-    /// The next page that is not empty; none at shutdown.
+    /// Gives the next page that is not empty; `None` at shutdown.
     pub(crate) async fn page(&mut self) -> Result<Option<TailOperationsResponse>, Status> {
         loop {
             if self.size > 0 && self.stopped_during(time::sleep_until(self.next)).await {
@@ -45,7 +45,7 @@ impl<S: Store> Sampler<S> {
             }
             let mut skipped = 0;
             if self.size > 0 {
-                // Everything that is there, so that a sample is never of the past.
+                // Everything that is there is read, so that the sample has the newest records.
                 let until = Instant::now() + INTERVAL;
                 while Instant::now() < until {
                     let more = self.reader.page().await?;

@@ -1,4 +1,4 @@
-//! The audit over gRPC: messages in, messages out.
+//! The audit's gRPC service: it checks requests, asks the store and makes responses.
 
 use std::{fmt::Write as _, pin::Pin};
 
@@ -26,13 +26,13 @@ use crate::{
     store::{Batch, Position, Store},
 };
 
-/// Records that may be stored at once.
+/// The largest number of records that one call may store.
 const MAX_BATCH: usize = 4096;
-/// Records that a tail may begin with.
+/// The largest number of newest records that a tail may begin with.
 const MAX_NEWEST: u32 = 1000;
-/// Records that a sample may have.
+/// The largest number of records in a sample.
 const MAX_SAMPLE: u32 = 4096;
-/// Seconds of the past that may be counted.
+/// The largest number of seconds of the past that may be counted.
 const MAX_PAST: u32 = 600;
 
 /// Answers `lonja.audit.v1` from a store.
@@ -44,13 +44,13 @@ pub(crate) struct AuditGrpc<S> {
 }
 
 impl<S: Store + Clone> AuditGrpc<S> {
-    /// A service on this store, which prints a line for each operation and ends its
-    /// tails at shutdown.
+    /// Makes a service on this store, which prints a line for each operation and ends tails and
+    /// counts at shutdown.
     pub(crate) fn new(store: S, lines: OperationLog, shutdown: CancellationToken) -> Self {
         Self { store, lines, shutdown }
     }
 
-    /// The record's line, as docs/protocol.md 4 has it.
+    /// The line that is printed for a record (docs/protocol.md 4).
     fn line(record: &OperationRecord) -> String {
         let mut line = String::new();
         let operation = record.operation();
@@ -80,7 +80,7 @@ impl<S: Store + Clone> Unary for AuditGrpc<S> {
 }
 
 fn position(token: &str) -> Result<Position, Status> {
-    token.parse().map_err(|_| Status::invalid_argument("page_token: not one that this service gave"))
+    token.parse().map_err(|_| Status::invalid_argument("page_token: this service gave no such token"))
 }
 
 type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -103,10 +103,8 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
         }
         let batch = Batch { writer_id, first_sequence, records };
         let last_sequence = batch.last_sequence();
-        let lines: Vec<_> = match self.lines.is_on() {
-            true => batch.records.iter().map(Self::line).collect(),
-            false => Vec::new(),
-        };
+        let lines: Vec<_> =
+            if self.lines.is_on() { batch.records.iter().map(Self::line).collect() } else { Vec::new() };
         let known = self.store.record(batch).await?;
         lines.iter().skip(known).for_each(|line| self.lines.line(|lines| lines.push_str(line)));
         Ok(Response::new(RecordOperationsResponse { last_sequence }))
@@ -158,7 +156,8 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
         let reader = Reader::new(self.store.clone(), Some(filter), 0, from);
         let sample = request.sample_size.min(MAX_SAMPLE) as usize;
         let sampler = Sampler::new(reader, sample, self.shutdown.clone());
-        // Even if it is empty: whoever is cut off knows from then on where to go on.
+        // The first page is sent even if it is empty, so that a caller that is cut off knows where
+        // to go on.
         let first = TailOperationsResponse { records: first, next_page_token: from.to_string(), skipped: 0 };
         let next = async |mut sampler: Sampler<S>| {
             let page = sampler.page().await?;
@@ -179,7 +178,7 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
         let newest = if past == 0 { 0 } else { usize::MAX };
         let newest = reader::newest(&self.store, newest, |_| true, is_past).await?;
         let since = match newest.records.first() {
-            // Of its second only a part may have been looked at.
+            // Only a part of the oldest record's second may have been looked at.
             Some(oldest) if !newest.is_enough => counts::second(oldest) + 1,
             _ => wanted,
         };

@@ -23,12 +23,13 @@ use store::{EmbeddedStore, RedisStore, Store};
 /// Settings of the catalog itself, wherever it runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CatalogConfig {
-    /// Files that one session may publish; existing peers can count 9,999
+    /// Largest number of files that one session may publish; original peers are shown at most 9,999
     #[arg(long, env = "LONJA_MAX_FILES_PER_SESSION", value_name = "N", default_value_t = 10_000)]
     pub max_files_per_session: usize,
 }
 
-/// Who may call what, where callers show who they are: the star of docs/architecture.md.
+/// The methods that each caller may call, where callers have certificates: the star of
+/// docs/architecture.md.
 const CALLERS: Callers = &[
     (
         "lonja-gateway",
@@ -50,15 +51,15 @@ const CALLERS: Callers = &[
 /// Settings of a catalog that runs alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// What it shares with the other services.
+    /// Settings that the catalog shares with the other services.
     #[command(flatten)]
     pub service: ServiceConfig,
-    /// What is its own.
+    /// Settings of the catalog itself.
     #[command(flatten)]
     pub catalog: CatalogConfig,
 }
 
-/// A way to a catalog in this process, and the task that keeps its search current.
+/// Makes a channel to a catalog in this process, and the task that keeps its search current.
 #[must_use]
 pub fn channel(store: EmbeddedStore) -> (Channel, Follower<EmbeddedStore>) {
     let (search, follower) = Search::new(store.clone());

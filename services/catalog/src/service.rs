@@ -1,4 +1,4 @@
-//! The catalog over gRPC: messages in, messages out.
+//! The catalog's gRPC service: it checks requests, asks the store and makes responses.
 
 use std::pin::Pin;
 
@@ -17,25 +17,26 @@ use crate::{
     store::{File, Listed, Store},
 };
 
-/// Bytes that a name or a description may have.
+/// The largest size of a filename or a description, in bytes.
 const MAX_NAME: usize = 255;
-/// Files in a page, where the caller does not say.
+/// The number of files in a page of a session's list, when the caller does not say.
 const PAGE: usize = 512;
-/// Files in a page at most.
+/// The largest number of files in a page of a session's list.
 const MAX_PAGE: usize = 4096;
-/// Sessions in a page at most.
+/// The largest number of sessions in a page.
 const MAX_SESSIONS_PAGE: usize = 1000;
 
-/// Files in a page of what was found, where the caller does not say,
+/// The number of files in a page of found files, when the caller does not say.
 const FOUND_PAGE: usize = 50;
-/// and at most.
+/// The largest number of files in a page of found files.
 const MAX_FOUND_PAGE: usize = 1000;
-/// How far into what was found one may look: each page costs what all before it cost.
+/// The largest number of found files that a caller may leave out before a page. A page costs what
+/// all pages before that page cost.
 const MAX_OFFSET: usize = 10_000;
-/// Bytes that a query may have.
+/// The largest size of a query, in bytes.
 const MAX_QUERY: usize = 1024;
 
-/// Answers `lonja.catalog.v1` from a store, and searches in an index of it.
+/// Answers `lonja.catalog.v1` from a store, and searches in an index of that store.
 #[derive(Debug, Clone)]
 pub(crate) struct CatalogGrpc<S> {
     store: S,
@@ -43,7 +44,7 @@ pub(crate) struct CatalogGrpc<S> {
 }
 
 impl<S: Store> CatalogGrpc<S> {
-    /// A service on this store and an index of it.
+    /// Makes a service on this store and an index of the store.
     pub(crate) fn new(store: S, search: Search<S>) -> Self {
         Self { store, search }
     }
@@ -110,7 +111,7 @@ fn page_size(asked: u32, default: usize, max: usize) -> usize {
 
 type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A list in pages; an empty list is one empty page.
+/// Splits a list into pages. An empty list gives one empty page.
 fn pages<I: Send + 'static, T: 'static>(
     items: Vec<I>,
     size: usize,

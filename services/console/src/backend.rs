@@ -11,7 +11,7 @@ use lonja_proto::{
 use tokio::time;
 use tonic::{Response, Status};
 
-/// What a service may take for an answer.
+/// How long a service may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Clients of the three services. Clones share connections.
@@ -31,7 +31,7 @@ impl Backend {
         }
     }
 
-    /// The sessions of those of these users who are online.
+    /// Asks the registry for the sessions of those `usernames` that are online.
     pub(crate) async fn look_up(
         &mut self,
         usernames: Vec<String>,
@@ -42,7 +42,8 @@ impl Backend {
     }
 }
 
-/// Waits for the answer of a service for as long as it may take; a failure says whose it is.
+/// Waits for the answer of a service, for [`DEADLINE`] at most. The message of a failure begins
+/// with the service's name.
 pub(crate) async fn in_time<T>(
     service: &str,
     answer: impl Future<Output = Result<Response<T>, Status>>,
@@ -50,11 +51,11 @@ pub(crate) async fn in_time<T>(
     match time::timeout(DEADLINE, answer).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(said_by(service, &status)),
-        Err(_) => Err(Status::deadline_exceeded(format!("{service}: it does not answer"))),
+        Err(_) => Err(Status::deadline_exceeded(format!("{service}: no answer in time"))),
     }
 }
 
-/// A failure of a service, which says whose it is.
+/// Makes a failure whose message begins with the name of the service that failed.
 pub(crate) fn said_by(service: &str, status: &Status) -> Status {
     Status::new(status.code(), format!("{service}: {}", status.message()))
 }

@@ -1,9 +1,9 @@
-//! Under which names browsers may call the console.
+//! The names under which browsers may call the console.
 //!
-//! Any page can have a name of its own lead to this machine and then call the console as if it
-//! were its own origin (DNS rebinding). So a browser must have been sent here by an address,
-//! by `localhost` or by a name that is allowed, unless a token guards what is here anyway.
-//! Only HTTP/1.1 is looked at: no browser speaks HTTP/2 in the clear.
+//! Any web page can have its own name lead to this machine, and then call the console as if the
+//! console were the page's own origin (DNS rebinding). So a browser must call the console by an
+//! address, by `localhost` or by a name that is allowed, unless a token guards the console. Only
+//! HTTP/1.1 is checked, because no browser speaks HTTP/2 in the clear.
 
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 
@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-/// Names besides addresses and `localhost`.
+/// The names that are allowed besides addresses and `localhost`.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts(Arc<[String]>);
 
@@ -35,7 +35,7 @@ impl Hosts {
     }
 }
 
-/// Answers requests under other names with what to do.
+/// Refuses a request under a name that is not allowed; the answer says how to allow the name.
 pub(crate) async fn check(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     if request.version() == Version::HTTP_2 || host.is_some_and(|host| hosts.allow(host)) {

@@ -1,8 +1,8 @@
 //! The console: who is online, what they share, what just happened.
 //!
-//! It joins what registry, catalog and audit know and changes nothing (`service`): each
-//! `Watch` of `lonja.console.v1` is a file here. Browsers get a page (`page`) that calls it
-//! over gRPC-web; on the same port it speaks gRPC to everyone else.
+//! The console joins what registry, catalog and audit know, and changes nothing (`service`). Each
+//! `Watch` of `lonja.console.v1` has a file here. Browsers get a page (`page`) that calls the
+//! console over gRPC-web; other callers use gRPC on the same port.
 
 mod backend;
 mod files;
@@ -37,11 +37,11 @@ pub use probe::{BadProbe, Probe, Probes};
 use service::ConsoleGrpc;
 pub use token::{BadToken, Token};
 
-/// Settings of the console itself, wherever it runs.
+/// Settings that every console has, in a process of its own and in `lonja up`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConsoleConfig {
-    /// What callers of the console must show (Authorization: Bearer TOKEN); everyone who
-    /// reaches it may look if empty
+    /// Token that callers of the console must send (Authorization: Bearer TOKEN); if empty,
+    /// everyone who reaches the console may look
     #[arg(
         long,
         env = "LONJA_CONSOLE_TOKEN",
@@ -50,10 +50,11 @@ pub struct ConsoleConfig {
         hide_env_values = true
     )]
     pub console_token: Token,
-    /// Names under which browsers may call it, besides addresses and localhost; with a token any
+    /// Names under which browsers may call the console, besides addresses and localhost; with a
+    /// token every name is allowed
     #[arg(long, env = "LONJA_CONSOLE_HOSTS", value_name = "NAME,...", default_value = "")]
     pub console_hosts: Hosts,
-    /// Where traces can be looked at, such as http://127.0.0.1:16686
+    /// URL of the Jaeger that shows traces, such as http://127.0.0.1:16686
     #[arg(long, env = "LONJA_JAEGER_URL", value_name = "URL", default_value = "", value_parser = page_url)]
     pub jaeger_url: String,
 }
@@ -67,18 +68,19 @@ pub struct Config {
     /// Address for /livez, /readyz and /metrics; none if not given
     #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
-    /// Where the other services are.
+    /// Where the console calls the other services.
     #[command(flatten)]
     pub backend: BackendConfig,
-    /// Pages that say whether other services are well, shown beside those that it calls
+    /// Further services to show, each with a page that answers 200 while the service is ready
     #[arg(long, env = "LONJA_CONSOLE_PROBES", value_name = "NAME=URL,...", default_value = "")]
     pub probes: Probes,
-    /// What is its own.
+    /// Settings that a console in `lonja up` has as well.
     #[command(flatten)]
     pub console: ConsoleConfig,
 }
 
-/// Empty, or where a page is: it becomes a link for people to click.
+/// Parses the URL of a page, or an empty text. Only http and https are allowed, because people get
+/// the URL as a link.
 fn page_url(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with("http://") || text.starts_with("https://") {
         return Ok(text.trim_end_matches('/').to_owned());
@@ -86,10 +88,10 @@ fn page_url(text: &str) -> Result<String, String> {
     Err("use http://HOST:PORT or https://HOST".to_owned())
 }
 
-/// Runs a console until shutdown. Prints where it listens.
+/// Runs a console until shutdown, and prints the addresses on which it listens.
 ///
 /// # Errors
-/// When an address cannot be used.
+/// When an address or the certificates cannot be used.
 pub fn run(config: Config, shutdown: CancellationToken) -> Running {
     Box::pin(run_until(config, shutdown))
 }
@@ -119,7 +121,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console for what these services know.
+    /// A console that asks the services behind `channels`, and finds out with `probes` whether
+    /// other services are ready.
     #[must_use]
     pub fn new(
         config: ConsoleConfig,
@@ -130,10 +133,10 @@ impl Console {
         Self { config, backend: Backend::new(channels), probes, shutdown }
     }
 
-    /// Serves page and calls, and other pages beside them, until shutdown.
+    /// Serves the page and the calls of the console, and the routes of `beside`, until shutdown.
     ///
     /// # Errors
-    /// When the descriptors for reflection make no sense.
+    /// When the descriptors for gRPC reflection cannot be read.
     pub fn serve(self, listener: TcpListener, beside: Router, health: Health) -> Running {
         Box::pin(self.serve_until(listener, beside, health))
     }
@@ -158,7 +161,8 @@ impl Console {
         tokio::join!(
             http::serve_streams(listener, router, shutdown.clone()),
             follower.run(shutdown.clone()),
-            // It shows what it can reach, and what it cannot.
+            // The console is always ready: it shows which services can be reached, and which
+            // cannot.
             health.watch(SERVICE_NAME, shutdown, async || true),
         );
         Ok(())

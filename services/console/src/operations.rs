@@ -1,4 +1,4 @@
-//! Operations as they are recorded, and those of the past.
+//! Operations as they are recorded, and operations that are recorded already.
 
 use futures_util::{StreamExt as _, stream};
 use lonja_proto::{
@@ -36,7 +36,7 @@ pub(crate) async fn watch(
 
 struct Following {
     pages: Streaming<audit::TailOperationsResponse>,
-    /// Where the last page stopped.
+    /// Where the last page stopped: a caller can go on from there.
     page_token: String,
     jaeger_url: String,
     _place: OwnedSemaphorePermit,
@@ -62,7 +62,7 @@ impl Following {
     }
 }
 
-/// Gives what is recorded already, oldest first.
+/// Lists the operations that are recorded already, oldest first.
 pub(crate) async fn list(
     mut backend: Backend,
     request: ListOperationsRequest,

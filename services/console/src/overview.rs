@@ -1,7 +1,8 @@
-//! How many there are, what happens, and how the services are.
+//! The overview: how many users and files there are, which operations happen, and whether the
+//! services are ready.
 //!
-//! However many look, the services are asked once a second for all of them, and not at
-//! all while nobody looks.
+//! The services are asked once a second, however many callers look, and not at all while nobody
+//! looks.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,12 +30,12 @@ use crate::{
 
 /// How often the services are asked.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What the audit may take for its counts, which it tells every second.
+/// How long the audit may take to send its counts, which it sends every second.
 const COUNTS: Duration = Duration::from_secs(3);
-/// Seconds that are remembered.
+/// The number of past seconds whose counts are kept.
 const PAST: u32 = 600;
 
-/// What all who look share. Clones are the same.
+/// The overview that all callers share. Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Overview {
     shared: Arc<Shared>,
@@ -42,13 +43,14 @@ pub(crate) struct Overview {
 
 #[derive(Debug)]
 struct Shared {
-    /// What was seen last, without the history.
+    /// The last answer, without the history. `None` while nobody looks.
     latest: watch::Sender<Option<Arc<WatchOverviewResponse>>>,
     history: Mutex<History>,
     somebody_looks: Notify,
 }
 
-/// Counts of the past, each with the edition in which it changed last.
+/// The counts of past seconds, each with the edition in which it changed last. Each [`Self::add`]
+/// makes a new edition.
 #[derive(Debug, Default)]
 struct History {
     edition: u64,
@@ -58,8 +60,8 @@ struct History {
 }
 
 impl History {
-    /// Adds what was told in this second: it is not over, and of the one before some may
-    /// still be on the way.
+    /// Adds counts that the audit sent in the second `now`. Seconds up to `now - 2` are then
+    /// complete: `now` is not over, and counts of the second before may still be on the way.
     fn add(&mut self, counts: CountOperationsResponse, now: i64) {
         self.edition += 1;
         self.counted_since = counts.counted_since;
@@ -81,7 +83,7 @@ impl History {
         }
     }
 
-    /// What has changed behind an edition, of so many newest seconds.
+    /// The counts of those seconds that changed after `edition`, among the newest `seconds`.
     fn since(&self, edition: u64, seconds: usize) -> Vec<SecondOfOperations> {
         let skip = self.seconds.len().saturating_sub(seconds);
         let newest = self.seconds.iter().skip(skip);
@@ -95,7 +97,7 @@ impl History {
 }
 
 impl Overview {
-    /// An overview, and what has to run for it.
+    /// An overview, and the follower that has to run for it.
     pub(crate) fn new(backend: Backend, probes: Probes) -> (Self, Follower) {
         let shared = Shared {
             latest: watch::Sender::new(None),
@@ -107,7 +109,7 @@ impl Overview {
         (overview, follower)
     }
 
-    /// What is seen from now on, until shutdown.
+    /// A stream of answers from now on, until shutdown.
     pub(crate) fn watch(
         &self,
         past_seconds: u32,
@@ -148,7 +150,7 @@ impl Overview {
     }
 }
 
-/// Asks the services for an overview while somebody looks.
+/// Asks the services for the overview while somebody looks.
 pub(crate) struct Follower {
     overview: Overview,
     backend: Backend,
@@ -190,11 +192,11 @@ impl Follower {
     }
 }
 
-/// The audit's counts as they come.
+/// Reads the audit's counts as they come.
 #[derive(Default)]
 struct Counts {
     stream: Option<Streaming<CountOperationsResponse>>,
-    /// What is wrong with it, if anything is.
+    /// Why the counts could not be read, if they could not.
     problem: Option<Status>,
 }
 
@@ -203,7 +205,7 @@ impl Counts {
         self.problem = match time::timeout(COUNTS, self.try_read(backend, history)).await {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(status),
-            Err(_) => Some(Status::deadline_exceeded("audit: it does not answer")),
+            Err(_) => Some(Status::deadline_exceeded("audit: no answer in time")),
         };
         if self.problem.is_some() {
             self.stream = None;
@@ -214,12 +216,12 @@ impl Counts {
         if self.stream.is_none() {
             let request = CountOperationsRequest { past_seconds: PAST };
             self.stream = Some(in_time("audit", backend.audit.count_operations(request)).await?);
-            // The past comes again.
+            // A new stream begins with the past again.
             history.lock().seconds.clear();
         }
         let Some(stream) = &mut self.stream else { return Ok(()) };
         let mut next = Some(stream.message().await);
-        // All that has come: a round may take longer than the audit's second.
+        // All counts that have come are read: a round may take longer than the audit's second.
         while let Some(counts) = next {
             let counts = counts?.ok_or_else(|| Status::unavailable("audit: it is stopping"))?;
             history.lock().add(counts, unix_ms() / 1000);

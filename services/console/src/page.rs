@@ -19,24 +19,25 @@ static FILES: [(&str, &str, &[u8]); 4] = [
     ("/icon.svg", "image/svg+xml", include_bytes!("../web/dist/icon.svg")),
 ];
 
-/// Names what all files contain, so that a browser that has them asks for nothing twice.
+/// The entity tag of all files together. A browser that has the current files is answered 304, with
+/// no content.
 static TAG: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     let mut hasher = DefaultHasher::new();
     FILES.hash(&mut hasher);
     HeaderValue::from_str(&format!("\"{:016x}\"", hasher.finish())).ok()
 });
 
-/// Nothing from elsewhere, no script or style but the page's own files, and no frame around the
-/// page.
+/// The content security policy: nothing comes from other origins, scripts and styles only from the
+/// page's own files, and no other page may show this page in a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// Answers with a file of the page.
+/// Answers a request with a file of the page.
 pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response<Body> {
     let text = "text/plain; charset=utf-8";
     if method != Method::GET && method != Method::HEAD {
-        return answer(StatusCode::METHOD_NOT_ALLOWED, text, b"only pages are here\n");
+        return answer(StatusCode::METHOD_NOT_ALLOWED, text, b"only GET and HEAD are answered here\n");
     }
     let Some((_, content_type, content)) = FILES.iter().find(|(path, ..)| *path == uri.path()) else {
         return answer(StatusCode::NOT_FOUND, text, b"no such page\n");

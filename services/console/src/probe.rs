@@ -1,4 +1,4 @@
-//! Whether services are well that the console does not call.
+//! Finds out whether services that the console does not call are ready.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,23 +6,23 @@ use lonja_chassis::{health::Health, http};
 use lonja_proto::console::ServiceHealth;
 use tokio::time;
 
-/// What a page may take for an answer.
+/// How long a page may take to answer.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// How to find out.
+/// How to find out whether a service is ready.
 #[derive(Debug, Clone)]
 pub enum Probe {
-    /// A page that answers 200.
+    /// The URL of a page that answers 200 while the service is ready.
     Page(String),
-    /// What this process knows of itself.
+    /// The health of this process, for a service that runs in it.
     Here(Health),
 }
 
-/// Services by name, and how to find out.
+/// Services by name, each with its probe.
 #[derive(Debug, Clone, Default)]
 pub struct Probes(pub Vec<(String, Probe)>);
 
-/// Text that names no pages.
+/// The error for a text that is not a list of names with pages.
 #[derive(Debug, thiserror::Error)]
 #[error("use NAME=http://HOST:PORT/PATH, separated by commas")]
 pub struct BadProbe;

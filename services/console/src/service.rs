@@ -30,7 +30,7 @@ use crate::{
     watch::{Answers, watch},
 };
 
-/// Streams at one time, of everyone who looks.
+/// The largest number of streams at one time, for all callers together.
 const WATCHERS: usize = 256;
 
 /// Answers `lonja.console.v1`.
@@ -56,7 +56,7 @@ impl ConsoleGrpc {
 
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| Status::resource_exhausted("too many look at the console: close some pages"))
+        place.map_err(|_| Status::resource_exhausted("too many pages follow this console: close some"))
     }
 }
 
@@ -112,8 +112,8 @@ impl ConsoleService for ConsoleGrpc {
     }
 }
 
-/// Everything that is called, over gRPC and gRPC-web. Health needs no token: a container's
-/// check has none.
+/// The routes of all calls, over gRPC and gRPC-web. Calls of the health service need no token,
+/// since the check of a container has none.
 pub(crate) fn router<H, R>(console: ConsoleGrpc, health: H, reflection: R, token: Token) -> Router
 where
     H: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>

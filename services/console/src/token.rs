@@ -1,15 +1,15 @@
-//! Who may look: whoever shows the token.
+//! The token that opens the console.
 
 use std::str::FromStr;
 
 use subtle::ConstantTimeEq as _;
 use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor};
 
-/// What callers must show; empty: nothing.
+/// The token that callers must show. If it is empty, they need not show any.
 #[derive(Clone)]
 pub struct Token(Box<str>);
 
-/// Text that cannot be sent as a token.
+/// The error for a text that cannot be sent as a token.
 #[derive(Debug, thiserror::Error)]
 #[error("use at most 256 letters, digits and signs, without spaces")]
 pub struct BadToken;
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Lets calls through that show the token; all, if it is empty.
+/// Lets only those calls through that show the token, or all calls if the token is empty.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard(pub(crate) Token);
 
@@ -44,11 +44,12 @@ impl Interceptor for Guard {
         let Token(token) = &self.0;
         let shown = request.metadata().get("authorization").map(MetadataValue::as_bytes);
         let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer ")).unwrap_or_default();
-        // In the same time, however much of it is right.
+        // The comparison takes the same time however much of the token is right, so that nobody can
+        // find it out bit by bit.
         if !self.0.is_set() || bool::from(shown.ct_eq(token.as_bytes())) {
             return Ok(request);
         }
-        Err(Status::unauthenticated("the console asks for a token: that of LONJA_CONSOLE_TOKEN"))
+        Err(Status::unauthenticated("the console needs a token: the value of LONJA_CONSOLE_TOKEN"))
     }
 }
 

@@ -56,7 +56,7 @@ fn user(found: IdentifiedSession) -> User {
     }
 }
 
-/// An endpoint as people write it.
+/// An endpoint as `address:port`, or an empty text without an endpoint.
 pub(crate) fn address(endpoint: Option<Endpoint>) -> String {
     endpoint.map(|at| format!("{}:{}", Ipv4Addr::from_bits(at.ipv4), at.port)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Answering again whenever the answer has changed.
+//! Streams that answer at once, and again whenever the answer has changed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -10,29 +10,31 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-/// How often it is looked whether the answer has changed, at most and at least.
+/// The shortest and the longest pause between asking and asking again whether the answer has
+/// changed.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// Looking takes one part of the time in so many.
+/// A pause is this many times as long as asking took before, within [`INTERVAL`].
 const SHARE: u32 = 20;
-/// How long a caller hears nothing at most.
+/// How long an answer may stay unchanged before the caller gets a beat.
 pub(crate) const BEAT: Duration = Duration::from_secs(5);
 
 /// A stream of answers.
 pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Something that can be looked at again and again.
+/// Something whose answer is asked for again and again.
 pub(crate) trait Watched: Send + 'static {
-    /// What a caller gets.
+    /// The message that a caller gets.
     type Answer: Clone + PartialEq + Send;
 
     /// The answer, or `None` when it is known to be the same as before.
     fn look(&mut self) -> impl Future<Output = Result<Option<Self::Answer>, Status>> + Send;
 
-    /// The answer that says nothing but that the caller is not forgotten.
+    /// The answer without content, which shows that the connection is not lost.
     fn beat() -> Self::Answer;
 }
 
-/// Looks again and again, until shutdown or a failure, and gives what has changed.
+/// Asks for the answer again and again, until shutdown or a failure, and streams each answer that
+/// differs from the last.
 pub(crate) fn watch<W: Watched>(
     watched: W,
     place: OwnedSemaphorePermit,
@@ -57,7 +59,7 @@ struct Watch<W: Watched> {
 }
 
 impl<W: Watched> Watch<W> {
-    /// The next answer; none at shutdown.
+    /// Waits for the next answer that differs, or for the time of a beat. `None` at shutdown.
     async fn next(&mut self) -> Result<Option<W::Answer>, Status> {
         loop {
             let wait = time::sleep_until(self.look_at);

@@ -9,6 +9,6 @@ export default defineConfig({
     // The names that services/console/src/page.rs serves.
     rolldownOptions: { output: { entryFileNames: "console.js", assetFileNames: "console[extname]" } },
   },
-  // While working on the page: `lonja up` beside `npx vite`.
+  // For work on the page: `npx vite` passes calls on to a `lonja up` that runs beside it.
   server: { proxy: { "/lonja.console.v1.ConsoleService": "http://127.0.0.1:8080" } },
 });

@@ -18,7 +18,7 @@ use crate::{
     wsdl::wsdl,
 };
 
-/// Bytes that a call may have.
+/// The largest size of a call, in bytes.
 const MAX_CALL: usize = 64 << 10;
 /// How long a call may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,12 +56,13 @@ async fn read(body: Body) -> Result<axum::body::Bytes, BadCall> {
     let whole = timeout(PATIENCE, to_bytes(body, MAX_CALL + 1)).await.map_err(|_| BadCall::Incomplete)?;
     match whole {
         Ok(message) if message.len() <= MAX_CALL => Ok(message),
-        // What fails here is the bound: a connection that breaks has nobody to answer.
+        // Every error counts as too large: any other error is a broken connection, where nobody
+        // reads the answer.
         Ok(_) | Err(_) => Err(BadCall::TooLarge),
     }
 }
 
-/// `dd/mm/yyyy hh:mm:ss`, 19 characters for every year that peers will see.
+/// Formats a time as `dd/mm/yyyy hh:mm:ss`: 19 characters for every year that peers will see.
 fn format_time(time: &Zoned) -> String {
     time.strftime("%d/%m/%Y %H:%M:%S").to_string()
 }

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use http::router;
 
-/// The name under which health is reported.
+/// The name under which the datetime service reports its health.
 pub const SERVICE_NAME: &str = "lonja.datetime";
 
-/// Settings of a datetime service that runs alone. The time zone is that of the system,
-/// or what `TZ` says.
+/// Settings of a datetime service that runs alone. The time zone is the one that `TZ` names, or
+/// else the system's.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// Address for SOAP; existing peers ask at port 8000
@@ -31,7 +31,7 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
 }
 
-/// Runs a datetime service until shutdown. Prints where it listens.
+/// Runs a datetime service until shutdown, and prints the addresses on which it listens.
 ///
 /// # Errors
 /// When an address cannot be listened on.

@@ -12,33 +12,29 @@ use crate::wsdl::NAMESPACE;
 /// The namespace of SOAP 1.1 envelopes.
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
-/// A call that cannot be answered; the caller's mistake.
+/// Why a call cannot be answered. Each reason is a mistake of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadCall {
-    /// More than the service reads.
+    /// The message is larger than the service reads.
     #[error("the message is larger than 64 KiB")]
     TooLarge,
-    /// It did not arrive whole, or not in time.
+    /// The message did not arrive whole, or not in time.
     #[error("the message did not arrive whole")]
     Incomplete,
-    /// A document type declaration, which SOAP forbids.
+    /// The message has a document type declaration, which SOAP forbids.
     #[error("a document type declaration is not allowed")]
     Doctype,
-    /// Not XML.
     #[error("the message is not well-formed XML")]
     Malformed,
-    /// Not SOAP 1.1.
-    #[error("the message is no SOAP 1.1 envelope with a body")]
+    #[error("the message is not a SOAP 1.1 envelope with a body")]
     NoEnvelope,
-    /// A header that must be understood, and is not.
-    #[error("a header that must be understood is not known here")]
+    #[error("a header with mustUnderstand is not supported")]
     MustUnderstand,
-    /// Another operation.
     #[error("the only operation is datetime in http://tests.python-zeep.org/")]
     UnknownOperation,
 }
 
-/// Where the reader is.
+/// The element in which the reader of a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Outside,
@@ -104,7 +100,7 @@ fn must_understand<R>(reader: &NsReader<R>, header: &BytesStart<'_>) -> bool {
     })
 }
 
-/// The answer: the time.
+/// The message that answers a call with the time.
 pub(crate) fn answer(datetime: &str) -> String {
     envelope(&format!(
         "<tns:datetimeResponse xmlns:tns=\"{NAMESPACE}\">\
@@ -113,7 +109,7 @@ pub(crate) fn answer(datetime: &str) -> String {
     ))
 }
 
-/// A fault in the caller's class.
+/// The message of a fault in the caller's class, with the reason.
 pub(crate) fn fault(bad: BadCall) -> String {
     envelope(&format!(
         "<soap:Fault><faultcode>soap:Client</faultcode><faultstring>{}</faultstring></soap:Fault>",

@@ -53,7 +53,7 @@ const AFTER_ADDRESS: &str = r#"/"/>
 </wsdl:definitions>
 "#;
 
-/// The WSDL, for a service that is called at `http://HOST/`.
+/// The WSDL of a service that is called at `http://HOST/`.
 pub(crate) fn wsdl(host: &str) -> String {
     format!("{BEFORE_ADDRESS}{}{AFTER_ADDRESS}", escape(host))
 }

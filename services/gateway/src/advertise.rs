@@ -1,14 +1,14 @@
-//! Under which address a peer is listed (docs/protocol.md 6).
+//! The address under which a peer is listed (docs/protocol.md 6).
 
 use std::{fs, net::Ipv4Addr, str::FromStr};
 
 use ipnet::Ipv4Net;
 
-/// Whom a rule is for.
+/// The peers that a rule is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Network(Ipv4Net),
-    /// This machine's default gateway.
+    /// Peers that are seen at the address of this machine's default gateway.
     DefaultGateway,
 }
 
@@ -32,7 +32,7 @@ impl FromStr for Rules {
     }
 }
 
-/// A text that is no rule.
+/// The error for a text that is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not CIDR=IPV4, such as 172.17.0.1/32=192.168.1.10 or gateway=127.0.0.1")]
 pub struct BadRule;
@@ -53,25 +53,26 @@ impl FromStr for Rule {
     }
 }
 
-/// The rules, ready to be applied.
+/// The rules, with the default gateway of this machine looked up.
 #[derive(Debug, Clone)]
 pub struct Advertise {
     rules: Vec<(Ipv4Net, Ipv4Addr)>,
-    /// Peers of this address are most likely others in disguise.
+    /// The address of this machine's default gateway. A container sees peers on its own host at
+    /// this address, so the address is most likely not the peer's own.
     default_gateway: Option<Ipv4Addr>,
 }
 
-/// What the rules say of an address.
+/// The address under which a peer is listed, and whether that address is doubtful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Advertised {
     /// The address to list.
     pub(crate) address: Ipv4Addr,
-    /// It is the default gateway's, and no rule says what to do.
+    /// Whether `address` is the default gateway's and no rule replaces it.
     pub(crate) doubtful: bool,
 }
 
 impl Advertise {
-    /// The rules on this machine. The first that matches counts.
+    /// Prepares rules for this machine. For each peer the first rule that matches counts.
     #[must_use]
     pub fn new(rules: &Rules) -> Self {
         Self::with_gateway(&rules.0, default_gateway())
@@ -103,13 +104,13 @@ fn default_gateway() -> Option<Ipv4Addr> {
     parse_routes(&fs::read_to_string("/proc/net/route").ok()?)
 }
 
-/// Finds the gateway of the route to everywhere in Linux' table of routes.
+/// Finds the default gateway in Linux' table of routes (`/proc/net/route`).
 fn parse_routes(routes: &str) -> Option<Ipv4Addr> {
     routes.lines().skip(1).find_map(|line| {
         let mut columns = line.split_whitespace().skip(1);
         let (destination, gateway) = (columns.next()?, columns.next()?);
         let gateway = u32::from_str_radix(gateway, 16).ok()?;
-        // The kernel prints the address as the machine's own number of its bytes.
+        // The kernel prints the bytes of the address as a number in the byte order of the machine.
         (destination == "00000000" && gateway != 0).then(|| Ipv4Addr::from(gateway.to_ne_bytes()))
     })
 }

@@ -12,11 +12,11 @@ use lonja_wire::Outcome;
 use tokio::time;
 use tonic::Status;
 
-/// What the services may take for one request of a peer. A service that is down costs
-/// the peer its failure status after this long, never a hang.
+/// How long the services together may take for one request of a peer. When a service does not
+/// answer in this time, the peer gets the status "any other failure" (docs/protocol.md 3).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The three services. Clones share connections.
+/// Channels to the three services that the gateway calls. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Backend {
     pub(crate) registry: Channel,
@@ -25,24 +25,24 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// The services behind these channels.
+    /// A backend of the services behind `channels`.
     #[must_use]
     pub fn new(channels: BackendChannels) -> Self {
         let BackendChannels { registry, catalog, audit } = channels;
         Self { registry, catalog, audit }
     }
 
-    /// The registry, for methods that [`Channel::call_unary`] does not know.
+    /// A client for the registry's methods that [`Channel::call_unary`] does not know.
     pub(crate) fn registry_client(&self) -> RegistryServiceClient<Channel> {
         RegistryServiceClient::new(self.registry.clone())
     }
 
-    /// The catalog, likewise.
+    /// A client for the catalog's methods that [`Channel::call_unary`] does not know.
     pub(crate) fn catalog_client(&self) -> CatalogServiceClient<Channel> {
         CatalogServiceClient::new(self.catalog.clone())
     }
 
-    /// Whether peers can be served: registry and catalog answer.
+    /// Whether peers can be served: registry and catalog answer within two seconds.
     pub async fn is_ready(&self) -> bool {
         let (mut registry, mut catalog) = (self.registry_client(), self.catalog_client());
         let both = async {
@@ -55,10 +55,10 @@ impl Backend {
     }
 }
 
-/// While a service is down every request fails; not every one has to say so.
+/// Bounds the log of failed calls: while a service is down, every request fails.
 static FAILURES: Throttle = Throttle::events();
 
-/// Why an operation is not done: a refusal, or a failure that has been logged.
+/// The outcome of an operation that is not done: a refusal, or a failure that has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotDone(pub(crate) Outcome);
 
@@ -76,7 +76,8 @@ impl From<Status> for NotDone {
     }
 }
 
-/// What a refusal means for the peer. Which status says so depends on the operation.
+/// The outcome that a refusal has for the peer. Which status stands for an outcome depends on the
+/// operation (docs/protocol.md 3).
 fn outcome(reason: Reason) -> Outcome {
     match reason {
         Reason::UserExists => Outcome::AlreadyRegistered,

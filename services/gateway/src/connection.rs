@@ -35,21 +35,24 @@ use crate::{
     recorder::Recorder,
 };
 
-/// How long to wait for the padding that would make another request of a doubtful one.
+/// How long to wait for more bytes of a request that is complete unless padding follows
+/// (docs/protocol.md 2).
 const GRACE: Duration = Duration::from_millis(200);
-/// How long a peer may take to read anything more of its reply.
+/// How long a peer may read nothing of its reply before sending is given up.
 const STALL: Duration = Duration::from_secs(5);
-/// How long a peer may take to close after its reply, and the bytes that are read and
-/// thrown away meanwhile: closing on unread input would reset the connection, and the
-/// reply could be lost with it.
+/// How long a peer may take to close after its reply, and the largest number of bytes from the peer
+/// that are read and thrown away meanwhile. Closing on unread input would reset the connection, and
+/// the reply could be lost with it.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
 
-/// What peers can cause to be logged, each within a bound.
+/// Bounds the log of bad requests, which peers can send at will.
 static BAD_REQUESTS: Throttle = Throttle::events();
+/// Bounds the log of lists that were cut.
 static LISTS_CUT: Throttle = Throttle::condition();
+/// Bounds the log of requests that a service did not answer in time.
 static NO_ANSWERS: Throttle = Throttle::events();
 
-/// What all connections share.
+/// What all connections of a gateway share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) operations: Operations,
@@ -59,9 +62,9 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
 }
 
-/// What has arrived of a request.
+/// The bytes of a request that have arrived so far.
 pub(crate) struct Input {
-    // On the heap, so that a task that is moved does not move it too.
+    // On the heap, so that moving a connection's task does not copy the buffer.
     bytes: Box<[u8]>,
     len: usize,
 }
@@ -75,17 +78,17 @@ impl Input {
         &self.bytes[..self.len]
     }
 
-    /// Where more may be read to.
+    /// The free part of the buffer, into which more may be read.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         &mut self.bytes[self.len..]
     }
 
-    /// So much of the room has been read to.
+    /// Counts `more` bytes of the room as arrived.
     pub(crate) fn grow(&mut self, more: usize) {
         self.len += more;
     }
 
-    /// Forgets the first bytes: they were not the request's.
+    /// Removes the first `length` bytes, which are not part of the request.
     pub(crate) fn skip(&mut self, length: usize) {
         self.bytes.copy_within(length..self.len, 0);
         self.len -= length;
@@ -103,14 +106,14 @@ impl Input {
                 Progress::Tentative => time::timeout(GRACE, more).await.unwrap_or(Ok(0)),
             };
             match more {
-                // The peer has said all that it will say, or all that fits a request.
+                // No more bytes come in time, or no more fit into a request.
                 Ok(0) | Err(_) => return decode_final(self.arrived()),
                 Ok(more) => self.len += more,
             }
         }
     }
 
-    /// How the request was encoded, as far as its bytes have arrived by now.
+    /// The encoding of the request, judged by the bytes that have arrived by now.
     fn dialect(&mut self, stream: &TcpStream) -> Dialect {
         if let Ok(more) = stream.try_read(&mut self.bytes[self.len..]) {
             self.len += more;
@@ -119,7 +122,7 @@ impl Input {
     }
 }
 
-/// Serves a connection to its end. Something may have arrived already.
+/// Serves a connection to its end. `input` has the bytes that have arrived already.
 pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: Input, shared: &Shared) {
     let (started, accepted) = (Instant::now(), SystemTime::now());
     let read = time::timeout(shared.request_timeout, input.read(&mut stream)).await;
@@ -131,7 +134,7 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
     let answer = match request {
         Ok(request) => {
             trace = begin_trace(&request, &stream, peer, accepted);
-            // Boxed, so that a connection that has not said anything yet stays small.
+            // Boxed, so that the task of a connection that has not sent a request yet stays small.
             match &trace {
                 Some(root) => Box::pin(shared.answer(&request, peer).with_context(root.context())).await,
                 None => Box::pin(shared.answer(&request, peer)).await,
@@ -160,7 +163,8 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
     }
 }
 
-/// Begins the trace of a request, if it is to have one, at the moment of its accept.
+/// Begins the trace of a request, at the moment when its connection was accepted. `None` if the
+/// request is not traced.
 fn begin_trace(
     request: &Request,
     stream: &TcpStream,
@@ -180,7 +184,7 @@ fn begin_trace(
     Some(root)
 }
 
-/// What a peer is told.
+/// The answer to a peer: the status, and the list that follows, if any.
 struct Answer {
     operation: Operation,
     status: u8,
@@ -202,7 +206,8 @@ impl Shared {
             Err(NotDone(outcome)) => (outcome, None),
         };
         let status = operation.status(outcome);
-        // The record is queued whatever is left of the time; only the waiting ends with it.
+        // The record is queued even if no time is left; the deadline ends only the wait for its
+        // delivery.
         let _ = time::timeout_at(deadline, self.recorder.record(record(request, peer, status))).await;
         Answer { operation, status, list }
     }
@@ -225,7 +230,8 @@ impl Shared {
 
     fn answer_bad(&self, bad: &BadRequest, peer: SocketAddr) -> Option<Answer> {
         self.metrics.bad(bad);
-        // A connection that never said anything is no event: load balancers do that.
+        // A connection that named no operation is not logged: load balancers open and close such
+        // connections.
         if *bad != BadRequest::NoOperation
             && let Some(suppressed) = BAD_REQUESTS.admit()
         {
@@ -246,27 +252,27 @@ impl Shared {
             self.metrics.lists_cut.increment(1);
             if let Some(suppressed) = LISTS_CUT.admit() {
                 let entries = list.count();
-                tracing::warn!(%peer, entries, sent, suppressed, "a list was cut for four digits");
+                tracing::warn!(%peer, entries, sent, suppressed, "a list was cut at 9999 entries: a terminated peer can count no further");
             }
         }
         Reply { head, body }
     }
 }
 
-/// A reply in its bytes.
+/// The bytes of a reply. `body` is sent after `head`.
 struct Reply {
     head: Bytes,
     body: Bytes,
 }
 
-/// The last bytes wait for the end of the stream and leave with it in one packet. Where the
-/// system cannot do that, in two.
+/// How to send a reply: its last bytes wait for the end of the stream, and both leave in one
+/// packet. On systems other than Linux they leave in two.
 #[cfg(target_os = "linux")]
 const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
 #[cfg(not(target_os = "linux"))]
 const MORE_COMES: SendFlags = SendFlags::empty();
 
-/// Sends a reply and closes that direction.
+/// Sends a reply, then ends the stream to the peer.
 async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {
@@ -277,7 +283,8 @@ async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
     stream.shutdown().await
 }
 
-/// Reads until the peer closes too.
+/// Reads and throws away what the peer sends, until it closes too or has sent as much as [`LINGER`]
+/// allows.
 async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
     let mut left = LINGER.1;
     while left > 0 {

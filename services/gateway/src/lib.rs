@@ -31,31 +31,31 @@ pub use backend::Backend;
 pub use proxy::{BadNetwork, Networks};
 pub use server::Gateway;
 
-/// The name under which health is reported.
+/// The name under which the gateway reports its health.
 pub const SERVICE_NAME: &str = "lonja.gateway";
 
-/// Settings of the gateway itself, wherever it runs.
+/// Settings that every gateway has, in a process of its own and in `lonja up`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GatewayConfig {
-    /// Rules CIDR=IPV4: peers seen from CIDR are listed at IPV4. CIDR may be the word
-    /// gateway: the default gateway of this machine, as whom a container sees peers on
-    /// its own host
+    /// Rules CIDR=IPV4: peers seen from CIDR are listed at IPV4. CIDR may be the word gateway, for
+    /// the default gateway of this machine: a container sees peers on its own host at that address
     #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4,...", default_value = "")]
     pub advertise: Rules,
-    /// Networks of load balancers that speak the PROXY protocol, version 1 or 2; from
-    /// anyone else such a header is a bad request
+    /// Networks of load balancers that begin each connection with a PROXY header, version 1 or 2;
+    /// from any other address such a header is a bad request
     #[arg(long, env = "LONJA_TRUSTED_PROXIES", value_name = "CIDR,...", default_value = "")]
     pub trusted_proxies: Networks,
-    /// Connections at one time; further ones wait for their turn
+    /// Connections that are served at one time; further connections wait to be accepted
     #[arg(long, env = "LONJA_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384)]
     pub max_connections: usize,
-    /// Connections at one time from one address; further ones are closed
+    /// Connections at one time from one address; further connections are closed
     #[arg(long, env = "LONJA_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 2048)]
     pub max_connections_per_address: usize,
     /// Seconds that a peer may take to send its request
     #[arg(long, env = "LONJA_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub request_timeout: Duration,
-    /// Seconds between two searches for what a crash left in the catalog
+    /// Seconds between two sweeps, which remove lists of ended sessions that a crash left in the
+    /// catalog
     #[arg(long, env = "LONJA_SWEEP_INTERVAL", value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub sweep_interval: Duration,
     /// Do not print a line for each operation
@@ -72,10 +72,10 @@ pub struct Config {
     /// Address for /livez, /readyz and /metrics; none if not given
     #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
-    /// Where the other services are.
+    /// Where the gateway calls the other services.
     #[command(flatten)]
     pub backend: BackendConfig,
-    /// What is its own.
+    /// Settings that a gateway in `lonja up` has as well.
     #[command(flatten)]
     pub gateway: GatewayConfig,
 }
@@ -86,10 +86,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(bad)
 }
 
-/// Runs a gateway until shutdown. Prints where it listens.
+/// Runs a gateway until shutdown, and prints the addresses on which it listens.
 ///
 /// # Errors
-/// When an address cannot be used.
+/// When an address or the certificates cannot be used, or when a task panicked.
 pub fn run(config: Config, shutdown: CancellationToken) -> Running {
     Box::pin(run_until(config, shutdown))
 }

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
-use lonja_chassis::rpc::Channel;
+use lonja_chassis::{rpc::Channel, throttle::Throttle};
 use lonja_proto::{
     catalog::{self, catalog_service_client::CatalogServiceClient},
     registry::{self, registry_service_client::RegistryServiceClient},
@@ -18,13 +18,17 @@ use tonic::Status;
 
 use crate::backend::NotDone;
 
-/// Bytes of rendered lists that may be held at one time, for peers that read slowly.
+/// A peer may ask for a list that is too large again and again; not each time has to be logged.
+static TOO_LARGE: Throttle = Throttle::events();
+
+/// The largest number of bytes of rendered lists that are held at one time. Peers that read slowly
+/// keep their lists in memory.
 const BUDGET: usize = 256 << 20;
-/// The unit in which the budget is counted.
+/// The unit in which the budget is counted, in bytes.
 const UNIT: usize = 4096;
 
-/// A list as a whole reply for the terminated dialect, whose header stands in the same
-/// buffer: sent from two, a long list takes the processor three times as long to copy,
+/// A list as a whole reply for the terminated dialect, with header and entries in one buffer. When
+/// they are sent from two buffers, a long list takes the processor three times as long to copy,
 /// because source and target are never aligned to one another.
 #[derive(Debug)]
 pub(crate) struct Rendered {
@@ -45,7 +49,7 @@ impl Rendered {
         self.count
     }
 
-    /// The reply in two pieces, and how many entries of the list it holds.
+    /// The reply in two pieces, and how many entries of the list the reply has.
     pub(crate) fn reply(&self, dialect: Dialect) -> (Bytes, Bytes, u32) {
         let (header, sent) = list_header(self.count, dialect);
         let entry = (self.reply.len() - LIST_HEADER) / (self.count as usize).max(1);
@@ -63,8 +67,8 @@ struct UserList {
     rendered: Arc<Rendered>,
 }
 
-/// Renders lists. The last list of users is kept: while nobody comes or goes, it is
-/// asked of the registry only whether it is still current.
+/// Renders lists, and keeps the last list of users. While nobody comes or goes, the registry only
+/// confirms that this list is current, and sends no entries.
 #[derive(Debug)]
 pub(crate) struct Lists {
     budget: Arc<Semaphore>,
@@ -79,7 +83,7 @@ impl Default for Lists {
 }
 
 impl Lists {
-    /// The connected users, for one of them.
+    /// The list of the connected users, as the user `username` asks for it.
     pub(crate) async fn users(
         &self,
         registry: &mut RegistryServiceClient<Channel>,
@@ -112,7 +116,7 @@ impl Lists {
         Ok(rendered)
     }
 
-    /// What a session has published.
+    /// The list of the files that a session has published.
     pub(crate) async fn files(
         &self,
         catalog: &mut CatalogServiceClient<Channel>,
@@ -136,16 +140,19 @@ impl Lists {
         Ok(Arc::new(finish(total, FILE_ENTRY, entries, budget)?))
     }
 
-    /// The list that nobody has anything on.
+    /// The list without entries.
     pub(crate) fn empty() -> Arc<Rendered> {
         Arc::new(Rendered::new(0, vec![0; LIST_HEADER], None))
     }
 
-    /// Room for a list behind its header, once the budget has it.
+    /// A buffer for a list of `total` entries, with room for the header at its beginning. Waits
+    /// until the budget has enough bytes left.
     async fn buffer(&self, total: u32, entry: usize) -> Result<(Vec<u8>, OwnedSemaphorePermit), NotDone> {
         let bytes = LIST_HEADER + total as usize * entry;
         if bytes > BUDGET {
-            tracing::warn!(entries = total, "a list is larger than what may be held");
+            if let Some(suppressed) = TOO_LARGE.admit() {
+                tracing::warn!(entries = total, suppressed, "a list is larger than the memory for lists");
+            }
             return Err(NotDone(Outcome::Failed));
         }
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
@@ -159,7 +166,7 @@ impl Lists {
 }
 
 fn cut_short() -> Status {
-    Status::data_loss("a list ended before its time")
+    Status::data_loss("a list ended before all its entries came")
 }
 
 fn finish(

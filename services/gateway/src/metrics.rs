@@ -1,15 +1,15 @@
-//! What the gateway counts.
+//! The metrics of the gateway.
 
 use std::time::Duration;
 
 use lonja_wire::{BadRequest, Dialect, Operation};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-/// Statuses that an answer can have: 0 to 4.
+/// The number of statuses that an answer can have: 0 to 4.
 const STATUSES: usize = 5;
 const DIALECTS: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
 
-/// Counters looked up once, since looking one up costs more than counting.
+/// The metrics, each looked up once, since looking up a counter costs more than counting.
 pub(crate) struct Metrics {
     requests: Vec<Counter>,
     durations: Vec<Histogram>,
@@ -52,7 +52,7 @@ impl Metrics {
         }
     }
 
-    /// Counts an answered request.
+    /// Counts a request that was answered, and how long that took.
     pub(crate) fn answered(&self, operation: Operation, dialect: Dialect, status: u8, took: Duration) {
         let dialect = usize::from(dialect == Dialect::Padded);
         let index = (operation as usize * DIALECTS.len() + dialect) * STATUSES + usize::from(status);
@@ -60,7 +60,7 @@ impl Metrics {
         self.durations[operation as usize].record(took);
     }
 
-    /// Counts a request that could not be carried out.
+    /// Counts a bad request by the reason why it is bad.
     pub(crate) fn bad(&self, bad: &BadRequest) {
         if let Some(index) = BadRequest::REASONS.iter().position(|reason| *reason == bad.reason()) {
             self.bad[index].increment(1);

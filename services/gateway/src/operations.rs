@@ -1,4 +1,4 @@
-//! The operations: which services each asks, and what comes of it (docs/protocol.md 4).
+//! The operations: which services each one calls, and what the answers mean (docs/protocol.md 4).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -27,18 +27,19 @@ use crate::{
     lists::{Lists, Rendered},
 };
 
-/// What the catalog may take to forget a session that is over. It is over whether the
-/// catalog has heard of it or not, and the sweeper tells it again.
+/// How long the catalog may take to remove what an ended session published. The session is over
+/// even if the catalog does not answer: then the sweeper tells the catalog again.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What peers can cause to be logged.
+/// Bounds the log of peers whose address is doubtful or cannot be listed.
 static DOUBTFUL: Throttle = Throttle::events();
+/// Bounds the log of ended sessions that the catalog did not remove.
 static FAREWELLS: Throttle = Throttle::events();
 
-/// An operation that succeeded: with a list, or without.
+/// The result of an operation that succeeded: a list, if the operation returns one.
 pub(crate) type Done = Option<Arc<Rendered>>;
 
-/// Carries out requests.
+/// Carries out the requests of peers.
 #[derive(Debug)]
 pub(crate) struct Operations {
     pub(crate) backend: Backend,
@@ -156,10 +157,14 @@ impl Operations {
         let error = match time::timeout(FAREWELL, farewell).await {
             Ok(Ok(_)) => return,
             Ok(Err(status)) => status.message().to_owned(),
-            Err(_) => "it does not answer".to_owned(),
+            Err(_) => "the service does not answer".to_owned(),
         };
         if let Some(suppressed) = FAREWELLS.admit() {
-            tracing::warn!(error, suppressed, "the catalog still holds an ended session");
+            tracing::warn!(
+                error,
+                suppressed,
+                "the catalog was not told that a session ended: the sweeper will tell it"
+            );
         }
     }
 }

@@ -1,11 +1,11 @@
-//! How many connections there may be: in all, and from one address.
+//! The bounds on connections: in all, and from one address.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The places for connections.
+/// The places for connections: one for each connection that may be open.
 #[derive(Debug)]
 pub(crate) struct Places {
     all: Arc<Semaphore>,
@@ -13,7 +13,7 @@ pub(crate) struct Places {
     max_by_address: usize,
 }
 
-/// A connection's place; free again when dropped.
+/// The place of one connection. Dropping it makes the place free again.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
@@ -27,12 +27,12 @@ impl Places {
         Arc::new(Self { all, by_address: Mutex::default(), max_by_address })
     }
 
-    /// Waits for one of all places.
+    /// Waits until one of the places for all connections is free, and takes that place.
     pub(crate) async fn one_of_all(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
-    /// A place for a connection from this address, unless it has too many.
+    /// Gives a connection from `address` a place, or `None` if that address has no more places.
     pub(crate) fn take(self: &Arc<Self>, one_of_all: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         let mut by_address = self.by_address.lock();
         let taken = by_address.entry(address).or_default();

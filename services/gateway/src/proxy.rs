@@ -1,7 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: a load balancer says whom it speaks for.
+//! The PROXY protocol, versions 1 and 2: a load balancer names the peer whose connection it passes
+//! on.
 //!
-//! From the networks that are trusted every connection must begin with such a header; from
-//! anywhere else it is what it looks like there: a bad request.
+//! From a trusted network every connection must begin with a PROXY header. From any other address
+//! such a header is a bad request.
 
 use std::{io, net::IpAddr, net::SocketAddr, str::FromStr};
 
@@ -15,9 +16,9 @@ use crate::connection::Input;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
-/// A text that is no list of networks.
+/// The error for a text that is not a network. It keeps the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no network, such as 10.0.0.0/8 or 192.168.1.7")]
+#[error("{0:?} is not a network, such as 10.0.0.0/8 or 192.168.1.7")]
 pub struct BadNetwork(String);
 
 impl FromStr for Networks {
@@ -39,7 +40,7 @@ impl Networks {
     }
 }
 
-/// What a trusted load balancer sent instead of a header.
+/// Why no PROXY header could be read from a trusted load balancer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadHeader {
     #[error("no PROXY header, or a malformed one, from a trusted proxy")]
@@ -50,7 +51,8 @@ pub(crate) enum BadHeader {
     Io(#[from] io::Error),
 }
 
-/// Reads the header and gives whom it names; what came behind it stays in the input.
+/// Reads the PROXY header and returns the peer that it names, or the proxy's own address if it
+/// names none. Bytes that came behind the header stay in `input`.
 pub(crate) async fn peer(
     stream: &mut TcpStream,
     proxy: SocketAddr,
@@ -72,12 +74,13 @@ pub(crate) async fn peer(
     }
 }
 
-/// What a header of version 1 begins with, and the bytes that it has at most.
+/// The first bytes of a header of version 1, and the largest length of such a header in bytes.
 const VERSION_1: (&[u8], usize) = (b"PROXY ", 107);
-/// What a header of version 2 begins with, and the bytes before its addresses.
+/// The first bytes of a header of version 2, and the number of bytes before its addresses.
 const VERSION_2: (&[u8], usize) = (b"\r\n\r\n\0\r\nQUIT\n", 16);
 
-/// Whom a header names, if anyone, and its length; `None` while it is not complete.
+/// Parses a header: the peer that it names, if any, and its length in bytes. `None` while the
+/// header is not complete.
 fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadHeader> {
     let begins = |signature: &[u8]| bytes.iter().zip(signature).all(|(byte, expected)| byte == expected);
     if begins(VERSION_2.0) {
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxys_own_connections_name_nobody() {
+    fn connections_of_the_proxy_itself_name_nobody() {
         assert_eq!(parse(b"PROXY UNKNOWN\r\n").unwrap(), Some((None, 15)));
         assert_eq!(parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").unwrap(), Some((None, 16)));
     }

@@ -1,5 +1,6 @@
-//! Delivery of audit records: before the peer gets its answer while the audit can be
-//! reached; later, in order and once each, when it cannot.
+//! Delivery of audit records, in order and once each. While the audit can be reached, a record is
+//! stored before its peer gets an answer. Otherwise the peer is answered at once, and the record is
+//! stored later.
 
 use std::{
     collections::VecDeque,
@@ -25,18 +26,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use ulid::Ulid;
 
-/// Records that may wait for the audit.
+/// The largest number of records that wait for the audit.
 const QUEUE: usize = 65_536;
-/// Records that are sent at once.
+/// The largest number of records that are sent in one batch.
 const BATCH: usize = 1024;
-/// What the audit may take for a batch.
+/// How long the audit may take to store a batch.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// Pauses between attempts while the audit cannot be reached, shortest and longest.
+/// The shortest and the longest pause between two attempts while the audit cannot be reached.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long delivery goes on after the last connection has been served.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Where connections leave their records. Clones share one queue.
+/// Takes the records of connections for delivery. Clones share one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     shared: Arc<Shared>,
@@ -60,7 +61,7 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     record: OperationRecord,
-    /// The trace that it belongs to.
+    /// The trace that the record belongs to.
     parent: Option<Parent>,
     stored: Option<oneshot::Sender<()>>,
 }
@@ -76,9 +77,8 @@ impl Recorder {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Has a record delivered. Returns when it is stored, or at once when the audit
-    /// cannot be reached: then it waits in the queue, or is dropped and counted when
-    /// that is full.
+    /// Queues a record and waits until it is stored, for one second at most. Returns at once while
+    /// the audit cannot be reached. A record that finds the queue full is dropped and counted.
     pub(crate) async fn record(&self, record: OperationRecord) {
         let (stored, wait) = oneshot::channel();
         let reachable = {
@@ -95,12 +95,14 @@ impl Recorder {
         };
         self.shared.filled.notify_one();
         if reachable {
-            // An error says that nobody waits any more: the audit went out of reach.
+            // An error means that the audit went out of reach or is late: the record stays in the
+            // queue.
             let _ = time::timeout(DEADLINE, wait).await;
         }
     }
 
-    /// Delivers until `finished`, and what is left then within two seconds.
+    /// Delivers records until `finished` is cancelled, and then for [`FAREWELL`] at most those that
+    /// are left. Records that are left after that are lost.
     pub(crate) async fn deliver(&self, audit: Channel, finished: CancellationToken) {
         let mut delivery =
             Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
@@ -124,7 +126,7 @@ struct Delivery<'a> {
     shared: &'a Shared,
     audit: Channel,
     writer_id: String,
-    /// Records of this writer that are stored.
+    /// The number of records of this writer that the audit has stored.
     stored: u64,
 }
 
@@ -147,8 +149,9 @@ impl Delivery<'_> {
         }
     }
 
-    /// Sends what waits at the head of the queue. A batch that fails is sent again, with
-    /// the same numbers, so that the audit knows what of it it has stored.
+    /// Sends a batch from the head of the queue, and returns whether it was stored. A batch that
+    /// was not is sent again with the same sequence numbers, so that the audit stores each record
+    /// once.
     async fn run_once(&mut self) -> bool {
         let (records, parents): (Vec<_>, Vec<_>) = {
             let queue = self.shared.queue.lock();
@@ -168,11 +171,11 @@ impl Delivery<'_> {
                 true
             }
             Ok(Err(status)) => self.out_of_reach(status.message()),
-            Err(_) => self.out_of_reach("it does not answer"),
+            Err(_) => self.out_of_reach("the service does not answer"),
         }
     }
 
-    /// Lets the peers of the first so many records have their answers.
+    /// Removes the first `count` records from the queue, and lets their peers have their answers.
     fn delivered(&mut self, count: usize) {
         self.stored += count as u64;
         let mut queue = self.shared.queue.lock();
@@ -188,8 +191,8 @@ impl Delivery<'_> {
         }
     }
 
-    /// Sends a batch as a part of the first trace in it; the others get a part of their
-    /// own that is linked to that.
+    /// Sends a batch as a part of the first trace in it. Each other trace gets a part of its own,
+    /// with a link to the first trace.
     async fn send(
         &mut self,
         request: RecordOperationsRequest,
@@ -211,14 +214,15 @@ impl Delivery<'_> {
         answer
     }
 
-    /// Lets the peers that wait be served. Always `false`.
+    /// Notes that the audit cannot be reached, and lets the peers that wait have their answers.
+    /// Returns `false`, for [`Self::run_once`].
     fn out_of_reach(&self, why: &str) -> bool {
         let mut queue = self.shared.queue.lock();
         queue.waiting.iter_mut().for_each(|waiting| waiting.stored = None);
         let newly = std::mem::replace(&mut queue.reachable, false);
         drop(queue);
         if newly {
-            tracing::warn!(why, "the audit cannot be reached: records wait");
+            tracing::warn!(why, "the audit cannot be reached: records wait in memory");
         }
         false
     }

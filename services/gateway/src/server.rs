@@ -1,4 +1,4 @@
-//! Accepting peers, within limits, and ending well.
+//! Accepts peers within limits, and finishes their requests at shutdown.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,14 +25,13 @@ use crate::{
     sweeper::sweep_until,
 };
 
-/// How long to wait before the next attempt when accepting fails, for want of
-/// descriptors most likely.
+/// How long to wait after an error of accepting, which most likely means that descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What a proxy can cause to be logged, within a bound.
+/// Bounds the log of bad PROXY headers.
 static BAD_HEADERS: Throttle = Throttle::events();
 
-/// A gateway, ready to serve.
+/// A gateway that is ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -43,7 +42,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway to these services, which prints a line for each operation.
+    /// A gateway that calls the services of `backend`, and writes a line for each operation to
+    /// `lines`.
     #[must_use]
     pub fn new(config: GatewayConfig, backend: Backend, lines: OperationLog) -> Self {
         let operations = Operations {
@@ -67,11 +67,11 @@ impl Gateway {
         }
     }
 
-    /// Serves peers until shutdown. Requests in flight then get the drain time to
-    /// finish, and their records are delivered.
+    /// Serves peers until shutdown. Then requests in flight have [`shutdown::DRAIN`] to finish, and
+    /// their records are delivered.
     ///
     /// # Errors
-    /// When one of its tasks panicked.
+    /// When a task of the gateway panicked.
     pub fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Running {
         Box::pin(async { Ok(self.serve_until(listener, shutdown).await?) })
     }
@@ -80,7 +80,7 @@ impl Gateway {
         let finished = CancellationToken::new();
         let recorder = self.shared.recorder.clone();
         let audit = self.backend.audit.clone();
-        // Tasks of their own, so that what wakes one does not poll the others.
+        // Each has a task of its own, so that waking one does not poll the others.
         let tasks = [
             tokio::spawn(sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone())),
             tokio::spawn({
@@ -101,7 +101,8 @@ impl Gateway {
         shutdown: CancellationToken,
         finished: CancellationToken,
     ) {
-        // However this ends, the rest of the process is not to go on without it.
+        // When this task ends, even by a panic, the process shuts down and the delivery of records
+        // ends.
         let _ends = (shutdown.clone().drop_guard(), finished.drop_guard());
         let connections = TaskTracker::new();
         shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
@@ -136,7 +137,7 @@ impl Gateway {
     }
 }
 
-/// A place for a peer, unless its address has too many.
+/// Takes a place for a peer. `None`, which is counted, if its address has too many connections.
 fn place(
     places: &Arc<Places>,
     one_of_all: OwnedSemaphorePermit,
@@ -158,7 +159,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, input: Input, place: Plac
     drop(place);
 }
 
-/// A connection from a trusted proxy, which says first whom it speaks for.
+/// Serves a connection from a trusted proxy, which begins with a PROXY header.
 async fn converse_through(
     mut stream: TcpStream,
     proxy: SocketAddr,
@@ -184,7 +185,7 @@ async fn converse_through(
     }
 }
 
-/// Errors of a connection that was gone before it was accepted.
+/// Whether an error only says that a connection was gone before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }

@@ -1,7 +1,8 @@
-//! Finds what a crash left in the catalog: lists of sessions that are over.
+//! Removes what a crash left in the catalog: lists of sessions that are over.
 //!
-//! Nobody can see them, since a list is found by a live session only; they just take
-//! room. The gateway looks because it alone may ask both services.
+//! Peers cannot see such a list, since a list is found through a live session only, but the list
+//! takes room. The gateway removes these lists because it alone may ask the registry and change the
+//! catalog.
 
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use tonic::Status;
 
 use crate::backend::Backend;
 
-/// Sessions that are asked about at once, as many as the registry allows.
+/// The number of sessions that one call to the registry asks about: as many as the registry allows.
 const PAGE: u32 = 1000;
 
-/// Sweeps at this interval until shutdown.
+/// Sweeps the catalog once in each `interval` until shutdown.
 pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration, backend: Backend) {
     let swept = counter!("lonja_gateway_swept_sessions_total");
     while time::timeout(interval, shutdown.cancelled()).await.is_err() {
@@ -29,12 +30,15 @@ pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration,
                 swept.increment(sessions);
                 tracing::info!(sessions, "removed what ended sessions had published");
             }
-            Some(Err(status)) => tracing::warn!(error = status.message(), "cannot sweep the catalog"),
+            Some(Err(status)) => tracing::warn!(
+                error = status.message(),
+                "cannot remove the files of ended sessions from the catalog"
+            ),
         }
     }
 }
 
-/// Ends in the catalog what is over in the registry; says how many sessions that were.
+/// Ends those sessions in the catalog that are over in the registry, and returns their number.
 async fn sweep(backend: &Backend) -> Result<u64, Status> {
     let (mut registry, mut catalog) = (backend.registry_client(), backend.catalog_client());
     let mut pages = catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?.into_inner();

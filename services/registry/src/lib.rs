@@ -20,7 +20,8 @@ pub use model::{Endpoint, Session};
 use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
-/// Who may call what, where callers show who they are: the star of docs/architecture.md.
+/// The methods that each caller may call, where callers have certificates: the star of
+/// docs/architecture.md.
 const CALLERS: Callers = &[
     (
         "lonja-gateway",
@@ -49,12 +50,12 @@ const CALLERS: Callers = &[
 /// Settings of a registry that runs alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// What it shares with the other services.
+    /// Settings that the registry shares with the other services.
     #[command(flatten)]
     pub service: ServiceConfig,
 }
 
-/// A way to a registry in this process.
+/// Makes a channel to a registry in this process.
 #[must_use]
 pub fn channel(store: EmbeddedStore) -> Channel {
     let registry = RegistryGrpc::new(store);

@@ -1,4 +1,4 @@
-//! The registry's terms.
+//! The types that the registry's service and stores share.
 
 use std::net::Ipv4Addr;
 
@@ -16,12 +16,12 @@ pub struct Endpoint {
 /// A user's time online.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Its name, for ever.
+    /// The session's id. No other session ever has the same id.
     pub id: SessionId,
-    /// Whose it is.
+    /// The user to whom the session belongs.
     pub username: Box<str>,
     /// Where others dial the user.
     pub endpoint: Endpoint,
-    /// When it was opened, in milliseconds of the Unix epoch.
+    /// When the session was opened, in milliseconds of the Unix epoch.
     pub opened_at_ms: i64,
 }

@@ -20,17 +20,18 @@ use super::{
 /// Time between attempts while the table file cannot be written.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A segment that takes nothing more, and what the table file holds once it is folded.
+/// A segment that takes no more frames, with the rows that the table file is to hold once the
+/// segment is folded.
 #[derive(Debug)]
 pub(super) struct Full {
     pub(super) segment: Segment,
     pub(super) spans: Vec<Span>,
-    /// Nothing comes after it.
+    /// Whether the journal is being closed, so that no segment comes after this one.
     pub(super) last: bool,
 }
 
-/// Folds until the writer has gone. A journal that is closed with everything folded
-/// leaves no segment behind: then the table file alone holds it all.
+/// Folds full segments until the writer has gone. When a journal is closed and everything is
+/// folded, the segments are removed: the table file alone then holds all rows.
 pub(super) fn fold_until_closed(
     file: &TableFile,
     segments: &[PathBuf],
@@ -40,18 +41,20 @@ pub(super) fn fold_until_closed(
 ) {
     while let Ok(Full { segment, spans, last }) = full.recv() {
         while let Err(error) = file.fold(&spans) {
-            tracing::error!("{error}; meanwhile the write-ahead log keeps what it should hold");
+            tracing::error!(
+                "{error}; until the table file can be written, changes stay in the write-ahead log"
+            );
             if signal.is_closed() {
                 return;
             }
             thread::sleep(RETRY);
         }
         if last {
-            // One that stays is read at the next start, to no effect.
+            // A segment that cannot be removed is read at the next start, to no effect.
             segments.iter().for_each(|path| drop(fs::remove_file(path)));
             return;
         }
-        // The writer takes it when it needs it, or has gone.
+        // Sending fails only if the writer has gone, and then no segment is needed.
         let _ = spare.send(segment);
     }
 }

@@ -23,19 +23,19 @@ use super::{
 };
 use crate::throttle::Throttle;
 
-/// Commands that may wait for the writer, for each log.
+/// The largest number of commands that may wait for the writer, for each log.
 const QUEUE: usize = 16_384;
-/// Weight of old changes that is looked at with each commit, beyond twice the new.
+/// The weight of old changes that a commit may look at, beyond twice the weight of its new changes.
 const CLEANING_STEP: u64 = 64;
-/// Bytes of the checksum before the changes of a row.
+/// The length of the checksum that stands before the changes of a row, in bytes.
 const CHECKSUM: usize = 4;
 
-/// A row and the changes in it.
+/// The number of a row, and the changes in the row.
 type ReadRow<S> = (Row, Vec<<S as State>::Change>);
 
 static UNREADABLE: Throttle = Throttle::events();
 
-/// A service's way to its log. Clones share one log.
+/// A service's access to its log. Clones share one log.
 pub struct Log<S: State> {
     shared: Arc<Shared<S>>,
 }
@@ -59,7 +59,7 @@ struct Shared<S: State> {
     signal: Arc<Signal>,
     file: Arc<TableFile>,
     tail: Arc<Tail>,
-    /// The oldest row that matters. Those before it are still in the files for a while.
+    /// The oldest row that matters. Older rows stay in the files for a while.
     first: AtomicU64,
 }
 
@@ -74,11 +74,11 @@ struct Pending<S: State> {
 }
 
 impl<S: State> Log<S> {
-    /// Has a command decided, its changes made durable and applied.
+    /// Has a command decided. Returns when the changes of the command are durable and applied.
     ///
     /// # Errors
-    /// When the file cannot be written (what of it is on disk is not known then), or too
-    /// many commands wait (nothing is changed then).
+    /// When the changes cannot be written (it is not known then which are on disk), when too many
+    /// commands wait (nothing is changed then), or when the journal is closed.
     pub async fn submit(&self, command: S::Command) -> Result<S::Outcome, JournalError> {
         let (answer, outcome) = oneshot::channel();
         {
@@ -95,8 +95,8 @@ impl<S: State> Log<S> {
         outcome.await.unwrap_or(Err(JournalError::Closed))
     }
 
-    /// The state as of the last commit. Hold it briefly and not across an await: the
-    /// writer waits for it.
+    /// The state as of the last commit. Hold the guard briefly and not across an await: the writer
+    /// waits for it.
     pub fn state(&self) -> RwLockReadGuard<'_, S> {
         self.shared.state.read()
     }
@@ -104,19 +104,20 @@ impl<S: State> Log<S> {
     /// Whether the last attempt to write succeeded.
     ///
     /// # Errors
-    /// When it did not, or the journal is closed.
+    /// When the last attempt failed, or the journal is closed.
     pub fn check_writable(&self) -> Result<(), JournalError> {
         self.shared.signal.check_writable()
     }
 
-    /// Says the number of the newest row whenever there is one.
+    /// Gives a receiver that is told the number of the newest row after each commit that writes
+    /// one.
     #[must_use]
     pub fn newest(&self) -> watch::Receiver<Row> {
         self.shared.newest.subscribe()
     }
 
-    /// The changes of up to `rows` rows from row `from` on, oldest first. Blocks while
-    /// it reads the file.
+    /// Gives the changes of up to `rows` rows from row `from` on, oldest first. Blocks while it
+    /// reads the file.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -126,7 +127,8 @@ impl<S: State> Log<S> {
 
     fn read_rows(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, redb::Error> {
         let from = from.max(self.shared.first.load(Ordering::Acquire));
-        // Before the file is read: a row leaves the tail once it is in the file.
+        // The tail is read before the file: a row leaves the tail once it is in the file, so none
+        // is missed.
         let tail = self.shared.tail.range(from, Row::MAX);
         let mut found = Vec::new();
         self.shared.file.read(|transaction| {
@@ -245,17 +247,18 @@ struct LogWriter<S: State> {
     shared: Arc<Shared<S>>,
     /// The row that the next commit writes.
     next: Row,
-    /// Weight of the changes from the first row on, dead ones included.
+    /// The weight of all changes from the first row on, including those that no longer matter.
     total: u64,
     taken: VecDeque<Pending<S>>,
-    /// The changes of this commit, and as the row that holds them.
+    /// The changes of the current commit.
     changes: Vec<S::Change>,
+    /// The row that holds `changes`, encoded.
     bytes: Bytes,
     outcomes: Vec<Answer<S>>,
     cleaned: Cleaned,
 }
 
-/// What this commit leaves behind.
+/// The oldest rows that the current commit cleans: their number and the weight of their changes.
 #[derive(Default)]
 struct Cleaned {
     rows: u64,
@@ -267,8 +270,9 @@ impl<S: State> LogWriter<S> {
         self.shared.first.load(Ordering::Acquire)
     }
 
-    /// Reads the oldest rows, within this commit's share, and gives what of them still
-    /// matters. The row that is written takes it along, so they need not be read again.
+    /// Reads the oldest rows, up to this commit's share of weight, and gives their changes that
+    /// still matter. These changes become a part of the row that is written, so the old rows need
+    /// not be read again.
     fn clean(&self) -> Result<(Vec<S::Change>, Cleaned), redb::Error> {
         let fresh = weight::<S>(&self.changes);
         let share = CLEANING_STEP + 2 * fresh;
@@ -295,7 +299,7 @@ impl<S: State> LogWriter<S> {
                     (Some(bytes), _) => decode_row::<S>(&bytes),
                     (None, Some(table)) => match table.get(row)? {
                         Some(bytes) => decode_row::<S>(bytes.value()),
-                        // It was folded just now: the next commit sees it.
+                        // The row was folded a moment ago: the next commit sees it in the file.
                         None => break,
                     },
                     (None, None) => break,
@@ -330,12 +334,13 @@ impl<S: State> Participant for LogWriter<S> {
         }
         match self.clean() {
             Ok((mut changes, cleaned)) => {
-                // What moves comes first: a change of this commit may end it.
+                // Changes that move come first, because a new change of this commit may supersede
+                // them.
                 changes.append(&mut self.changes);
                 self.changes = changes;
                 self.cleaned = cleaned;
             }
-            // The log grows until it can be read again.
+            // Without cleaning, the log grows until its old rows can be read again.
             Err(error) => {
                 if let Some(suppressed) = UNREADABLE.admit() {
                     tracing::error!(suppressed, "the {} log cannot be cleaned: {error}", S::LOG);

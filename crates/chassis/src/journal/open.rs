@@ -20,16 +20,16 @@ use super::{
     writer::{Participant, Signal, WriteAhead, write_until_closed},
 };
 
-/// A data directory that cannot be used: one line that says why and what to do.
+/// Why a data directory cannot be used, as one line that also says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has the file open.
     #[error("the data file {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
     InUse(PathBuf),
-    /// It cannot be created or written.
+    /// The directory or a file in it cannot be created, read or written.
     #[error("{} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
     Unusable(PathBuf, io::Error),
-    /// Its content is damaged.
+    /// The content of the files is damaged.
     #[error("the data file {} is damaged ({}): restore its directory from a backup, or move it away to start empty", .0.display(), .1)]
     Damaged(PathBuf, String),
     /// A thread cannot be started.
@@ -37,7 +37,7 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// Files that are open but have no writer yet: each service adds its log.
+/// The open files of a journal that has no writer yet: each service adds its log.
 pub struct JournalBuilder {
     file: Arc<TableFile>,
     segments: [(PathBuf, Segment); 2],
@@ -60,11 +60,11 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens `NAME.redb`, `NAME.wal0` and `NAME.wal1` in a directory, all made if they are
-    /// not there.
+    /// Opens `NAME.redb`, `NAME.wal0` and `NAME.wal1` in a directory, and makes those that are
+    /// missing.
     ///
     /// # Errors
-    /// Says in one line why they cannot be used.
+    /// When the files cannot be used. The error says in one line why.
     pub fn open(directory: &Path, name: &str) -> Result<JournalBuilder, OpenError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
@@ -72,7 +72,7 @@ impl Journal {
         };
         fs::create_dir_all(directory).map_err(unusable(directory))?;
         let path = directory.join(format!("{name}.redb"));
-        // Comes first: whoever has this file open owns the segments too.
+        // The table file is opened first: the process that has it open owns the segments too.
         let file = TableFile::open(&path)?;
         let open = |number| {
             let path = directory.join(format!("{name}.wal{number}"));
@@ -97,8 +97,8 @@ impl Journal {
         })
     }
 
-    /// Commits what waits, refuses what comes later, and ends the threads. Blocks for as
-    /// long as a commit and a fold take.
+    /// Commits the commands that wait, refuses later ones, and ends the threads. Blocks for as long
+    /// as a commit and a fold take.
     pub fn close(mut self) {
         self.end();
     }
@@ -119,7 +119,7 @@ impl Drop for Journal {
 }
 
 impl JournalBuilder {
-    /// Adds a log and brings the state up to date with it.
+    /// Adds the log of `state`, and brings `state` up to date with the log.
     ///
     /// # Errors
     /// When the log is damaged.
@@ -143,7 +143,7 @@ impl JournalBuilder {
         let [(first_path, first), (second_path, second)] = segments;
         let (full, filled) = mpsc::sync_channel(2);
         let (spare, spares) = mpsc::channel();
-        // The receiver is here.
+        // This function holds the receiver, so sending cannot fail.
         let _ = spare.send(second);
         let mut journal = Journal { signal: Arc::clone(&signal), threads: Vec::new() };
         journal.spawn("checkpoint", {

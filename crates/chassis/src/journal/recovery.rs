@@ -1,4 +1,4 @@
-//! What a commit writes ahead, and how the table file catches up with it at a start.
+//! What a commit writes to the write-ahead log, and how the table file catches up at a start.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -12,7 +12,7 @@ use super::{
     table_file::{TableFile, table},
 };
 
-/// One durable commit: a row for each log that changed.
+/// One commit, as the payload of a frame: a row for each log that changed.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Commit {
     #[prost(message, repeated, tag = "1")]
@@ -29,10 +29,11 @@ pub(super) struct LogRow {
     pub(super) bytes: Bytes,
 }
 
-/// Moves what the segments hold and the table file does not yet into the file.
+/// Moves the rows that only the segments hold into the table file.
 ///
 /// # Errors
-/// Says what is damaged: a row is missing between what the file and the segments hold.
+/// When a row is missing between the rows of the file and the rows of the segments, or the file
+/// cannot be written.
 pub(super) fn recover(file: &TableFile, mut segments: Vec<Found>) -> Result<(), redb::Error> {
     segments.sort_by_key(|found| found.generation);
     if segments.iter().all(|found| found.payloads.is_empty() && found.beyond.is_empty()) {
@@ -64,7 +65,7 @@ fn missing(log: &str, row: Row) -> redb::Error {
     redb::Error::Corrupted(format!("what comes before row {row} of the {log} log is missing"))
 }
 
-/// The newest row of each log in the file.
+/// The newest row of each log in the table file, read when it is first asked for.
 struct Newest<'a> {
     transaction: &'a WriteTransaction,
     rows: HashMap<String, Row>,
@@ -81,7 +82,7 @@ impl Newest<'_> {
         })
     }
 
-    /// Inserts a row unless it is there already.
+    /// Inserts a row, unless the table file has the row already. A gap before the row is an error.
     fn insert(&mut self, LogRow { log, row, bytes }: LogRow) -> Result<(), redb::Error> {
         let newest = self.newest(&log)?;
         if row > newest + 1 {

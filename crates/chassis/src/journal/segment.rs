@@ -1,5 +1,5 @@
-//! A segment of the write-ahead log: a file of frames, written from its beginning again
-//! once what it holds is in the table file.
+//! A segment of the write-ahead log: a file of frames. Once the table file holds the rows of a
+//! segment, the segment is used again and written from its beginning.
 //!
 //! A frame starts at a multiple of eight bytes:
 //!
@@ -20,8 +20,8 @@ use std::{
     path::Path,
 };
 
-/// Bytes that a segment takes before the next one is used. They are written once when
-/// the file is made, so that an append changes no metadata.
+/// How many bytes a segment takes before the other segment is used. A new file is filled with zeros
+/// up to this length, so that an append changes no metadata.
 pub(super) const SEGMENT: u64 = 4 << 20;
 const MAGIC: [u8; 8] = *b"lonjawal";
 const HEADER: usize = 32;
@@ -36,18 +36,19 @@ pub(super) struct Segment {
     buffer: Vec<u8>,
 }
 
-/// What a segment was found to hold.
+/// What a segment holds when it is opened.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Number of the use that wrote the payloads.
+    /// The number of the use of the segment that wrote `payloads`.
     pub(super) generation: u64,
     pub(super) payloads: Vec<Vec<u8>>,
-    /// Payloads behind a place that cannot be read: of an older use, or beyond damage.
+    /// Payloads of frames behind the end of `payloads`: frames of an older use, or frames behind a
+    /// place that is damaged.
     pub(super) beyond: Vec<Vec<u8>>,
 }
 
 impl Segment {
-    /// Opens a segment, made if it is not there, and reads it.
+    /// Opens and reads a segment, and makes the file if it is not there.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Found)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let length = file.metadata()?.len();
@@ -63,11 +64,11 @@ impl Segment {
         Ok((Self { file, position: 0, generation: 0, nonce: 0, buffer: Vec::new() }, found))
     }
 
-    /// Begins a use. What the segment holds is overwritten from the next append on.
+    /// Begins a new use of the segment. Its old content is overwritten from the next append on.
     pub(super) fn restart(&mut self, generation: u64) {
         self.position = 0;
         self.generation = generation;
-        // Seeded by the system, for every state anew.
+        // Each new `RandomState` has keys of its own, which the system seeds.
         self.nonce = RandomState::new().build_hasher().finish();
     }
 
@@ -88,7 +89,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Bytes written in this use.
+    /// How many bytes were written in this use of the segment.
     pub(super) fn len(&self) -> u64 {
         self.position
     }
@@ -178,7 +179,7 @@ mod tests {
         segment.append(b"in two pieces").unwrap();
         let end = segment.len() as usize;
         let bytes = fs::read(&path).unwrap();
-        // The last byte of the payload comes before the padding.
+        // The last three bytes are padding, so cutting there loses nothing.
         for cut in start..end - 3 {
             let mut cut_off = bytes.clone();
             cut_off[cut..end].fill(0);

@@ -1,5 +1,5 @@
-//! The redb file that holds the logs, one table each. Rows come to it from the
-//! write-ahead log, many transactions' at once.
+//! The redb file that holds the logs, one table each. Rows come from the write-ahead log, those of
+//! many commits in one transaction of redb.
 
 use std::{
     collections::VecDeque,
@@ -17,14 +17,14 @@ use redb::{
 
 use super::{Row, open::OpenError, without_panic};
 
-/// Bytes of the file that redb may keep in memory. The state is in memory already.
+/// How many bytes of the file redb may keep in memory. The state itself is in memory already.
 const CACHE: usize = 32 << 20;
 
 pub(super) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
     TableDefinition::new(log)
 }
 
-/// The rows of a log that are durable but not in the table file yet, one after the other.
+/// The rows of a log that are durable but not in the table file yet, in order and without a gap.
 #[derive(Debug)]
 pub(super) struct Tail {
     log: &'static str,
@@ -65,14 +65,14 @@ pub(super) struct Span {
     pub(super) last: Row,
 }
 
-/// An open file. After an error redb refuses everything until it is opened again.
+/// The open table file. After an error, redb refuses everything until the file is opened again.
 pub(super) struct TableFile {
     path: PathBuf,
     database: RwLock<Option<Database>>,
 }
 
 impl TableFile {
-    /// Opens the file, made if it is not there.
+    /// Opens the file, and makes it if it is not there.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         Ok(Self { path: path.to_owned(), database: RwLock::new(Some(open(path)?)) })
     }
@@ -83,7 +83,7 @@ impl TableFile {
 
     fn reopen(&self) -> Result<(), OpenError> {
         let mut database = self.database.write();
-        // One process may have it open once.
+        // A process may have the file open only once, so the file is closed first.
         *database = None;
         *database = Some(open(&self.path)?);
         Ok(())
@@ -113,7 +113,8 @@ impl TableFile {
         Ok(())
     }
 
-    /// Moves rows from the tails into the file and drops those before each span.
+    /// Moves the rows of each span from its tail into the file, and deletes the rows before the
+    /// span from the file.
     pub(super) fn fold(&self, spans: &[Span]) -> Result<(), OpenError> {
         let folded = self.write(|transaction| {
             for Span { tail, first, last } in spans {

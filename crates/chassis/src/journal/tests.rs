@@ -1,4 +1,4 @@
-//! The journal as a whole, by what its files hold at any moment.
+//! Tests of the journal as a whole: what its files hold at any moment.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -54,10 +54,10 @@ async fn put(log: &Log<Texts>, number: u64, text: &str) {
     log.submit(Text { number, text: text.to_owned() }).await.unwrap();
 }
 
-/// The files as a kill at this moment would leave them.
+/// Copies the files as a kill at this moment would leave them.
 fn killed(directory: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
-    // The log first: what is folded meanwhile is in both.
+    // The segments are copied first: a row that is folded meanwhile is then in both copies.
     for name in ["test.wal0", "test.wal1", "test.redb"] {
         fs::copy(directory.join(name), copy.path().join(name)).unwrap();
     }
@@ -111,7 +111,8 @@ async fn segments_are_folded_while_rows_are_read_and_cleaned() {
     }
 }
 
-/// As [`killed`], at a moment when nothing is folded: a copy takes longer than a kill.
+/// Copies the files as [`killed`] does, at a moment when nothing is folded: copying takes longer
+/// than a kill, and must not overlap with a fold.
 fn killed_at_rest(directory: &Path) -> TempDir {
     loop {
         let before = fs::metadata(directory.join("test.redb")).unwrap().modified().unwrap();
@@ -152,7 +153,7 @@ async fn a_damaged_or_foreign_segment_is_refused() {
     fs::write(&path, &bytes).unwrap();
     assert!(matches!(open(files.path()), Err(OpenError::Damaged(..))), "the first of three frames");
 
-    // Put on a file that misses what was folded before.
+    // The segments of a journal whose table file is lost, with the rows that were folded before.
     let files = killed(directory.path());
     let (log, journal) = open(files.path()).unwrap();
     put(&log, 3, "beyond what the other file has").await;

@@ -1,4 +1,4 @@
-//! The thread that commits: one frame of the write-ahead log for all that waits.
+//! The thread that commits: all commands that wait become one frame of the write-ahead log.
 
 use std::{
     io,
@@ -21,28 +21,29 @@ use super::{
     table_file::Span,
 };
 
-/// Bytes beyond which a segment takes nothing more, when the other is still being folded.
+/// The size in bytes at which a segment takes nothing more, while the other one is being folded.
 const LIMIT: u64 = 16 * SEGMENT;
-/// How long a commit waits for the other segment then.
+/// How long a commit waits for the other segment once its own has reached [`LIMIT`].
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A log's part in a commit, in this order.
+/// A log's part in a commit: `take`, `decide`, and then `publish` or `fail`.
 pub(super) trait Participant: Send {
-    /// Takes the commands that wait; says how many.
+    /// Takes the commands that wait, and gives their number.
     fn take(&mut self) -> usize;
-    /// Decides them; gives the row to write, if there is one.
+    /// Decides the commands that were taken, and gives the row to write if anything changes.
     fn decide(&mut self) -> Option<LogRow>;
-    /// The row is durable: applies its changes and answers.
+    /// Applies the changes and answers the commands, once the row is durable.
     fn publish(&mut self);
-    /// Nothing is durable: forgets the changes and answers.
+    /// Forgets the changes and answers the commands with an error, if the row could not be written.
     fn fail(&mut self, error: &JournalError);
-    /// What the table file is to hold once the current segment is folded.
+    /// The rows that the table file is to hold once the current segment is folded.
     fn span(&self) -> Span;
-    /// Nothing will be committed any more: refuses what waits and what still comes.
+    /// Refuses the commands that wait and those that still come: nothing is committed any more.
     fn close(&mut self);
 }
 
-/// How submitters and the writer speak to each other.
+/// What submitters and the writer tell each other: commands wait, the journal closes, or its files
+/// cannot be written.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     raised: Mutex<bool>,
@@ -52,7 +53,7 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    /// Something waits.
+    /// Wakes the writer, because a command waits or the journal closes.
     pub(super) fn raise(&self) {
         let was = std::mem::replace(&mut *self.raised.lock(), true);
         if !was {
@@ -110,7 +111,7 @@ impl WriteAhead {
 
     fn append(&mut self, participants: &[Box<dyn Participant>], commit: &Commit) -> io::Result<()> {
         if self.current.len() >= SEGMENT {
-            // At best without waiting: a segment may grow while the other is folded.
+            // Below the limit a commit does not wait: the segment grows while the other is folded.
             let patience = if self.current.len() >= LIMIT { PATIENCE } else { Duration::ZERO };
             match self.spare.recv_timeout(patience) {
                 Ok(spare) => {
@@ -126,7 +127,7 @@ impl WriteAhead {
         self.current.append(&commit.encode_to_vec())
     }
 
-    /// Has the rest folded.
+    /// Has the current segment folded, as the last one.
     fn finish(self, participants: &[Box<dyn Participant>]) {
         hand_over(&self.full, self.current, participants, true);
     }
@@ -134,12 +135,12 @@ impl WriteAhead {
 
 fn hand_over(full: &SyncSender<Full>, segment: Segment, participants: &[Box<dyn Participant>], last: bool) {
     let spans = participants.iter().map(|participant| participant.span()).collect();
-    // There is room for both segments. Without a thread to fold them, they are read at
-    // the next start.
+    // The queue has room for both segments. If the thread that folds has gone, the segments are
+    // read at the next start.
     let _ = full.try_send(Full { segment, spans, last });
 }
 
-/// Ends what depends on the writer when it ends, by a panic too.
+/// Closes the signal and the logs when the writer ends, even if it ends by a panic.
 struct Closing {
     signal: Arc<Signal>,
     participants: Vec<Box<dyn Participant>>,
@@ -152,7 +153,7 @@ impl Drop for Closing {
     }
 }
 
-/// Commits until the journal is closed and nothing waits, then has the rest folded.
+/// Commits until the journal is closed and nothing waits, and then has the last segment folded.
 pub(super) fn write_until_closed(
     mut log: WriteAhead,
     signal: Arc<Signal>,
@@ -163,7 +164,8 @@ pub(super) fn write_until_closed(
     let commits = metrics::histogram!("lonja_journal_commit_duration_seconds");
     loop {
         closing.signal.wait();
-        // Read before the queues: what was submitted before closing is still taken.
+        // This is read before the queues: a command that was submitted before closing is still
+        // taken.
         let closed = closing.signal.is_closed();
         let participants = &mut closing.participants;
         let taken: usize = participants.iter_mut().map(|participant| participant.take()).sum();

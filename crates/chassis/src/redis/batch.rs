@@ -19,15 +19,16 @@ use super::{
 };
 use crate::trace::{Parent, Part, names};
 
-/// Changes that may wait.
+/// The largest number of changes that may wait for Redis.
 const QUEUE: usize = 16_384;
-/// Changes in one call. Redis does nothing else meanwhile.
+/// The largest number of changes in one call. Redis does nothing else during a call.
 const BATCH: usize = 256;
-/// Calls under way at one time. More would be smaller, and each costs the same.
+/// While this many calls are under way, no further batch is sent. More calls at one time would be
+/// smaller, and each would cost the same.
 const IN_FLIGHT: usize = 1;
 
-/// What every script ends with. `apply(k, a)` decides and applies the change whose keys
-/// begin at `KEYS[k]` and whose arguments begin at `ARGV[a]`, sets `changed` if it changed
+/// The Lua code that every script ends with. `apply(k, a)` decides and applies the change whose
+/// keys begin at `KEYS[k]` and whose arguments begin at `ARGV[a]`, sets `changed` if it changed
 /// anything, and gives `+` and a result or `-` and the name of a reason.
 const HARNESS: &str = r"
 local known = redis.call('GET', KEYS[1])
@@ -43,20 +44,20 @@ return replies
 /// A change that a script decides.
 #[derive(Debug)]
 pub struct Change {
-    /// The shard of its keys.
+    /// The shard of the change's keys.
     pub shard: u16,
-    /// Its keys, as many as the script expects of each change.
+    /// The keys of the change: `KEYS_EACH` of them, as the script says.
     pub keys: Vec<String>,
-    /// Its arguments, as many as the script expects of each change.
+    /// The arguments of the change: `ARGS_EACH` of them, as the script says.
     pub arguments: Vec<Vec<u8>>,
 }
 
 /// What a script answers to a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// It was carried out, with this result.
+    /// The change was carried out, with this result.
     Done(String),
-    /// It was refused for the reason of this name.
+    /// The change was refused, for the reason of this name.
     Refused(String),
 }
 
@@ -64,18 +65,18 @@ pub enum Reply {
 struct Pending {
     change: Change,
     since: Instant,
-    /// The trace that it belongs to.
+    /// The place in a trace that the change belongs to.
     parent: Option<Parent>,
     answer: oneshot::Sender<Result<Reply, RedisError>>,
 }
 
-/// Where changes are left. Clones share one queue.
+/// A queue in which changes wait until they are sent. Clones share one queue.
 #[derive(Debug, Clone)]
 pub struct Changes {
     queue: mpsc::Sender<Pending>,
 }
 
-/// Sends the changes.
+/// Sends the changes that wait in the queue of a [`Changes`].
 #[derive(Debug)]
 pub struct ChangesDriver {
     redis: Redis,
@@ -84,21 +85,21 @@ pub struct ChangesDriver {
 }
 
 impl Changes {
-    /// A queue for changes that this script decides: Lua that defines `KEYS_EACH`,
-    /// `ARGS_EACH` and `apply`.
+    /// Makes a queue for changes that `script` decides, and the driver that sends them. The script
+    /// is Lua code that defines `KEYS_EACH`, `ARGS_EACH` and `apply`.
     #[must_use]
     pub fn new(redis: &Redis, script: &str) -> (Self, ChangesDriver) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        // The first line makes Redis refuse the whole of it where there is no memory,
-        // rather than stop in its midst.
+        // With the first line, Redis refuses the whole script when memory is full, rather than stop
+        // in the middle of the script.
         let script = Script::new(&format!("#!lua\nlocal changed = false\n{script}{HARNESS}"));
         (Self { queue }, ChangesDriver { redis: redis.clone(), script, waiting })
     }
 
-    /// Has a change decided and applied, once.
+    /// Has Redis decide and apply a change, once, even if the call with the change is sent again.
     ///
     /// # Errors
-    /// When Redis cannot be reached in time (what of it was applied is not known then), or
+    /// When Redis does not answer in time (it is not known then whether the change was applied), or
     /// too many changes wait (nothing is changed then).
     pub async fn submit(&self, change: Change) -> Result<Reply, RedisError> {
         let (answer, reply) = oneshot::channel();
@@ -109,7 +110,7 @@ impl Changes {
 }
 
 impl ChangesDriver {
-    /// Sends changes for as long as the work takes, and then what is still waiting.
+    /// Sends changes while `work` runs, and then those that still wait.
     pub async fn run_while<T>(self, work: impl Future<Output = T>) -> T {
         let finished = CancellationToken::new();
         let work = async {
@@ -120,7 +121,7 @@ impl ChangesDriver {
         tokio::join!(work, self.run(finished.clone())).0
     }
 
-    /// Sends what waits until `finished`, and then what is still waiting.
+    /// Sends changes until `finished` is cancelled, and then those that still wait.
     pub fn run(self, finished: CancellationToken) -> BoxFuture<'static, ()> {
         Box::pin(self.send_until(finished))
     }
@@ -149,7 +150,7 @@ impl ChangesDriver {
     }
 }
 
-/// Those that may travel together: in a cluster those of one shard.
+/// Splits a batch into groups that may travel in one call: in a cluster, the changes of one shard.
 fn groups(batch: Vec<Pending>, by_shard: bool) -> Vec<Vec<Pending>> {
     if !by_shard {
         return vec![batch];
@@ -162,7 +163,7 @@ fn groups(batch: Vec<Pending>, by_shard: bool) -> Vec<Vec<Pending>> {
 }
 
 async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
-    // Whoever asked too long ago has been told that it failed.
+    // A change that has waited past its deadline is dropped, which fails it for whoever asked.
     group.retain(|pending| pending.since.elapsed() < DEADLINE);
     let Some(first) = group.first() else { return };
     let mut invocation = script.prepare_invoke();
@@ -182,9 +183,10 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
     let replies = time::timeout_at(first.since + DEADLINE, answer).await;
     let replies = replies.unwrap_or_else(|_| Err(RedisError::new("no answer in time"))).and_then(|value| {
         let replies: Vec<String> = redis::from_redis_value(value).map_err(RedisError::new)?;
-        match replies.len() == group.len() {
-            true => Ok(replies),
-            false => Err(RedisError::new("a script answered for another number of changes")),
+        if replies.len() == group.len() {
+            Ok(replies)
+        } else {
+            Err(RedisError::new("a script gave another number of replies than there were changes"))
         }
     });
     histogram!("lonja_redis_batch_changes").record(group.len() as f64);
@@ -206,7 +208,8 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
     }
 }
 
-/// Each trace gets the call as its own part; all but the first are linked to that.
+/// Records the call in the trace of each change. All records but the first have a link to the first
+/// trace.
 fn record(mut part: Part, group: &[Pending], error: Option<&RedisError>) {
     part.error = error.map(RedisError::to_string);
     if group.len() > 1 {
@@ -222,6 +225,6 @@ fn read(reply: &str) -> Result<Reply, RedisError> {
     match reply.split_at_checked(1) {
         Some(("+", result)) => Ok(Reply::Done(result.to_owned())),
         Some(("-", reason)) => Ok(Reply::Refused(reason.to_owned())),
-        _ => Err(RedisError::new("a script gave no reply")),
+        _ => Err(RedisError::new("a script gave a reply that is not known")),
     }
 }

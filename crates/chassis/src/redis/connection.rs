@@ -1,4 +1,4 @@
-//! A connection that is made when it is needed, and made anew when it fails.
+//! A connection to Redis that is made when it is needed, and made anew when it fails.
 
 use std::{
     borrow::Cow,
@@ -29,14 +29,15 @@ use crate::{
     trace::{Parent, Part, names},
 };
 
-/// What a command may take in all, attempts and pauses included. The peer waits 2 s.
+/// How long a command may take in all, attempts and pauses included. For one request of a peer, all
+/// services together have 2 s.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
-/// What one attempt may take.
+/// How long making a connection may take, and how long one attempt may wait for its answer.
 const ATTEMPT: Duration = Duration::from_millis(500);
-/// Pauses between attempts, shortest and longest.
+/// The shortest and the longest pause between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
-/// Redis did not do what was asked within its deadline.
+/// Why Redis did not do what was asked.
 #[derive(Debug, Clone)]
 pub struct RedisError(String);
 
@@ -45,16 +46,17 @@ impl RedisError {
         Self(why.to_string())
     }
 
-    /// A key holds what no version of Lonja wrote.
+    /// The error for a record that no version of Lonja has written.
     #[must_use]
     pub fn malformed(record: &str) -> Self {
         Self(format!("a record cannot be read: {record:?}"))
     }
 
-    /// Whoever would have answered has gone.
+    /// The error for a call that nobody answers any more, because the task that would answer has
+    /// ended.
     #[must_use]
     pub fn closed() -> Self {
-        Self("closed".to_owned())
+        Self("the service is ending".to_owned())
     }
 }
 
@@ -78,7 +80,7 @@ enum Connection {
 }
 
 struct Slot {
-    /// Which connection this is.
+    /// The number of the connection. Each new connection has a higher number.
     number: u64,
     connection: Option<Connection>,
 }
@@ -88,11 +90,11 @@ struct Shared {
     prefix: String,
     service: &'static str,
     slot: Mutex<Slot>,
-    /// What the last look at its health found.
+    /// Whether Redis could be written when it was last checked.
     ready: AtomicBool,
 }
 
-/// A service's way to its keys. Clones share one connection.
+/// A service's access to its keys in Redis. Clones share one connection.
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<Shared>,
@@ -105,14 +107,16 @@ impl fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// A way to the keys `PREFIX:SERVICE:...` of a Redis. Nothing is sent yet: Redis may
+    /// Gives access to the keys `PREFIX:SERVICE:...` of a Redis. Nothing is sent yet: Redis may
     /// start later.
     ///
     /// # Errors
-    /// When this is no Redis.
+    /// When `url` is not the address of a Redis.
     pub fn new(url: &StoreUrl, prefix: &str, service: &'static str) -> Result<Self, RedisError> {
         let target = match url {
-            StoreUrl::Embedded(_) => return Err(RedisError::new("this store is embedded")),
+            StoreUrl::Embedded(_) => {
+                return Err(RedisError::new("the store is embedded and not a Redis: give redis://HOST"));
+            }
             StoreUrl::Redis(node) => Target::Single(Client::open(node.clone()).map_err(RedisError::new)?),
             StoreUrl::RedisCluster(nodes) => {
                 let nodes: RedisResult<Vec<_>> =
@@ -120,7 +124,7 @@ impl Redis {
                 let client = ClusterClient::builder(nodes.map_err(RedisError::new)?)
                     .connection_timeout(ATTEMPT)
                     .response_timeout(ATTEMPT)
-                    // Attempts are counted here.
+                    // The number of attempts is bounded by `attempt_until_deadline`.
                     .retries(1)
                     .build();
                 Target::Cluster(Box::new(client.map_err(RedisError::new)?))
@@ -138,67 +142,67 @@ impl Redis {
         })
     }
 
-    /// A key of a shard.
+    /// The full name of a key: `PREFIX:SERVICE:{SHARD}:NAME`.
     #[must_use]
     pub fn key(&self, shard: u16, name: &str) -> String {
         let Shared { prefix, service, .. } = &*self.shared;
         format!("{prefix}:{service}:{{{shard}}}:{name}")
     }
 
-    /// Whether keys of different shards may be named in one command.
+    /// Whether this is a Redis Cluster, where one command may name only keys of one shard.
     #[must_use]
     pub fn is_cluster(&self) -> bool {
         matches!(self.shared.target, Target::Cluster(_))
     }
 
-    /// Sends a command that reads, again and again until its deadline.
+    /// Sends a command that reads. After a failure the command is sent again, until its deadline.
     ///
     /// # Errors
-    /// What the last attempt met.
+    /// The error of the last attempt.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let value = self.attempt(Request::Command(command)).await?;
         redis::from_redis_value(value).map_err(RedisError::new)
     }
 
-    /// Sends commands on keys of one shard, as one transaction if it is atomic, again and
-    /// again until its deadline.
+    /// Sends commands on keys of one shard, as one transaction if `pipeline` is atomic. After a
+    /// failure they are sent again, until their deadline.
     ///
     /// # Errors
-    /// What the last attempt met.
+    /// The error of the last attempt.
     pub async fn query_pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisError> {
         let value = self.attempt(Request::Pipeline(pipeline)).await?;
         redis::from_redis_value(value).map_err(RedisError::new)
     }
 
-    /// Calls a script that may be called twice to the same effect, again and again until
-    /// its deadline.
+    /// Calls a script that may be called twice to the same effect. After a failure the script is
+    /// called again, until its deadline.
     ///
     /// # Errors
-    /// What the last attempt met.
+    /// The error of the last attempt.
     pub async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
         let value = self.attempt(Request::Script(call)).await?;
         redis::from_redis_value(value).map_err(RedisError::new)
     }
 
-    /// Whether Redis can be written.
+    /// Checks whether Redis can be written, by writing a key of its own.
     pub async fn is_ready(&self) -> bool {
         let mut set = redis::cmd("SET");
         set.arg(self.key(0, "probe")).arg(1).arg("EX").arg(60);
         let why = match time::timeout(ATTEMPT, self.query::<()>(&set)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("redis: it does not answer, or nobody is there".to_owned()),
+            Err(_) => Some("redis does not answer".to_owned()),
         };
-        // Once for each change: health is asked every second.
+        // This is logged only when the state changes: health is asked every second.
         if self.shared.ready.swap(why.is_none(), Ordering::Relaxed)
             && let Some(why) = &why
         {
-            tracing::warn!("{why}: start it, or look at --store and its user and password");
+            tracing::warn!("{why}: start it, or check the address, user and password in --store");
         }
         why.is_none()
     }
 
-    /// What is known of a call, for the traces that it belongs to.
+    /// Begins the record of a call, for the traces that the call belongs to.
     pub(super) fn part(&self, request: &Request<'_>) -> Part {
         let operation = request.operation();
         let mut attributes = vec![
@@ -216,7 +220,8 @@ impl Redis {
         Part { name, began: SystemTime::now(), attributes, error: None }
     }
 
-    /// The future is boxed, so that the client of Redis is compiled here and not once more in
+    /// Sends a request until its deadline, and records it in the trace in which this code runs, if
+    /// any. The future is boxed, so that the client of Redis is compiled here and not once more in
     /// each service's crate.
     fn attempt<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<redis::Value, RedisError>> {
         Box::pin(async move {
@@ -316,7 +321,7 @@ impl Request<'_> {
         match self {
             Self::Command(command) => command.query_async(&mut connection).await,
             Self::Pipeline(pipeline) => pipeline.query_async(&mut connection).await,
-            // Loads the script where a restarted Redis has lost it.
+            // This loads the script if a restarted Redis has lost it.
             Self::Script(script) => script.invoke_async(&mut connection).await,
         }
     }
@@ -326,7 +331,8 @@ fn is_of_the_connection(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
 }
 
-/// Whether a later attempt may succeed: not when Redis has understood and refused.
+/// Whether a later attempt may succeed. None can if Redis has understood the request and refused
+/// it.
 fn is_worth_another(error: &redis::RedisError) -> bool {
     is_of_the_connection(error)
         || matches!(

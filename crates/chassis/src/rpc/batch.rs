@@ -1,9 +1,9 @@
 //! Unary calls that wait at the same moment travel as one (`lonja.batch.v1`).
 //!
-//! Most of what a small call costs both ends is HTTP/2, whatever it asks. The client puts
-//! calls in a queue and sends what waits there together; the server has each answered by
-//! its service, and the spans, durations and refusals of each are the same as if it had
-//! come alone.
+//! Most of the cost of a small call is HTTP/2, at both ends and whatever the call asks. The client
+//! puts calls in a queue and sends those that wait there together. The server has each call
+//! answered by its service. Each call has the spans, durations and refusals that it would have
+//! alone.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -35,11 +35,11 @@ use super::{
 };
 use crate::trace;
 
-/// Calls that may wait.
+/// The largest number of calls that may wait for a service.
 const QUEUE: usize = 16_384;
-/// Calls in one.
+/// The largest number of calls that are sent in one batch.
 const BATCH: usize = 256;
-/// Calls in one that are answered.
+/// The largest number of calls in a batch that is answered; a larger batch is refused.
 const MAX_BATCH: usize = 1024;
 
 struct Pending {
@@ -47,26 +47,27 @@ struct Pending {
     answer: oneshot::Sender<Result<UnaryAnswer, Status>>,
 }
 
-/// The client's side: where calls wait.
+/// The client's side: a queue in which calls wait.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     queue: mpsc::Sender<Pending>,
 }
 
 impl Batch {
-    /// Sends what is left here to these replicas, until its last clone is dropped.
+    /// Makes a queue whose calls are sent to `replicas` until the last clone of the queue is
+    /// dropped. A batch is answered within `timeout` or fails.
     pub(super) fn new(replicas: Replicas, timeout: Duration) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(send_until_dropped(replicas, waiting, timeout));
         Self { queue }
     }
 
-    /// Carries a call.
+    /// Has a call answered, and gives its serialized response.
     pub(super) async fn call(&self, call: UnaryCall) -> Result<Bytes, Status> {
         let (answer, answered) = oneshot::channel();
         let pending = Pending { call, answer };
         self.queue.try_send(pending).map_err(|_| Status::unavailable("too many calls wait"))?;
-        let answer = answered.await.unwrap_or_else(|_| Err(Status::unavailable("closed")))?;
+        let answer = answered.await.unwrap_or_else(|_| Err(Status::unavailable("the channel is closed")))?;
         match Code::from_i32(answer.code) {
             Code::Ok => Ok(answer.message),
             code => Err(Status::with_details(code, answer.text, answer.details)),
@@ -84,28 +85,29 @@ async fn send_until_dropped(replicas: Replicas, mut waiting: mpsc::Receiver<Pend
         tokio::select! {
             biased;
             Some(conversation) = batches.next() => kept.extend(conversation),
-            // One under way at each replica: more would be smaller, and each costs the same.
+            // At each replica one batch is under way: more batches would be smaller, and each would
+            // cost the same.
             taken = waiting.recv_many(&mut next, BATCH), if batches.len() < replicas.count().max(1) => {
                 if taken == 0 {
                     break;
                 }
                 batches.push(send(&replicas, kept.pop(), std::mem::take(&mut next), timeout));
             }
-            // One that nobody needs any more is not held against the replica's end.
+            // A conversation that is not needed any more must not delay the end of its replica.
             _ = tidying.tick(), if !kept.is_empty() => kept.retain_mut(Conversation::may_go_on),
         }
     }
     while batches.next().await.is_some() {}
 }
 
-/// Has a batch answered. Gives back the conversation, if that can go on.
+/// Has a batch answered. Gives back the conversation if it can carry another batch.
 async fn send(
     replicas: &Replicas,
     kept: Option<Conversation>,
     batch: Vec<Pending>,
     timeout: Duration,
 ) -> Option<Conversation> {
-    // Whoever has given up waiting has said that it failed.
+    // A caller that has given up waiting has reported a failure, so its call must not be sent.
     let batch = batch.into_iter().filter(|pending| !pending.answer.is_closed());
     let (calls, waiting): (Vec<_>, Vec<_>) = batch.map(|pending| (pending.call, pending.answer)).unzip();
     if calls.is_empty() {
@@ -128,7 +130,7 @@ async fn send(
     }
 }
 
-/// The server's side: answers batches with the service beside it.
+/// The server's side: has `service` answer the calls of batches.
 #[derive(Clone)]
 pub(super) struct BatchGrpc {
     service: Arc<dyn Unary>,
@@ -137,14 +139,14 @@ pub(super) struct BatchGrpc {
 }
 
 impl BatchGrpc {
-    /// Answers until shutdown.
+    /// Makes a server of batches that takes none after shutdown has begun.
     pub(super) fn new(service: Arc<dyn Unary>, allowed: Allowed, shutdown: CancellationToken) -> Self {
         Self { service, allowed, shutdown }
     }
 
     async fn answer(&self, call: UnaryCall, caller: Option<&Caller>) -> UnaryAnswer {
         let UnaryCall { path, traceparent, message } = call;
-        // No other gets into a log, a metric or a trace.
+        // Only a known path gets into a log, a metric or a trace.
         let Some(path) = known_path(&path) else { return answer_of(Err(unknown())) };
         let started = Instant::now();
         let answer = trace::answered(path, &traceparent, async {
@@ -180,11 +182,11 @@ impl BatchService for BatchGrpc {
         let caller = request.extensions().get::<Caller>().cloned();
         let conversation = (self.clone(), caller, request.into_inner());
         let answers = stream::try_unfold(conversation, async |(batch, caller, mut requests)| {
-            // What was taken is answered, and at the end nothing more is taken.
+            // A batch that was taken is answered. After shutdown has begun, none is taken.
             let next = batch.shutdown.run_until_cancelled(requests.message()).await;
             let Some(ConverseRequest { calls }) = next.transpose()?.flatten() else { return Ok(None) };
             if calls.len() > MAX_BATCH {
-                return Err(Status::invalid_argument("calls: at most 1024"));
+                return Err(Status::invalid_argument("too many calls in a batch: at most 1024"));
             }
             let answers = join_all(calls.into_iter().map(|call| batch.answer(call, caller.as_ref()))).await;
             Ok(Some((ConverseResponse { answers }, (batch, caller, requests))))

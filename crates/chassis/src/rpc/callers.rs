@@ -1,4 +1,4 @@
-//! Which service may call which method, where callers show who they are.
+//! Which service may call which method, if callers show certificates.
 
 use std::{
     pin::Pin,
@@ -12,13 +12,16 @@ use tower::{Layer, Service};
 use super::tls::Caller;
 use crate::throttle::Throttle;
 
-/// How calls travel together: each of them is judged by itself.
+/// The method that carries batches. Every known service may call it: each call of a batch is
+/// checked by itself.
 const BATCH: &str = "lonja.batch.v1.BatchService/Converse";
 
-/// Who may call, and which methods, each with that of its service.
+/// The services that may call, each with the methods that it may call, such as
+/// `lonja.audit.v1.AuditService/RecordOperations`.
 pub type Callers = &'static [(&'static str, &'static [&'static str])];
 
-/// A layer that lets only those through. Without it everyone may call everything.
+/// A layer that lets only the calls of [`Callers`] through. With `None`, everyone may call
+/// everything.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed(pub(super) Option<Callers>);
 
@@ -44,13 +47,18 @@ impl Allowed {
         }
         if let Some(suppressed) = REFUSED.admit() {
             let caller = caller.map_or_else(String::new, ToString::to_string);
-            tracing::warn!(caller, method, suppressed, "a call was refused: this service may not make it");
+            tracing::warn!(
+                caller,
+                method,
+                suppressed,
+                "a call was refused: this caller may not call this method"
+            );
         }
-        Err(Status::permission_denied("this service may not call that method"))
+        Err(Status::permission_denied("this caller may not call this method"))
     }
 }
 
-/// See [`Allowed`].
+/// A service with the layer [`Allowed`] around it.
 #[derive(Debug, Clone)]
 pub(super) struct AllowedService<S> {
     allowed: Allowed,

@@ -1,4 +1,4 @@
-//! The channel that every generated client sits on.
+//! The channel through which every generated client makes its calls.
 
 use std::{
     convert::Infallible,
@@ -19,26 +19,27 @@ use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas, tls::Tls, unary::Unary};
 use crate::trace::{Span, Traced, answered, asked, begin_client, end_client, inject};
 
-/// The durations of what is asked.
+/// The name of the metric for the durations of calls that this process makes.
 pub(super) const DURATION: &str = "lonja_rpc_client_duration_seconds";
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a call that no deadline of its own ends may take.
+/// How long a call may take that no deadline of its own ends earlier.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// An idle connection is asked for a sign of life this often, and must give it in time:
-/// otherwise the address of a machine that vanished would hold every call.
+/// How often a connection is pinged, even if idle, and how long the replica may take to answer.
+/// Without pings, the address of a machine that has vanished would hold every call.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// A way to one service: over HTTP/2, or straight to its implementation.
+/// The caller's end of a service. Calls go over HTTP/2, or straight to the implementation of a
+/// service in this process.
 #[derive(Clone)]
 pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
-    /// Host and port, across the network.
+    /// The host and port of a service across the network, `None` for a service in this process.
     server: Option<(Arc<str>, u16)>,
     unary: Way,
 }
 
-/// The way of the calls that HTTP would cost more than the answer.
+/// How small calls travel, for which HTTP would cost more than the answer.
 #[derive(Clone)]
 enum Way {
     Batch(Batch),
@@ -53,11 +54,11 @@ impl fmt::Debug for Channel {
 
 /// An address that no channel can lead to.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no service address: use http://HOST:PORT")]
+#[error("{0:?} is not the address of a service: use http://HOST:PORT")]
 pub struct ChannelError(String);
 
 impl Channel {
-    /// A channel to a service in this process: no HTTP/2, no port.
+    /// Makes a channel to a service in this process, without HTTP/2 and without a port.
     pub fn local<S>(service: S, unary: impl Unary) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
@@ -71,15 +72,15 @@ impl Channel {
         Self { inner: BoxCloneSyncService::new(service), server: None, unary: Way::Local(Arc::new(unary)) }
     }
 
-    /// A channel to a service at `http://HOST:PORT`, to each of its replicas if the host is
-    /// a name with several addresses. It connects when first used, and again whenever a
-    /// connection is lost.
+    /// Makes a channel to a service at `http://HOST:PORT`, and to each of its replicas if the host
+    /// is a name with several addresses. The channel connects when it is first used, and again
+    /// whenever a connection is lost.
     ///
-    /// With an identity, the service must show a certificate of this name and the same
+    /// With `secure`, the service must show a certificate for the name in `secure`, of the same
     /// authority.
     ///
     /// # Errors
-    /// When the address cannot be one.
+    /// When the address is not `http://HOST:PORT`.
     pub fn remote(
         address: &str,
         names: &Names,
@@ -102,7 +103,7 @@ impl Channel {
     /// together.
     ///
     /// # Errors
-    /// What the service says, or `UNAVAILABLE` when it cannot be reached.
+    /// The error that the service gives, or `UNAVAILABLE` when the service cannot be reached.
     pub async fn call_unary<Q, A>(&self, method: &Method<Q, A>, request: Q) -> Result<A, Status>
     where
         Q: Message + Default,
@@ -125,7 +126,7 @@ impl Channel {
     }
 }
 
-/// How long things take on a connection to a replica.
+/// Sets how long connecting, calls and pings may take on a connection to a replica.
 fn settings(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)

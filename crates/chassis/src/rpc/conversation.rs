@@ -1,5 +1,5 @@
-//! Batches one after the other on one stream to one replica: opening a stream costs both
-//! ends more than carrying a batch on one that is there.
+//! Conversations: streams that carry batches one after the other to one replica. Opening a stream
+//! costs both ends more than carrying a batch on a stream that is open.
 
 use std::{error::Error as _, time::Duration};
 
@@ -20,10 +20,10 @@ use super::{
     replicas::{Replicas, UnderWay, innermost},
 };
 
-/// How long one lasts. Who is new among the replicas gets the next ones, and a replica that
-/// ends need not wait long for those that it has.
+/// How long a conversation lasts. Replicas that have come get later conversations, and a replica
+/// that ends need not wait long for the conversations that it has.
 pub(super) const AGE: Duration = Duration::from_secs(1);
-/// What it is, in the metrics.
+/// The name of the method that carries batches, as it appears in the metrics.
 const METHOD: &str = "lonja.batch.v1.BatchService/Converse";
 
 /// A stream that carries one batch at a time.
@@ -35,7 +35,7 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// Begins one with a replica.
+    /// Begins a conversation with the replica of `channel`.
     pub(super) async fn begin(channel: transport::Channel, under_way: UnderWay) -> Result<Self, Status> {
         let (requests, sent) = mpsc::channel(1);
         let answers = BatchServiceClient::new(channel).converse(ReceiverStream::new(sent)).await?;
@@ -44,14 +44,14 @@ impl Conversation {
 
     /// Whether another batch may be sent.
     pub(super) fn may_go_on(&mut self) -> bool {
-        // Nobody has been asked anything: an answer is the end.
+        // No batch is under way, so whatever the replica sends now is the end of the stream.
         self.begun.elapsed() < AGE && self.answers.message().now_or_never().is_none()
     }
 
     /// Has a batch answered. `None` when the replica ended the conversation before it took
     /// the batch.
     async fn exchange(&mut self, request: ConverseRequest) -> Result<Option<ConverseResponse>, Status> {
-        // Whoever takes no more requests has said why, or that it ends.
+        // A replica that takes no more batches has sent the reason, or the end of the stream.
         let _ = self.requests.send(request).await;
         self.answers.message().await.map_err(|status| match status.source() {
             Some(cut) => Status::unavailable(innermost(cut)),
@@ -60,8 +60,8 @@ impl Conversation {
     }
 }
 
-/// Has a batch answered within this time, in the conversation that there is or in a new one.
-/// Gives back the one to go on with.
+/// Has a batch answered within `timeout`, in the conversation `kept` or in a new one. Gives the
+/// answers, and the conversation for the next batch.
 pub(super) async fn carry(
     replicas: &Replicas,
     kept: Option<Conversation>,
@@ -70,12 +70,13 @@ pub(super) async fn carry(
 ) -> Result<(Vec<UnaryAnswer>, Conversation), Status> {
     let (started, count) = (Instant::now(), request.calls.len());
     let answer = time::timeout(timeout, answered(replicas, kept, request)).await;
-    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it does not answer")));
+    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the service does not answer")));
     measured::record(DURATION, METHOD, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
     let (response, conversation) = answer?;
-    match response.answers.len() == count {
-        true => Ok((response.answers, conversation)),
-        false => Err(Status::internal("a batch was answered with another number of answers")),
+    if response.answers.len() == count {
+        Ok((response.answers, conversation))
+    } else {
+        Err(Status::internal("a batch got another number of answers than it had calls"))
     }
 }
 
@@ -90,7 +91,7 @@ async fn answered(
     {
         return Ok((response, kept));
     }
-    // One that is ending may be asked first, and takes nothing.
+    // A replica that is ending takes no batch, so another replica is asked after it.
     for _ in 0..=replicas.count() {
         let mut fresh = replicas.converse().await?;
         match fresh.exchange(request.clone()).await? {
@@ -98,7 +99,7 @@ async fn answered(
             None => fresh.under_way.avoid(),
         }
     }
-    Err(Status::unavailable("it is ending"))
+    Err(Status::unavailable("every replica of the service is ending"))
 }
 
 #[cfg(test)]
@@ -129,7 +130,8 @@ mod tests {
     const ECHO: &str = REGISTER_USER.path();
     const HOLD: &str = GET_SESSION.path();
 
-    /// Gives a request back, or holds it until it is let go.
+    /// A service that gives a request back at once (`ECHO`), or holds it until it is let go
+    /// (`HOLD`).
     #[derive(Default)]
     struct Echo {
         taken: Notify,
@@ -212,13 +214,14 @@ mod tests {
         let replicas = replicas(first.address);
         let (_, mut kept) = carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
         assert!(kept.may_go_on());
-        // It ends while the conversation waits for the next batch, which does not hold it up.
+        // The service ends while the conversation waits for the next batch: the conversation does
+        // not delay the end.
         first.shutdown.cancel();
         first.server.await.unwrap();
         let second = serve(listen(first.address).unwrap());
         let (answers, kept) = carry(&replicas, Some(kept), batch(ECHO, &["b"]), PATIENCE).await.unwrap();
         assert_eq!(messages(&answers), [b"b"]);
-        // As seen by one who had not noticed.
+        // A client that has not noticed the end sends another batch.
         second.shutdown.cancel();
         let mut kept = kept;
         assert_eq!(kept.exchange(batch(ECHO, &["c"])).await.unwrap(), None);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
-/// A layer that records how long calls take until the answer begins, under this name.
+/// A layer that records how long calls take until the answer begins, in the metric of this name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured(pub(super) &'static str);
 
@@ -23,7 +23,7 @@ impl<S> Layer<S> for Measured {
     }
 }
 
-/// See [`Measured`].
+/// A service with the layer [`Measured`] around it.
 #[derive(Debug, Clone)]
 pub(super) struct MeasuredService<S> {
     name: &'static str,
@@ -57,14 +57,14 @@ where
     }
 }
 
-/// The code of an answer whose head has it.
+/// The code in the head of an answer, or `OK` if there is no code or no answer.
 fn code(answer: Option<&Response<Body>>) -> Code {
     let status = answer.and_then(|answer| answer.headers().get("grpc-status"));
     status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Records how long a call took, if it was one of a method of ours: anyone may ask for any
-/// path, and each would be a series of its own.
+/// Records how long a call took, if its method is one of Lonja's. Anyone may ask for any path, and
+/// each path would become a time series of its own.
 pub(super) fn record(name: &'static str, path: &str, code: Code, started: Instant) {
     let method = path.trim_start_matches('/');
     if method.starts_with("lonja.") && code != Code::Unimplemented {

@@ -14,20 +14,21 @@ use hickory_resolver::{
     net::runtime::TokioRuntimeProvider,
 };
 
-/// How long an answer is believed at most. Some name servers of container engines say ten
-/// minutes, for addresses that change in seconds.
+/// The longest time that an answer is used without asking again. Some name servers of container
+/// engines allow ten minutes, for addresses that change in seconds.
 const BELIEVED: Duration = Duration::from_secs(1);
-/// How long a name server may take to answer, and how often it is asked again.
+/// How long a name server may take to answer.
 const DEADLINE: Duration = Duration::from_secs(1);
+/// How often a name server that has not answered is asked again.
 const ATTEMPTS: usize = 2;
 
 /// A name server to ask instead of the system's: `IP` or `IP:PORT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameServer(SocketAddr);
 
-/// A name server that cannot be one.
+/// A text that is not the address of a name server.
 #[derive(Debug, thiserror::Error)]
-#[error("use IP or IP:PORT")]
+#[error("not the address of a name server: use IP or IP:PORT")]
 pub struct BadNameServer;
 
 impl FromStr for NameServer {
@@ -40,15 +41,16 @@ impl FromStr for NameServer {
     }
 }
 
-/// Looks names up. Clones share one resolver.
+/// Looks up the addresses of hosts. Clones share one resolver.
 #[derive(Debug, Clone)]
 pub struct Names(Arc<TokioResolver>);
 
 impl Names {
-    /// Asks the name server that is given, or else those of the system.
+    /// Makes a resolver that asks `server`, or the name servers of the system if `server` is
+    /// `None`.
     ///
     /// # Errors
-    /// When no resolver can be made of that.
+    /// When the resolver cannot be made.
     pub fn new(server: Option<NameServer>) -> io::Result<Self> {
         let mut builder = match server {
             Some(NameServer(server)) => {
@@ -61,7 +63,7 @@ impl Names {
                 let config = ResolverConfig::from_name_servers(vec![server]);
                 Resolver::builder_with_config(config, TokioRuntimeProvider::default())
             }
-            // Where the system names no server, hosts have their addresses for names.
+            // On a machine without name servers, services are given by their IP addresses.
             None => Resolver::builder_tokio().unwrap_or_else(|error| {
                 tracing::warn!(%error, "no name servers are configured on this machine");
                 Resolver::builder_with_config(
@@ -79,10 +81,11 @@ impl Names {
         Ok(Self(Arc::new(builder.build().map_err(io::Error::other)?)))
     }
 
-    /// The addresses of a host, in order, at least one.
+    /// Looks up the addresses of a host. There is at least one; they are sorted, without
+    /// duplicates.
     ///
     /// # Errors
-    /// When there is none, or no name server answers.
+    /// When the host has no address, or no name server answers.
     pub async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         let found = self.0.lookup_ip(host).await.map_err(io::Error::other)?;
         let mut addresses: Vec<_> = found.iter().collect();

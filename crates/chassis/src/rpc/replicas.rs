@@ -1,6 +1,6 @@
-//! The replicas of a service behind one name: each call goes to the one that has the
-//! fewest under way. The name is looked up again and again; who is new gets calls, who is
-//! gone gets none.
+//! The replicas of a service behind one name. Each call goes to the replica that has the fewest
+//! calls under way. The name is looked up again and again: a replica that has come gets calls, a
+//! replica that has gone gets none.
 
 use std::{
     collections::HashMap,
@@ -34,17 +34,17 @@ use tower::{Service, ServiceExt as _, service_fn};
 
 use super::{conversation::Conversation, names::Names, tls::Tls};
 
-/// How often the name is looked up.
+/// How often the name of a service is looked up.
 const REFRESH: Duration = Duration::from_secs(3);
 /// How long to wait after a lookup that failed.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a replica that could not be reached is left alone while there are others.
 const AVOIDED: Duration = Duration::from_secs(1);
 
-/// Makes the channel to an address.
+/// A function that makes the channel to an address.
 type Connect = dyn Fn(SocketAddr) -> transport::Channel + Send + Sync;
 
-/// The replicas that there are now. Clones are one.
+/// The replicas that a service has now. Clones share the same replicas.
 #[derive(Debug, Clone)]
 pub(super) struct Replicas {
     current: watch::Receiver<Arc<[Arc<Replica>]>>,
@@ -60,14 +60,14 @@ struct Replica {
     unreachable: Mutex<Option<Instant>>,
 }
 
-/// A call on its way.
+/// An attempt to send a call to a replica.
 struct Attempt {
     replicas: Arc<[Arc<Replica>]>,
-    /// Where it goes,
+    /// The replica that the call goes to.
     replica: Arc<Replica>,
-    /// and where it did not get.
+    /// The addresses of the replicas at which the call has failed already.
     tried: Vec<SocketAddr>,
-    /// Whether it goes there once more.
+    /// Whether this is the second attempt at the same replica.
     again: bool,
 }
 
@@ -81,8 +81,8 @@ impl Drop for AbortOnDrop {
 }
 
 impl Replicas {
-    /// Those behind the host of an endpoint, which a name server knows unless it is an
-    /// address. With an identity, they must show a certificate of that name.
+    /// Finds the replicas behind the host of `uri`, by asking a name server unless the host is an
+    /// IP address. With `secure`, the replicas must show a certificate for the name in `secure`.
     pub(super) fn new(
         uri: &Uri,
         names: &Names,
@@ -93,7 +93,7 @@ impl Replicas {
         let port = uri.port_u16().unwrap_or_default();
         let origin = uri.clone();
         let connect = move |address: SocketAddr| {
-            // An address and a port always make one.
+            // An address and a port always make an endpoint, so the fallback is never used.
             let endpoint = Endpoint::from_shared(format!("http://{address}"));
             let endpoint = endpoint.unwrap_or_else(|_| Endpoint::from(origin.clone()));
             let endpoint = settings(endpoint).origin(origin.clone());
@@ -116,7 +116,7 @@ impl Replicas {
         Self { current, turn, _lookups: Some(lookups) }
     }
 
-    /// How many there are.
+    /// How many replicas there are now.
     pub(super) fn count(&self) -> usize {
         self.current.borrow().len()
     }
@@ -134,36 +134,40 @@ impl Replicas {
         }
     }
 
-    /// Begins a conversation with one of them.
+    /// Begins a conversation with one of the replicas.
     pub(super) async fn converse(&self) -> Result<Conversation, Status> {
         let mut attempt = self.first().await?;
         loop {
             let under_way = UnderWay::begin(&attempt.replica);
             match Conversation::begin(attempt.replica.channel.clone(), under_way).await {
                 Ok(conversation) => return Ok(conversation),
-                // It said so itself.
+                // An error without a source is the answer of the replica itself.
                 Err(status) if status.source().is_none() => return Err(status),
                 Err(status) => attempt = self.another(attempt, &status)?,
             }
         }
     }
 
-    /// Where a call goes first. The caller's deadline ends this.
+    /// Chooses the replica that a call goes to first. While no replica is known this waits, until
+    /// the caller's deadline ends it.
     async fn first(&self) -> Result<Attempt, Status> {
         let mut current = self.current.clone();
         let known = current.wait_for(|replicas| !replicas.is_empty()).await;
-        let replicas = known.map_err(|_| Status::unavailable("closed"))?.clone();
+        let replicas = known.map_err(|_| Status::unavailable("the channel is closed"))?.clone();
         let replica = Arc::clone(self.choose(&replicas, &[]));
         Ok(Attempt { replicas, replica, tried: Vec::new(), again: false })
     }
 
-    /// Where a call goes that failed with this error, if it certainly did not get there: to
-    /// the same replica over a new connection when the old one was ending, or to another one
-    /// that is left.
+    /// Chooses where a call goes that failed with `error` and certainly did not reach a service: to
+    /// the same replica over a new connection if the old one was ending, or to a replica that was
+    /// not tried yet.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the call may have reached a service, or every replica was tried.
     fn another(&self, failed: Attempt, error: &(dyn Error + 'static)) -> Result<Attempt, Status> {
         let Attempt { replicas, replica, mut tried, again } = failed;
         let never_sent = was_never_sent(error);
-        // Services end connections by their age.
+        // A service ends connections that have reached a certain age, so the replica may be well.
         if never_sent && !again && !causes(error).any(|cause| cause.is::<tonic::ConnectError>()) {
             return Ok(Attempt { replicas, replica, tried, again: true });
         }
@@ -178,8 +182,9 @@ impl Replicas {
         Ok(Attempt { replicas, replica, tried, again: false })
     }
 
-    /// The replica with the fewest calls under way, in turns; not one that was tried, and
-    /// none that could not be reached a moment ago, if there is another.
+    /// Chooses the replica with the fewest calls under way; replicas with equally few take turns. A
+    /// replica that was tried, or that could not be reached a moment ago, is chosen only if there
+    /// is no other.
     fn choose<'a>(&self, replicas: &'a [Arc<Replica>], tried: &[SocketAddr]) -> &'a Arc<Replica> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len();
         let (before, after) = replicas.split_at(first);
@@ -225,7 +230,7 @@ impl Replica {
     }
 }
 
-/// Counts a call for as long as it lives.
+/// Counts a call as under way at a replica, until this value is dropped.
 pub(super) struct UnderWay(Arc<Replica>);
 
 impl UnderWay {
@@ -234,7 +239,7 @@ impl UnderWay {
         Self(Arc::clone(replica))
     }
 
-    /// Has the next calls go elsewhere if they can, for a moment.
+    /// Has calls avoid this replica for a moment, if there are others.
     pub(super) fn avoid(&self) {
         self.0.avoid();
     }
@@ -246,8 +251,8 @@ impl Drop for UnderWay {
     }
 }
 
-/// Looks the name up until nobody asks any more. What is known stays while no name server
-/// answers.
+/// Looks a name up again and again, until nobody uses the replicas any more. While no name server
+/// answers, the known replicas stay.
 async fn look_up(
     names: Names,
     host: String,
@@ -266,7 +271,7 @@ async fn look_up(
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(host, %error, "the name of a service is not found: trying again");
+                    tracing::warn!(host, %error, "the name of a service cannot be looked up: trying again");
                 }
                 RETRY
             }
@@ -289,13 +294,13 @@ fn replace(
     let mut known: HashMap<_, _> =
         known.iter().map(|replica| (replica.address, Arc::clone(replica))).collect();
     let replicas = addresses.into_iter().map(|address| {
-        // The connections of those that stay stay.
+        // A replica that is known already keeps its connection.
         known.remove(&address).unwrap_or_else(|| Replica::new(address, connect))
     });
     found.send_replace(replicas.collect());
 }
 
-/// The same request, for another replica.
+/// Copies a request, so that the copy can be sent to another replica.
 fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
     let mut request = Request::new(Body::new(Full::new(body.clone())));
     *request.method_mut() = parts.method.clone();
@@ -306,8 +311,8 @@ fn copy(parts: &Parts, body: &Bytes) -> Request<Body> {
     request
 }
 
-/// Whether a call certainly did not reach a service, so that another may be asked: there
-/// was no connection, or it was being closed.
+/// Whether a call certainly did not reach a service, so that another replica may be asked: there
+/// was no connection, or the connection was being closed.
 fn was_never_sent(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         cause.is::<tonic::ConnectError>()
@@ -318,7 +323,7 @@ fn was_never_sent(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// What went wrong at the bottom: the transport's own text is just "transport error".
+/// The text of the innermost cause of an error: the transport's own text is only "transport error".
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }

@@ -25,34 +25,34 @@ use super::{
 };
 use crate::{health::Health, shutdown, trace::Traced};
 
-/// The durations of what is answered.
+/// The name of the metric for the durations of calls that this process answers.
 pub(super) const DURATION: &str = "lonja_rpc_server_duration_seconds";
-/// Streams that one connection may have open.
+/// The largest number of calls that one connection may have open.
 const STREAMS: u32 = 1024;
-/// How long a connection lasts, so that callers who look a name up only when they connect
-/// find new replicas too.
+/// How long a connection lasts. Callers who look a name up only when they connect find new replicas
+/// because connections end.
 const CONNECTION_AGE: Duration = Duration::from_secs(300);
-/// See the channel's side.
+/// How often the connection of a caller is pinged, and how long the caller may take to answer.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// A server that could not be set up or broke down.
+/// Why a server could not be set up or broke down.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The descriptors for reflection make no sense.
+    /// The descriptors for reflection cannot be read.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The transport gave up.
+    /// The transport of gRPC failed.
     #[error("gRPC server: {0}")]
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Answers `grpc.health.v1`.
+/// Makes the service that answers `grpc.health.v1` from the table `health`.
 #[must_use]
 pub fn health(health: &Health) -> HealthServer<impl tonic_health::pb::health_server::Health + use<>> {
     HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health.reporter()))
 }
 
-/// Answers what a service's methods and messages are.
+/// Makes the service that tells callers which methods and messages a service has.
 ///
 /// # Errors
 /// When the descriptors cannot be read.
@@ -67,11 +67,11 @@ pub fn reflection(
         .build_v1()?)
 }
 
-/// A service, ready to be served.
+/// A gRPC service that is ready to be served.
 pub struct Service {
-    /// The name under which health is asked.
+    /// The name under which callers ask for the health of the service.
     pub name: &'static str,
-    /// Whether it is well.
+    /// Whether the service is ready.
     pub health: Health,
     routes: Routes,
     unary: Arc<dyn Unary>,
@@ -85,7 +85,8 @@ impl fmt::Debug for Service {
 }
 
 impl Service {
-    /// A service of this name that answers over HTTP and in batches, and tells about itself.
+    /// Makes a service that answers over HTTP (by `server`) and in batches (by `unary`), with
+    /// health and reflection beside it. `callers` counts only if callers show certificates.
     ///
     /// # Errors
     /// When the descriptors cannot be read.
@@ -112,15 +113,15 @@ impl Service {
     }
 }
 
-/// Serves until shutdown; calls in flight then get the drain time to finish. With an
-/// identity, only callers who have one of the same authority are served, and only with
-/// what they may call.
-///
-/// # Errors
-/// When the transport gives up.
+/// Serves a service until shutdown; calls in flight then get [`shutdown::DRAIN`] to finish. With
+/// `secure`, only callers with a certificate of the same authority are served, and each may call
+/// only its methods of [`Callers`].
 ///
 /// The future is boxed, so that the server is compiled here and not once more in each service's
 /// crate.
+///
+/// # Errors
+/// When the transport of gRPC fails.
 pub fn serve(
     listener: TcpListener,
     service: Service,

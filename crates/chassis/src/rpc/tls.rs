@@ -1,6 +1,6 @@
-//! Mutual TLS between services: who connects shows a certificate of the same authority,
-//! and is the service that the certificate names. The files are read again when they
-//! change, so that certificates are replaced without a restart.
+//! Mutual TLS between services: a caller shows a certificate of the same authority, and is the
+//! service that the certificate names. The files are read again when they change, so that
+//! certificates are replaced without a restart.
 
 use std::{
     fs, io,
@@ -34,53 +34,53 @@ use crate::throttle::Throttle;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(3);
-/// Handshakes at one time.
+/// The largest number of handshakes that are under way at one time.
 const HANDSHAKES: usize = 256;
-/// How often the files are looked at, at most.
+/// The shortest time after which the files are read again.
 const LOOK: Duration = Duration::from_secs(1);
-/// What both ends speak inside.
+/// The protocol that both ends agree to speak over TLS (ALPN).
 const HTTP2: &[u8] = b"h2";
 
-/// The files of a service, all or none. All are PEM.
+/// The certificate files of a service, as PEM. Either all are given or none.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TlsConfig {
-    /// Certificate by which other services know this one, and those of its issuers;
-    /// without it services speak in the clear
+    /// Certificate by which other services know this one, followed by the certificates of its
+    /// issuers; without it, services talk to each other unencrypted
     #[arg(long, env = "LONJA_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key
     #[arg(long, env = "LONJA_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Certificates of the authorities that other services' certificates are of
+    /// Certificates of the authorities that issue the certificates of the other services
     #[arg(long, env = "LONJA_TLS_CA", value_name = "FILE", requires = "tls_cert")]
     pub tls_ca: Option<PathBuf>,
 }
 
-/// Files that make no identity.
+/// Why certificate files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// It cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error that reading the file gave.
         source: io::Error,
     },
-    /// It is no PEM, or something else is in it.
-    #[error("{} is not what it should be: {reason}", path.display())]
+    /// A file is not PEM, or it holds something else than it should.
+    #[error("{} cannot be used: {reason}", path.display())]
     Content {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the content.
         reason: String,
     },
-    /// They do not fit each other.
-    #[error("certificate and key cannot be used: {0}")]
+    /// The files do not fit each other.
+    #[error("the certificate files cannot be used together: {0}")]
     Unusable(String),
 }
 
-/// What the files are now. Clones are one.
+/// The identity of a service, as its certificate files are now. Clones share one identity.
 #[derive(Debug, Clone)]
 pub struct Tls(Arc<Inner>);
 
@@ -97,10 +97,10 @@ struct Current {
     ends: Ends,
 }
 
-/// Of certificate, key and authorities.
+/// The contents of three files: certificate, key and authorities.
 type Contents = [Vec<u8>; 3];
 
-/// The two ends of a connection that this service may be.
+/// The settings with which this service is the server or the client of a connection.
 #[derive(Debug, Clone)]
 struct Ends {
     server: Arc<ServerConfig>,
@@ -108,10 +108,10 @@ struct Ends {
 }
 
 impl TlsConfig {
-    /// The identity of the files; `None` if there are none.
+    /// Reads the files and gives the identity in them, or `None` if no files are given.
     ///
     /// # Errors
-    /// When they make none.
+    /// When a file cannot be read, or the files make no identity.
     pub fn load(&self) -> Result<Option<Tls>, TlsError> {
         match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
             (Some(cert), Some(key), Some(ca)) => Tls::load([cert.clone(), key.clone(), ca.clone()]).map(Some),
@@ -128,7 +128,8 @@ impl Tls {
         Ok(Self(Arc::new(Inner { paths, current })))
     }
 
-    /// As the files are now. While they make no identity, as they were.
+    /// The settings that the files make now. While the files make no identity, the last settings
+    /// that they made stay in use.
     fn ends(&self) -> Ends {
         let mut current = self.0.current.lock();
         if current.looked.elapsed() >= LOOK {
@@ -139,7 +140,9 @@ impl Tls {
                     tracing::info!("certificates were replaced");
                     (current.contents, current.ends) = (contents, ends);
                 }
-                Err(error) => tracing::warn!(%error, "the certificates in use are kept"),
+                Err(error) => {
+                    tracing::warn!(%error, "the new certificates cannot be used: the old ones stay in use")
+                }
             }
         }
         current.ends.clone()
@@ -154,7 +157,7 @@ impl Tls {
         Ok(Some((now, ends)))
     }
 
-    /// A connection to the service of that name.
+    /// Connects to a service, which must show a certificate for `name`.
     pub(super) async fn connect(
         &self,
         address: SocketAddr,
@@ -167,8 +170,8 @@ impl Tls {
         Ok(TokioIo::new(connector.connect(name, stream).await?))
     }
 
-    /// Connections of callers who have shown who they are. Accepts for as long as somebody
-    /// takes them.
+    /// Gives the connections of callers that have shown a valid certificate. Accepts connections
+    /// until the stream is dropped.
     pub(super) fn accept(self, listener: TcpListener) -> ReceiverStream<io::Result<Secured>> {
         let (secured, incoming) = mpsc::channel(HANDSHAKES);
         tokio::spawn(accept_until_closed(self, listener, secured));
@@ -204,16 +207,16 @@ async fn accept_until_closed(tls: Tls, listener: TcpListener, secured: mpsc::Sen
                 continue;
             }
         };
-        // It is never closed.
+        // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (tls, secured) = (tls.clone(), secured.clone());
         handshakes.spawn(async move {
             match tls.secure(stream).await {
-                // At the end nobody takes it.
+                // Sending fails only at the end, when nobody takes connections any more.
                 Ok(stream) => drop(secured.send(Ok(stream)).await),
                 Err(error) => {
                     if let Some(suppressed) = REFUSED.admit() {
-                        tracing::warn!(client = %address.ip(), error, suppressed, "a caller without a valid certificate was refused");
+                        tracing::warn!(client = %address.ip(), error, suppressed, "a TLS handshake failed: the caller was refused");
                     }
                 }
             }
@@ -249,7 +252,8 @@ impl Ends {
         let server = server.with_client_cert_verifier(verifier);
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(say)?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
-        // Nobody comes back with the certificate of another time.
+        // Without session tickets, each new connection makes a full handshake, in which both ends
+        // show their current certificates.
         server.send_tls13_tickets = 0;
         let client = ClientConfig::builder_with_provider(provider);
         let client = client.with_protocol_versions(&[&rustls::version::TLS13]).map_err(say)?;
@@ -269,7 +273,7 @@ fn read(paths: &[PathBuf; 3]) -> Result<Contents, TlsError> {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Err("no certificate in it".to_owned()),
+        Ok(certificates) if certificates.is_empty() => Err("the file contains no certificate".to_owned()),
         certificates => certificates.map_err(|error| error.to_string()),
     }
 }
@@ -281,12 +285,12 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// The names of whoever calls, by its certificate.
+/// The DNS names in the certificate of a caller.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(Arc<[String]>);
 
 impl Caller {
-    /// Whether that is one of its names.
+    /// Whether `name` is one of the caller's names.
     pub(super) fn is(&self, name: &str) -> bool {
         self.0.iter().any(|own| own == name)
     }
@@ -298,7 +302,7 @@ impl std::fmt::Display for Caller {
     }
 }
 
-/// A connection of a caller that is known.
+/// A connection of a caller that has shown a valid certificate.
 #[derive(Debug)]
 pub(super) struct Secured {
     stream: server::TlsStream<TcpStream>,

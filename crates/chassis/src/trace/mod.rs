@@ -1,9 +1,8 @@
 //! Traces: one for each peer request, from accept to Redis and the audit.
 //!
-//! The gateway begins a trace, and whether it is sampled is decided there. Everything else
-//! adds to the trace of its caller or to none: a call that belongs to no sampled trace (a
-//! health check, the sweeper) costs a look at an empty context. The names of attributes are
-//! those of OpenTelemetry's semantic conventions, in [`names`].
+//! The gateway begins a trace and decides whether the trace is sampled. Everything else adds to the
+//! trace of its caller or to none: a call that belongs to no sampled trace (a health check, the
+//! sweeper) costs a look at an empty context. The names of attributes are in [`names`].
 
 pub mod names;
 mod propagation;
@@ -33,26 +32,26 @@ use ulid::Ulid;
 pub use rpc::Traced;
 pub(crate) use rpc::{answered, asked, begin_client, end_client, inject};
 
-/// How many attributes the span of a peer's request may have.
+/// The number of attributes for which the span of a peer's request reserves memory.
 const ROOT_ATTRIBUTES: usize = 8;
-/// What sending the last spans may take at the end.
+/// How long [`Exporter::finish`] may take to send the last spans.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Traces that could not be set up.
+/// Why traces could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("traces: {0}")]
 pub struct TraceError(String);
 
-/// The exporter of this process.
+/// Sends the spans of this process to the endpoint that is set.
 #[derive(Debug)]
 pub struct Exporter {
     provider: SdkTracerProvider,
 }
 
 impl Exporter {
-    /// Sends what has not been sent yet. Blocks for some seconds at most.
+    /// Sends the spans that have not been sent yet. Blocks for 3 s at most.
     pub fn finish(self) {
         if let Err(error) = self.provider.shutdown_with_timeout(FAREWELL) {
             tracing::warn!(%error, "the last spans could not be sent");
@@ -60,12 +59,12 @@ impl Exporter {
     }
 }
 
-/// Sets up traces as `OTEL_*` variables say, once for the process and within its runtime;
-/// `None` when no endpoint is set. `service` is the name unless `OTEL_SERVICE_NAME` says
-/// another.
+/// Sets up traces as the `OTEL_*` variables say, once for the process and within its runtime.
+/// `None` when no endpoint is set, or when traces are disabled. `service` is the name of the
+/// service in its traces, unless `OTEL_SERVICE_NAME` says another.
 ///
 /// # Errors
-/// When what the variables say cannot be used.
+/// When the values of the variables cannot be used.
 pub fn init(service: &'static str) -> Result<Option<Exporter>, TraceError> {
     let set = |name| std::env::var(name).is_ok_and(|value: String| !value.is_empty());
     let endpoint = set("OTEL_EXPORTER_OTLP_ENDPOINT") || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
@@ -101,7 +100,7 @@ fn resource(service: &'static str) -> Resource {
     Resource::builder().with_attributes(ours).with_attributes(said.collect::<Vec<_>>()).build()
 }
 
-/// A span of a sampled trace. Ends when dropped.
+/// A span of a sampled trace. The span ends when this value is dropped.
 #[derive(Debug)]
 pub struct Span {
     context: Context,
@@ -114,8 +113,8 @@ impl Drop for Span {
 }
 
 impl Span {
-    /// Begins a trace with something that began at a moment in the past; `None` when
-    /// traces are off or this one is not sampled.
+    /// Begins a trace with a span that began at `began`. `None` when traces are off or this trace
+    /// is not sampled.
     #[must_use]
     pub fn root(name: &'static str, began: SystemTime) -> Option<Self> {
         let builder = SpanBuilder::from_name(name)
@@ -125,7 +124,7 @@ impl Span {
         Self::start(builder, &Context::new())
     }
 
-    /// Begins a part of a sampled trace.
+    /// Begins a span below `parent`. `None` when traces are off or the span is not sampled.
     pub(crate) fn child(builder: SpanBuilder, parent: &Parent) -> Option<Self> {
         Self::start(builder, &parent.0)
     }
@@ -143,25 +142,24 @@ impl Span {
         self.context.clone()
     }
 
-    /// Its place, for a call that is made in it.
+    /// The place of this span, written as a `traceparent` for a call that is made within the span.
     pub(crate) fn traceparent(&self) -> String {
         propagation::inject(&self.context)
     }
 
-    /// Adds what is known by now.
+    /// Adds an attribute to the span, or replaces its value.
     pub fn set(&self, attribute: KeyValue) {
         self.context.span().set_attribute(attribute);
     }
 
-    /// Marks it as failed, for this reason.
+    /// Marks the span as failed, for the reason `why`.
     pub fn fail(&self, why: String) {
         self.context.span().set_attribute(KeyValue::new(names::ERROR_TYPE, why.clone()));
         self.context.span().set_status(Status::error(why));
     }
 }
 
-/// The place in a sampled trace where a part belongs, for parts that are carried out
-/// elsewhere.
+/// A place in a sampled trace, for parts of the trace that are carried out elsewhere.
 #[derive(Debug, Clone)]
 pub struct Parent(Context);
 
@@ -181,14 +179,14 @@ impl Parent {
         Self(Context::new().with_remote_span_context(span))
     }
 
-    /// The context in which a part runs elsewhere.
+    /// The context in which a part that belongs to this place runs elsewhere.
     #[must_use]
     pub fn context(&self) -> Context {
         self.0.clone()
     }
 
-    /// Records a part that took from then until now. Where several parts were carried out
-    /// as one, those that are not its first are linked to that.
+    /// Records a part that took from `part.began` until now. Where one call carried parts of
+    /// several traces, every part but the first gets the place of the first as its `link`.
     pub fn record(&self, part: Part, link: Option<&Self>) {
         let mut builder = SpanBuilder::from_name(part.name)
             .with_kind(SpanKind::Client)
@@ -208,16 +206,16 @@ impl Parent {
     }
 }
 
-/// Something that was carried out for a trace, or for several.
+/// Work that was carried out for one trace or for several, such as a call to Redis.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// What it was.
+    /// The name of the span.
     pub name: Cow<'static, str>,
-    /// When it began.
+    /// When the work began.
     pub began: SystemTime,
-    /// What is known of it.
+    /// The attributes of the span, with names of [`names`].
     pub attributes: Vec<KeyValue>,
-    /// Why it failed, if it did.
+    /// Why the work failed, if it did.
     pub error: Option<String>,
 }
 

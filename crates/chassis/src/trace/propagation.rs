@@ -9,7 +9,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 use super::Parent;
 
-/// Under which a call has it.
+/// The header in which a call carries its place in a trace.
 pub(super) const HEADER: &str = "traceparent";
 
 struct Write(String);
@@ -34,16 +34,17 @@ impl Extractor for Read<'_> {
     }
 }
 
-/// A place in a trace, for a call that is made there.
+/// Writes the place of a context as a `traceparent`; the text is empty outside of a trace.
 pub(super) fn inject(context: &Context) -> String {
     let mut place = Write(String::new());
     TraceContextPropagator::new().inject_context(context, &mut place);
     place.0
 }
 
-/// The caller's place in a trace, if that is sampled.
+/// Reads the caller's place in a trace. `None` if there is no place, the text is malformed, or the
+/// trace is not sampled.
 pub(super) fn extract(traceparent: &str) -> Option<Parent> {
-    // Most calls of an index that traces little have none.
+    // Where few requests are traced, most calls have no `traceparent`.
     if traceparent.is_empty() {
         return None;
     }

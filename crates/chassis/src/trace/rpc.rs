@@ -1,4 +1,4 @@
-//! Spans of calls, at both ends.
+//! The spans of gRPC calls, at the caller's end and at the server's end.
 
 use std::{
     borrow::Cow,
@@ -23,10 +23,10 @@ use tower::{Layer, Service};
 
 use super::{Parent, Span, names, propagation};
 
-/// How many attributes the span of a call may have.
+/// The number of attributes for which the span of a call reserves memory.
 const ATTRIBUTES: usize = 6;
 
-/// Which end of a call.
+/// The end of a call at which a span is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Client,
@@ -34,8 +34,8 @@ enum End {
 }
 
 impl End {
-    /// By the conventions a caller's call failed unless it went well; a server has failed
-    /// only where it is to blame.
+    /// Whether a code is an error by OpenTelemetry's conventions: for the caller every code but
+    /// `OK`, for the server only a code with which the server is to blame.
     fn is_error(self, code: Code) -> bool {
         match self {
             Self::Client => code != Code::Ok,
@@ -63,14 +63,14 @@ fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
     SpanBuilder::from_name(method).with_kind(kind).with_attributes(attributes)
 }
 
-/// Has a call over HTTP carry the caller's place in a trace.
+/// Adds the caller's place in a trace to the headers of a call over HTTP.
 pub(crate) fn inject(span: &Span, request: &mut Request<Body>) {
     if let Ok(place) = HeaderValue::try_from(span.traceparent()) {
         request.headers_mut().insert(propagation::HEADER, place);
     }
 }
 
-/// Begins the caller's span of a call, in the trace in which this runs, if any.
+/// Begins the caller's span of a call. `None` if this code runs outside of a sampled trace.
 pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
     let parent = Parent::current()?;
     let span = Span::child(builder(path, SpanKind::Client), &parent)?;
@@ -81,14 +81,13 @@ pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Opti
     Some(span)
 }
 
-/// Begins the server's span of a call, if its caller has one.
+/// Begins the server's span of a call. `None` if the caller is in no sampled trace.
 fn begin_server(path: &str, traceparent: &str) -> Option<Span> {
     let parent = super::TRACER.get().and_then(|_| propagation::extract(traceparent))?;
     Span::child(builder(path, SpanKind::Server), &parent)
 }
 
-/// Waits for the answer of a call that does not go over HTTP, and closes the caller's span
-/// with it.
+/// Waits for the answer of a call that does not go over HTTP, and then ends the caller's span.
 pub(crate) async fn asked<T>(
     span: Option<Span>,
     answer: impl Future<Output = Result<T, Status>>,
@@ -112,7 +111,7 @@ pub(crate) async fn answered<T>(
     answer
 }
 
-/// Waits for the answer of a call over HTTP, and closes the caller's span with it.
+/// Waits for the answer of a call over HTTP; the caller's span ends with the answer.
 pub(crate) async fn end_client(
     span: Span,
     answer: impl Future<Output = Result<Response<Body>, Status>>,
@@ -133,7 +132,7 @@ fn close(span: &Span, code: Code, end: End) {
     }
 }
 
-/// As gRPC writes it.
+/// The name of a code as gRPC writes it, such as `NOT_FOUND`.
 fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -160,7 +159,7 @@ fn code(headers: &HeaderMap) -> Option<Code> {
     Some(Code::from_bytes(headers.get("grpc-status")?.as_bytes()))
 }
 
-/// Keeps the span open until the answer has gone through.
+/// Keeps the span open until the whole answer has passed through.
 fn follow(response: Response<Body>, span: Span, end: End) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
         close(&span, code, end);
@@ -210,7 +209,7 @@ impl HttpBody for Followed {
     }
 }
 
-/// A layer that traces what a server answers.
+/// A layer that records the server's span of each call that belongs to a sampled trace.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Traced;
 
@@ -224,7 +223,7 @@ impl<S> Layer<S> for Traced {
 
 type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
-/// See [`Traced`].
+/// A service with the layer [`Traced`] around it.
 #[derive(Debug, Clone)]
 pub struct TracedService<S> {
     inner: S,

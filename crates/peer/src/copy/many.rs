@@ -1,7 +1,8 @@
-//! One file from several peers at one time. Each fetches a segment after another into
-//! memory; the segments are appended in order, so that what is there can always be
-//! resumed. Whoever has nothing else to do fetches the segment that all wait for as well:
-//! one slow peer does not hold the others up.
+//! Copies one file from several peers at one time.
+//!
+//! A thread for each peer fetches one segment after another into memory. The segments are appended
+//! in order, so that what is there can always be resumed. A thread that has nothing else to fetch
+//! also fetches the segment that all wait for, so that one slow peer does not hold the others up.
 
 use std::{collections::BTreeMap, io, sync::mpsc, thread};
 
@@ -14,14 +15,15 @@ use crate::{
     partial::Verified,
 };
 
-/// Bytes of a segment.
+/// The size of a segment, in bytes.
 const SEGMENT: u64 = 4 << 20;
-/// Segments for each peer that may be fetched before those in front of them.
+/// How many segments for each peer may be fetched ahead, counted from the segment that is appended
+/// next.
 const AHEAD: u64 = 3;
-/// Failures of a peer before it is asked no more.
+/// How many failures a peer may have before it is asked no more.
 const FAILURES: u32 = 3;
 
-/// Copies from all of them.
+/// Copies a file from all of the peers that answer.
 pub(super) fn copy(job: &Job<'_>, sources: &[Source]) -> Result<Copied, CopyError> {
     let (head, sources) = those_that_agree(job, sources)?;
     let mut copy = job.target.resume(&head)?;
@@ -32,7 +34,7 @@ pub(super) fn copy(job: &Job<'_>, sources: &[Source]) -> Result<Copied, CopyErro
         copy.finish(job.target)?;
         return Ok(copied(&head, resumed));
     }
-    // One of them, or what was left before, is at fault: each is asked alone.
+    // Bytes of one peer, or of an earlier attempt, are wrong: each peer is asked alone.
     copy.discard();
     let mut last = None;
     for source in &sources {
@@ -45,7 +47,8 @@ pub(super) fn copy(job: &Job<'_>, sources: &[Source]) -> Result<Copied, CopyErro
     Err(last.unwrap_or_else(|| CopyError::Wrong(names(&sources))))
 }
 
-/// What the file is, and the peers that answer. All that do must say the same.
+/// Asks each peer what the file is. Gives what the file is and the peers that answered, which must
+/// all have given the same answer.
 fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Head, Vec<Source>), CopyError> {
     let mut agreed: Option<(Head, Vec<Source>)> = None;
     let mut last = None;
@@ -55,7 +58,7 @@ fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Head, Vec<Sour
             Ok(None) => return Err(CopyError::Original(source.user.clone())),
             Err(FetchError::Interrupted) => return Err(FetchError::Interrupted.into()),
             Err(error) => {
-                complain!("lonja: {error}; copying from the others");
+                complain!("lonja: {error}; trying the other users");
                 last = Some(error);
                 continue;
             }
@@ -76,7 +79,7 @@ fn names(sources: &[Source]) -> String {
     sources.iter().map(|source| source.user.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Which segments are to be fetched.
+/// The segments to fetch, for the threads to share out among themselves.
 struct Plan {
     state: Mutex<State>,
     changed: Condvar,
@@ -86,11 +89,11 @@ struct Plan {
 struct State {
     /// The segment that is appended next.
     appended: u64,
-    /// The segment that nobody has been given yet.
+    /// The first segment that no thread has been given yet.
     next: u64,
-    /// How many fetch each segment that is not there yet.
+    /// The number of threads that fetch each segment that was given out and is not there yet.
     fetching: BTreeMap<u64, u32>,
-    /// Nothing is to be fetched any more.
+    /// Whether nothing is to be fetched any more.
     over: bool,
 }
 
@@ -100,8 +103,11 @@ impl Plan {
         Self { state: Mutex::new(state), changed: Condvar::new(), segments }
     }
 
-    /// A segment to fetch: the next one, or else the first that only others fetch. `None`
-    /// at the end.
+    /// Waits for a segment to fetch: one that was given back, or the next one, or else the first
+    /// that is not there and that only one other thread fetches. `None` at the end.
+    ///
+    /// `mine` is the segment that the thread has fetched last; `ahead` bounds how far the next one
+    /// may be ahead.
     fn take(&self, mine: Option<u64>, ahead: u64) -> Option<u64> {
         let mut state = self.state.lock();
         loop {
@@ -127,7 +133,7 @@ impl Plan {
         }
     }
 
-    /// A segment did not come: others may fetch it.
+    /// Gives back a segment that did not come, so that it can be fetched again.
     fn give_back(&self, segment: u64) {
         let mut state = self.state.lock();
         if let Some(fetchers) = state.fetching.get_mut(&segment) {
@@ -136,7 +142,7 @@ impl Plan {
         self.changed.notify_all();
     }
 
-    /// A segment has come.
+    /// Notes that a segment has come.
     fn has_come(&self, segment: u64) {
         self.state.lock().fetching.remove(&segment);
         self.changed.notify_all();
@@ -158,7 +164,8 @@ fn append_all(job: &Job<'_>, sources: &[Source], head: &Head, copy: &mut Verifie
     let plan = Plan::new((head.size - start).div_ceil(SEGMENT));
     let ahead = AHEAD * sources.len() as u64;
     let (fetched, arrivals) = mpsc::sync_channel(sources.len());
-    // Whoever is still at a segment that has come from another is not waited for.
+    // A thread that still fetches a segment that has come from another peer is interrupted at the
+    // end.
     let over = job.interrupt.child();
     thread::scope(|scope| {
         for source in sources {
@@ -170,7 +177,7 @@ fn append_all(job: &Job<'_>, sources: &[Source], head: &Head, copy: &mut Verifie
         let result = append_in_order(job, &plan, copy, &arrivals);
         plan.end();
         over.raise();
-        // Whoever has one more to hand over finds nobody there.
+        // A thread that has one more segment to hand over must not wait for a receiver.
         drop(arrivals);
         result
     })
@@ -193,7 +200,7 @@ fn append_in_order(
                 plan.has_come(segment);
                 early.insert(segment, bytes);
             }
-            // It came twice.
+            // The segment came twice.
             Ok(Ok(_)) => {}
             Ok(Err(error)) => last = Some(error),
             // Every peer has failed too often.
@@ -241,9 +248,9 @@ fn fetch(job: &Job<'_>, source: &Source, head: &Head, offset: u64) -> Result<Vec
     let (now, mut incoming) = source.part(job.filename, offset, length, job.interrupt)?;
     let cut = |what| FetchError::Io(source.user.clone(), io::Error::other(what));
     if !is_same(&now, head) {
-        return Err(cut("its file is another one now"));
+        return Err(cut("the file has changed"));
     }
-    // At most SEGMENT.
+    // The length is at most `SEGMENT`.
     let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
     let mut read = 0;
     while read < bytes.len() {

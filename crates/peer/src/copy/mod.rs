@@ -1,5 +1,5 @@
-//! Copying a file from other peers to a target: whole, checked where that is possible,
-//! or not at all.
+//! Copies a file from other peers to a target. The target gets the whole file, checked where that
+//! is possible, or nothing at all.
 
 mod many;
 
@@ -14,63 +14,64 @@ use crate::{
     progress::Progress,
 };
 
-/// Attempts in a row that bring nothing, before a copy is given up for now.
+/// How many attempts in a row may bring no byte before a copy is given up for now.
 const ATTEMPTS: u32 = 4;
-/// How long to wait after the first of them; each further wait is twice as long.
+/// How long to wait after the first attempt that brings no byte; each further wait is twice as
+/// long.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Times that the file may become another one meanwhile.
+/// How often a copy is begun, if the file becomes another one each time.
 const CHANGES: u32 = 3;
 
-/// A copy that is there.
+/// What is known about a copy that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Copied {
-    /// Its bytes.
+    /// Size of the copy, in bytes.
     pub bytes: u64,
-    /// Its hash, where the peer announced it and it is the same. An original peer
-    /// announces nothing.
+    /// The BLAKE3 hash that the peer announced and that the copy has; `None` from an original peer,
+    /// which announces no hash.
     pub hash: Option<blake3::Hash>,
-    /// How many of the bytes were there from an earlier attempt.
+    /// How many bytes were there from an earlier attempt.
     pub resumed: u64,
 }
 
 /// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The peer does not give it.
+    /// The peer does not give the file.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// It cannot be kept.
+    /// The copy cannot be kept.
     #[error(transparent)]
     Keep(#[from] KeepError),
-    /// What came is something else.
-    #[error("what {0} sent is not what was announced; nothing of it is kept")]
+    /// What the peer sent does not have the hash that it announced.
+    #[error("the copy from {0} does not have the announced hash and was removed; try again")]
     Wrong(String),
     /// The file changes faster than it is copied.
-    #[error("the file of {0} changes all the time")]
+    #[error("the file of {0} changed during each attempt; try again later")]
     Changing(String),
     /// The peers have different files of that name.
-    #[error("the file of {0} is another one than that of {1}")]
+    #[error("{0} and {1} have different files of this name; copy from one of them")]
     Different(String, String),
     /// One of several peers is an original one.
-    #[error("{0} is an original peer, from which a file can only be copied alone")]
+    #[error("{0} is an original peer; copy from it without other users")]
     Original(String),
 }
 
-/// What a copy goes on with.
+/// What to copy, and where to.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
-    /// What is copied.
+    /// The name of the file, as its owner has published it.
     pub filename: &'a Filename,
-    /// Where to.
+    /// Where the copy goes.
     pub target: &'a Target,
-    /// What stops it.
+    /// The interrupt that stops the copy.
     pub interrupt: &'a Interrupt,
-    /// Where it shows how far it is.
+    /// Shows how far the copy is.
     pub progress: &'a Progress,
 }
 
 impl Job<'_> {
-    /// Copies from one peer: checked and resumable if that is a Lonja peer.
+    /// Copies from one peer. If that is a Lonja peer, the copy is checked, and can be resumed.
     ///
     /// # Errors
     /// When there is no copy.
@@ -116,7 +117,8 @@ impl Job<'_> {
         Ok(Copied { bytes, hash: None, resumed: 0 })
     }
 
-    /// `None` if the file has become another one meanwhile.
+    /// Makes a checked copy of the file that `head` describes. `None` if the file has become
+    /// another one meanwhile.
     fn verified(&self, source: &Source, head: &Head) -> Result<Option<Copied>, CopyError> {
         let mut copy = self.target.resume(head)?;
         let mut resumed = copy.length();
@@ -132,14 +134,15 @@ impl Job<'_> {
             }
             if resumed == 0 {
                 copy.discard();
-                // It may have changed while it was sent.
+                // The file may have changed while it was sent.
                 let now = source.head(self.filename, self.interrupt)?;
-                return match now.is_some_and(|now| is_same(&now, head)) {
-                    true => Err(CopyError::Wrong(source.user.clone())),
-                    false => Ok(None),
+                return if now.is_some_and(|now| is_same(&now, head)) {
+                    Err(CopyError::Wrong(source.user.clone()))
+                } else {
+                    Ok(None)
                 };
             }
-            // What was left from an earlier attempt may be at fault.
+            // The bytes of an earlier attempt may be wrong, so the copy begins anew.
             copy.clear().map_err(|error| self.cannot_write(error))?;
             resumed = 0;
         }
@@ -170,7 +173,7 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Appends what one connection brings.
+    /// Appends what one connection brings. False if the file has become another one.
     fn append(&self, source: &Source, head: &Head, copy: &mut Verified) -> Result<bool, CopyError> {
         let (now, mut incoming) =
             source.part(self.filename, copy.length(), copy.missing(), self.interrupt)?;
@@ -181,10 +184,11 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Writes what comes to a file, from its beginning on; gives how many bytes that was.
+    /// Writes all bytes of `incoming` to a file, from the file's beginning on, and gives how many
+    /// there were.
     ///
     /// # Errors
-    /// When it breaks off, or cannot be written.
+    /// When the connection breaks, the file cannot be written, or the interrupt is raised.
     pub fn receive(&self, incoming: &mut Incoming, file: &File) -> Result<u64, CopyError> {
         let mut bytes = 0;
         loop {
@@ -195,10 +199,10 @@ impl Job<'_> {
         }
     }
 
-    /// Appends what comes.
+    /// Appends bytes of `incoming` to a copy, until the copy is whole or the bytes end.
     ///
     /// # Errors
-    /// When it breaks off, or cannot be written.
+    /// When the connection breaks, the file cannot be written, or the interrupt is raised.
     pub fn receive_verified(&self, incoming: &mut Incoming, copy: &mut Verified) -> Result<(), CopyError> {
         while !copy.is_whole() {
             match self.moved(incoming.move_to(copy.file(), copy.length(), copy.missing()))? {
@@ -209,10 +213,10 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Whether a copy is what was announced.
+    /// Whether a copy is whole and has the hash that was announced.
     ///
     /// # Errors
-    /// When it cannot be read, or it is interrupted.
+    /// When the copy cannot be read, or the interrupt is raised.
     pub fn is_right(&self, copy: &Verified) -> Result<bool, CopyError> {
         self.progress.check();
         copy.is_right(self.interrupt).map_err(|error| match error.kind() {
@@ -244,13 +248,13 @@ fn is_same(now: &Head, head: &Head) -> bool {
     (now.size, now.hash) == (head.size, head.hash)
 }
 
-/// Whether another attempt may do better.
+/// Whether another attempt may succeed where this one has failed.
 fn is_passing(error: &CopyError) -> bool {
     matches!(error, CopyError::Fetch(FetchError::Io(..) | FetchError::Refused(_)))
 }
 
-/// The local name of a file that another peer calls so: its last part, with nothing in it
-/// that a terminal, a shell or a directory listing takes for something else.
+/// The local name for a file of another peer: the last part of its name there, without anything
+/// that a terminal, a shell or a directory listing would take for something else.
 #[must_use]
 pub fn local_name(filename: &str) -> String {
     let last = filename.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or_default();
@@ -261,8 +265,8 @@ pub fn local_name(filename: &str) -> String {
     }
 }
 
-/// Where a copy of a file goes: as told, or under its own name in the working directory;
-/// below what was told if that is a directory.
+/// The path of a copy: as told; if a directory was told, the file's own name in it; if nothing was
+/// told, the file's own name in the working directory.
 #[must_use]
 pub fn target_path(told: Option<&Path>, filename: &Filename) -> std::path::PathBuf {
     let name = local_name(filename.as_str());

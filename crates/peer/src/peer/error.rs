@@ -6,44 +6,44 @@ use lonja_wire::{FieldError, Operation, Outcome};
 
 use crate::{data_dir::DataError, index::IndexError};
 
-/// An operation that was not carried out.
+/// Why a peer did not carry out an operation.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PeerError {
-    /// The index says no.
+    /// The index refused the operation.
     #[error("{}", crate::index::reply_text(*operation, *status))]
     Refused {
-        /// What was asked.
+        /// The operation that was asked for.
         operation: Operation,
-        /// The status, other than 0.
+        /// The status of the reply, which is not 0.
         status: u8,
     },
-    /// The index says nothing.
+    /// The index gave no answer.
     #[error(transparent)]
     Index(#[from] IndexError),
     /// The JSON files cannot be read or written.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// It cannot serve there.
+    /// The peer cannot serve files at this address.
     #[error("cannot serve files at {0}: {1}")]
     Serve(SocketAddr, #[source] io::Error),
-    /// There is no such directory.
+    /// The directory to share cannot be opened.
     #[error("cannot share {}: {source}", path.display())]
     Share {
-        /// Which.
+        /// The path of the directory.
         path: PathBuf,
-        /// Why not.
+        /// Why the directory cannot be opened.
         source: io::Error,
     },
-    /// A name that no request can carry.
+    /// The text is not valid for the field that is named here.
     #[error("the {0} is {1}")]
     Field(&'static str, #[source] FieldError),
-    /// A user who is not in the list.
-    #[error("{0} is not among the users that were listed last")]
+    /// The user is not in the last list of users.
+    #[error("{0} is not in the last list of users; list the users again")]
     NotListed(String),
 }
 
 impl PeerError {
-    /// The status that stands for it in what a person sees.
+    /// The status that a person sees for an operation that fails with this error.
     #[must_use]
     pub(crate) fn status(&self, operation: Operation) -> u8 {
         match self {
@@ -52,14 +52,14 @@ impl PeerError {
         }
     }
 
-    /// Whether it may have been carried out all the same: nothing was heard of it, or only
-    /// that something failed.
+    /// Whether the operation may have been carried out all the same: there was no answer, or only
+    /// "any other failure".
     #[must_use]
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self, Self::Index(_)) || self.is(Outcome::Failed)
     }
 
-    /// Whether the index refused for that reason.
+    /// Whether the index refused the operation with this outcome.
     #[must_use]
     pub(crate) fn is(&self, outcome: Outcome) -> bool {
         matches!(self, Self::Refused { operation, status } if operation.status(outcome) == *status)

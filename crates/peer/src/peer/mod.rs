@@ -1,4 +1,5 @@
-//! What a peer does at the index: the operations, and what it keeps of them.
+//! What a peer does at the index: the operations, and the JSON files that it keeps of their
+//! results.
 
 mod error;
 mod session;
@@ -27,25 +28,25 @@ use crate::{
 pub(crate) use error::PeerError;
 use session::Session;
 
-/// Where a peer finds everything.
+/// Settings of a peer: whom it asks, what it serves and where, and where it keeps its files.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The index.
+    /// The index that the peer asks.
     pub(crate) index: Index,
-    /// The address of the SOAP service.
+    /// The URL of the SOAP service that gives the time.
     pub(crate) datetime: String,
-    /// Where its JSON files are.
+    /// The folder of the JSON files that the peer keeps.
     pub(crate) data_dir: PathBuf,
-    /// Below which directory its files are.
+    /// The directory whose files the peer serves.
     pub(crate) shared: PathBuf,
-    /// Whether it serves what the JSON file of published files has, which other processes write,
-    /// instead of what it publishes itself.
+    /// Whether the peer serves the files that its JSON file of published files names, which other
+    /// processes write, instead of the files that it publishes itself.
     pub(crate) serves_what_others_publish: bool,
-    /// Where it serves them.
+    /// The address to serve files at; port 0 lets the system choose.
     pub(crate) bind: SocketAddr,
 }
 
-/// A peer.
+/// A peer: the user that it acts as, and the sessions that it has open.
 #[derive(Debug)]
 pub(crate) struct Peer {
     settings: Settings,
@@ -57,7 +58,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A peer that has no name and no session yet.
+    /// A peer that acts as no user and has no session yet.
     #[must_use]
     pub(crate) fn new(settings: Settings, interrupt: Interrupt) -> Self {
         let clock = Clock::new(&settings.datetime);
@@ -65,48 +66,48 @@ impl Peer {
         Self { settings, clock, data, interrupt, user: None, sessions: BTreeMap::new() }
     }
 
-    /// What stops its requests.
+    /// The interrupt that stops the peer's requests.
     #[must_use]
     pub(crate) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
     }
 
-    /// Below which directory its files are.
+    /// The directory whose files the peer serves.
     #[must_use]
     pub(crate) fn folder(&self) -> &Path {
         &self.settings.shared
     }
 
-    /// Whose name it uses.
+    /// The user that the peer acts as, if any.
     #[must_use]
     pub(crate) fn user(&self) -> Option<&Username> {
         self.user.as_ref()
     }
 
-    /// Uses that name, which was registered before.
+    /// Acts from now on as a user who was registered before.
     ///
     /// # Errors
-    /// When it cannot be a name.
+    /// When the name is not a valid username.
     pub(crate) fn set_user(&mut self, name: &str) -> Result<Username, PeerError> {
         let user = username(name)?;
         self.user = Some(user.clone());
         Ok(user)
     }
 
-    /// The time, for a request.
+    /// The time for a request, as [`Clock::now`] gives it.
     pub(crate) fn now(&mut self) -> Datetime {
         self.clock.now()
     }
 
-    /// The time, for one of many requests.
+    /// The time for one of many requests in a row, as [`Clock::recent`] gives it.
     pub(crate) fn recent(&mut self) -> Datetime {
         self.clock.recent()
     }
 
-    /// Adds the name, and uses it from now on.
+    /// Registers a user, and acts as that user from now on.
     ///
     /// # Errors
-    /// When it is taken, or the index does not answer.
+    /// When the name is taken, or the index does not answer.
     pub(crate) fn register(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
         let user = username(name)?;
         self.ask(now, Some(&user), Command::Register)?;
@@ -114,10 +115,10 @@ impl Peer {
         Ok(())
     }
 
-    /// Removes the name and its session.
+    /// Unregisters a user, which ends the user's session.
     ///
     /// # Errors
-    /// When there is none, or the index does not answer.
+    /// When there is no such user, or the index does not answer.
     pub(crate) fn unregister(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
         let user = username(name)?;
         self.ask(now, Some(&user), Command::Unregister)?;
@@ -125,7 +126,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Publishes a file of the user in use.
+    /// Publishes a file of the user that the peer acts as, and adds the file to the user's JSON
+    /// file.
     ///
     /// # Errors
     /// When the index refuses or does not answer.
@@ -147,7 +149,7 @@ impl Peer {
         published
     }
 
-    /// Publishes a file, which is served from then on, and is not in the JSON file before
+    /// Publishes a file, and serves it from then on. The file is not in the JSON file before
     /// [`Self::keep_published`].
     ///
     /// # Errors
@@ -160,7 +162,7 @@ impl Peer {
         description: &Description,
     ) -> Result<(), PeerError> {
         let published = self.ask(now, Some(user), Command::Publish(filename.clone(), description.clone()));
-        // It may be listed because of an attempt of which nothing was heard.
+        // The index may list the file already, because of an attempt whose answer was lost.
         let listed = published.as_ref().err().is_none_or(|error| error.is(Outcome::AlreadyPublished));
         if listed && let Some(session) = self.sessions.get_mut(user) {
             session.shared.publish(filename);
@@ -172,14 +174,15 @@ impl Peer {
         published
     }
 
-    /// What is published in a session here is not known any more. It is served on.
+    /// Forgets what a session of this process has published. The files are served on.
     pub(crate) fn forget_published(&mut self, user: &Username) {
         if let Some(session) = self.sessions.get_mut(user) {
             session.files.clear();
         }
     }
 
-    /// Withdraws a file of the user in use, under whichever spelling of its name it is published.
+    /// Withdraws a file of the user that the peer acts as, whichever spelling of the file's name is
+    /// published.
     ///
     /// # Errors
     /// When the index refuses or does not answer.
@@ -196,8 +199,9 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes what a session here has published to its JSON file. Where another process has the
-    /// session, only the change is made, and that process serves what the file has.
+    /// Writes what a session of this process has published to the user's JSON file. If another
+    /// process has the session, only `change` is made to the file, and that process serves what the
+    /// file names.
     fn keep_published_or(&self, user: &Username, change: impl FnOnce(&mut Vec<PublishedFile>)) {
         if self.sessions.contains_key(user) {
             self.keep_published(user);
@@ -206,8 +210,8 @@ impl Peer {
         }
     }
 
-    /// Does something with a name that a person typed: with the next spelling of the name as long
-    /// as the index knows none of the spellings so far.
+    /// Carries out an operation with a name that a person typed. As long as the index does not know
+    /// the name (`unknown`), the operation is repeated with the next spelling of it.
     fn in_any_spelling<T>(
         &mut self,
         typed: &str,
@@ -224,7 +228,7 @@ impl Peer {
         done
     }
 
-    /// Withdraws a file, which is in the JSON file until [`Self::keep_published`].
+    /// Withdraws a file. The file is in the JSON file until [`Self::keep_published`].
     ///
     /// # Errors
     /// When the index refuses or does not answer.
@@ -243,27 +247,27 @@ impl Peer {
         deleted
     }
 
-    /// What a session here has published.
+    /// The files that the user's session in this process has published.
     #[must_use]
     pub(crate) fn published(&self, user: &Username) -> &[PublishedFile] {
         self.sessions.get(user).map_or(&[], |session| &session.files)
     }
 
-    /// Where a session here serves, and what.
+    /// The address at which the user's session in this process serves, and what it serves.
     #[must_use]
     pub(crate) fn serving(&self, user: &Username) -> Option<(SocketAddr, Arc<Shared>)> {
         self.sessions.get(user).map(|session| (session.server.address(), Arc::clone(&session.shared)))
     }
 
-    /// Writes what a session here has published to its JSON file. The index has it already:
-    /// if it cannot be written, standard error says so.
+    /// Writes what the user's session in this process has published to the user's JSON file. The
+    /// index knows the files already: if the JSON file cannot be written, standard error says so.
     pub(crate) fn keep_published(&self, user: &Username) {
         if let Some(session) = self.sessions.get(user) {
             say_if_not(self.data.keep_published(user, &session.files));
         }
     }
 
-    /// The connected users, which the JSON file then holds too.
+    /// Asks for the connected users, and keeps them in the JSON file.
     ///
     /// # Errors
     /// When the index refuses or does not answer.
@@ -275,7 +279,7 @@ impl Peer {
         Ok(users)
     }
 
-    /// What a user has published.
+    /// Asks for the files that a user has published.
     ///
     /// # Errors
     /// When the index refuses or does not answer.
@@ -287,11 +291,11 @@ impl Peer {
         })
     }
 
-    /// The name under which a user has published the file that a person calls so: a canonically
-    /// equal name if there is none that is the same.
+    /// The name under which a user has published the file whose name a person typed: the typed
+    /// name, or a canonically equal name if that is published instead.
     ///
     /// # Errors
-    /// When it cannot be a name.
+    /// When the typed name is not a valid filename.
     pub(crate) fn offered_name(&mut self, of: &str, typed: &str) -> Result<Filename, PeerError> {
         let typed = composed(typed);
         if !typed.is_ascii() {
@@ -305,19 +309,20 @@ impl Peer {
         filename(&typed)
     }
 
-    /// Whether the index has a session of the user.
+    /// Checks that the index has a session of the user.
     ///
     /// # Errors
-    /// When it has none, or does not answer.
+    /// When the index has no such session, or does not answer.
     pub(crate) fn check_session(&self, now: &Datetime, user: &Username) -> Result<(), PeerError> {
-        // Nobody has the empty name, so the answer of a connected user is short.
+        // Nobody has the empty name, so a connected user gets the short answer that there is no
+        // such user.
         match self.ask(now, Some(user), Command::ListContent(None)) {
             Err(error) if error.is(Outcome::RemoteNotRegistered) => Ok(()),
             answer => answer,
         }
     }
 
-    /// Where a user serves, by the last list of users.
+    /// Where a user serves files, according to the last list of users.
     ///
     /// # Errors
     /// When the user was not listed.
@@ -334,7 +339,7 @@ impl Peer {
         }
     }
 
-    /// The users that were listed last.
+    /// The names of the users that were listed last.
     #[must_use]
     pub(crate) fn listed_users(&self) -> Vec<String> {
         let listed = self.data.listed_users(self.user.as_ref()).unwrap_or_default();
@@ -345,7 +350,7 @@ impl Peer {
         Asker { datetime: now.clone(), username: self.user.clone() }
     }
 
-    /// Asks for something that a status answers.
+    /// Sends a request that is answered with a status alone.
     ///
     /// # Errors
     /// When the index refuses or does not answer.

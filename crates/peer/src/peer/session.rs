@@ -1,5 +1,5 @@
-//! The sessions that a peer has open: how they begin, what becomes of those that a kill has
-//! left behind, how they end.
+//! The sessions of a peer: how a session begins and ends, and how a session that a killed peer has
+//! left behind is replaced.
 
 use std::{num::NonZeroU16, sync::Arc};
 
@@ -19,13 +19,14 @@ pub(super) struct Session {
     pub(super) server: Server,
     pub(super) shared: Arc<Shared>,
     pub(super) files: Vec<PublishedFile>,
-    /// Not there if another process has it.
+    /// The marker of the session; `None` if another process has it.
     marker: Option<Marker>,
 }
 
 impl Peer {
-    /// Opens a session, serves its files, and uses the name from now on. A session that
-    /// this peer has left behind when it was killed is replaced, with what it published.
+    /// Opens a session, serves its files, and acts as its user from now on. A session that this
+    /// peer left behind when it was killed is replaced, and what it had published is published
+    /// again.
     ///
     /// # Errors
     /// When the index refuses, or files cannot be served.
@@ -48,8 +49,8 @@ impl Peer {
                 Ok(())
             }
             Err(error) => {
-                // What it left behind may still be there to be replaced another time, and so
-                // may what the index did without being heard.
+                // The marker stays if a session was left behind, or if the index may have opened
+                // one although its answer was lost: the next attempt replaces that session.
                 if left.is_none()
                     && !error.is_unknown()
                     && let Some(marker) = marker
@@ -61,7 +62,8 @@ impl Peer {
         }
     }
 
-    /// Serves, and has the index say so. Gives also what is to be published again.
+    /// Starts a server, and opens a session at the index with the server's port. Gives also the
+    /// files that are to be published again.
     fn open(
         &self,
         now: &Datetime,
@@ -85,7 +87,8 @@ impl Peer {
         let port = server.address().port();
         let index = self.settings.index.to_string();
         let session = OpenSession::at(index.clone(), left, port);
-        // Before the index knows of it, so that whenever this is killed it is known again.
+        // The marker is written before the index knows of the session, so that the session is known
+        // again whenever this process is killed.
         if let Some(marker) = marker {
             marker.mark(&session)?;
         }
@@ -107,14 +110,14 @@ impl Peer {
                 );
                 again
             }
-            // A replacement was cut short when the session had been closed.
+            // An earlier replacement was cut short after the session had been closed.
             Ok(()) if left.is_some_and(|left| left.replacing) => {
                 self.data.published(user).unwrap_or_default()
             }
             connected => connected.map(|()| Vec::new())?,
         };
         if let Some(marker) = marker {
-            // It is open: that it may not be known again is no reason to end it.
+            // The session is open. A marker that cannot be written is no reason to end the session.
             say_if_not(marker.mark(&OpenSession::at(index, None, port)));
         }
         Ok((server, shared, again))
@@ -133,7 +136,7 @@ impl Peer {
         Ok(listed.iter().any(|entry| entry.username == *user && ports.contains(&entry.port.get())))
     }
 
-    /// The index may have lost a session that is open here.
+    /// Opens a session again that is open in this process, but that the index may have lost.
     fn connect_again(&mut self, now: &Datetime, user: &Username) -> Result<(), PeerError> {
         let Some(port) = self.sessions.get(user).map(|session| session.server.address().port()) else {
             return Ok(());
@@ -148,8 +151,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Publishes what a session had that was left behind; says whether the index has answered
-    /// for each. If it has not, the JSON file keeps what it has.
+    /// Publishes the files of a session that was left behind. False if the index did not answer for
+    /// each file; the JSON file then has to stay as it is.
     fn publish_again(&mut self, user: &Username, files: &[PublishedFile]) -> bool {
         for (done, file) in files.iter().enumerate() {
             let now = self.clock.recent();
@@ -174,8 +177,8 @@ impl Peer {
     /// Ends a session.
     ///
     /// # Errors
-    /// When there is none, or the index does not answer. It is served on then, if it may
-    /// still be listed.
+    /// When there is no session, or the index does not answer. If the index may still list the
+    /// session, its files are served on.
     pub(crate) fn disconnect(&mut self, now: &Datetime, name: &str) -> Result<(), PeerError> {
         let user = username(name)?;
         let disconnected = self.ask(now, Some(&user), Command::Disconnect);
@@ -185,7 +188,7 @@ impl Peer {
         disconnected
     }
 
-    /// Ends all sessions.
+    /// Ends all sessions of this process.
     pub(crate) fn leave(&mut self) {
         while let Some(user) = self.sessions.keys().next().cloned() {
             let now = self.clock.recent();
@@ -197,7 +200,7 @@ impl Peer {
             if let Err(error) = disconnected {
                 complain!("lonja: {user} may stay connected: {error}");
             }
-            // Its marker stays, so that the next start replaces it.
+            // The marker stays, so that the next start replaces the session.
             self.sessions.remove(&user);
         }
     }
@@ -212,7 +215,7 @@ impl Peer {
     }
 }
 
-/// Whether the index has no session after this answer.
+/// Whether the index has no session of the user after this answer to DISCONNECT.
 fn is_closed(disconnected: &Result<(), PeerError>) -> bool {
     let gone = |error: &PeerError| error.is(Outcome::NotConnected) || error.is(Outcome::NotRegistered);
     disconnected.as_ref().err().is_none_or(gone)

@@ -25,25 +25,25 @@ use super::{
 use crate::names::{begins, composed};
 
 const PROMPT: &str = "c> ";
-/// Bytes of a line, at most.
+/// The largest size of a line that is read without an editor, in bytes.
 const LINE: u64 = 64 << 10;
-/// Lines of history that are kept.
+/// The largest number of lines in the history.
 const HISTORY: usize = 1000;
 
-/// What was typed.
+/// What a read from the input gives.
 #[derive(Debug)]
 pub(super) enum Typed {
-    /// A line.
+    /// A line of text.
     Line(String),
     /// Ctrl-C: the line is forgotten.
     Nothing,
-    /// No text, or too much.
+    /// A line that is not UTF-8, or is longer than [`LINE`].
     Bad,
-    /// Ctrl-D.
+    /// The end of the input, such as Ctrl-D.
     End,
 }
 
-/// Where lines come from.
+/// The source of lines: a terminal with an editor, or standard input as it is.
 pub(super) enum Input {
     Terminal(Box<Editor<Completion, FileHistory>>),
     Lines,
@@ -58,7 +58,7 @@ impl Input {
         }
     }
 
-    /// The next line. Names that are known now can be completed in it.
+    /// Reads the next line. At a terminal, the names in `known` can be completed.
     pub(super) fn next(&mut self, known: &Known) -> io::Result<Typed> {
         match self {
             Self::Lines => next_line(&mut io::stdin().lock()),
@@ -68,7 +68,7 @@ impl Input {
                 }
                 match editor.readline(PROMPT) {
                     Ok(line) => {
-                        // Without it there is less history.
+                        // If the line cannot be added, the history lacks it.
                         let _ = editor.add_history_entry(&line);
                         save(editor);
                         Ok(Typed::Line(line))
@@ -90,7 +90,7 @@ fn next_line(input: &mut impl BufRead) -> io::Result<Typed> {
     let mut whole = line.ends_with(b"\n") || (line.len() as u64) < LINE;
     let bad = !whole;
     while !whole {
-        // The rest of a line that is too long is no line of its own.
+        // The rest of a line that is too long is skipped, and not read as the next line.
         let mut rest = Vec::new();
         let read = input.by_ref().take(LINE).read_until(b'\n', &mut rest)?;
         whole = read == 0 || rest.ends_with(b"\n");
@@ -108,7 +108,7 @@ fn editor() -> rustyline::Result<Editor<Completion, FileHistory>> {
     let mut editor = Editor::with_history(config, history)?;
     editor.set_helper(Some(Completion::default()));
     if let Some(path) = history_file() {
-        // There is none at first.
+        // Before the first line there is no history file.
         let _ = editor.load_history(&path);
     }
     Ok(editor)
@@ -116,20 +116,21 @@ fn editor() -> rustyline::Result<Editor<Completion, FileHistory>> {
 
 fn save(editor: &mut Editor<Completion, FileHistory>) {
     if let Some(path) = history_file() {
-        // History is a convenience: a read-only home does without.
+        // History is a convenience: it is missing where the home is read-only.
         let _ = path.parent().map(fs::create_dir_all);
         let _ = editor.append_history(&path);
     }
 }
 
-/// In the place that the XDG base directory specification gives it.
+/// The path of the history file, where the XDG base directory specification wants it; `None`
+/// without a home.
 fn history_file() -> Option<PathBuf> {
     let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
     Some(state.or_else(home)?.join("lonja/peer-history"))
 }
 
-/// Completes commands and names.
+/// Completes the names of commands, users and files.
 #[derive(Default)]
 pub(super) struct Completion {
     known: Known,
@@ -171,7 +172,7 @@ impl Hinter for Completion {
     type Hint = String;
 }
 
-/// Where the word begins that is being typed.
+/// The index in `before` at which the word begins that is being typed.
 fn last_word(before: &str) -> usize {
     let quote = before.rfind(" \"").map(|at| at + 1);
     // A quoted word that is still open may have spaces.
@@ -181,16 +182,16 @@ fn last_word(before: &str) -> usize {
     }
 }
 
-/// How many arguments there are already, options left out.
+/// The number of words behind the command, options left out.
 fn arguments(words: &[String]) -> usize {
     words[1..].iter().filter(|word| !word.starts_with("--")).count()
 }
 
-/// The files of a folder whose names begin with what was typed, and the folders in it.
+/// The files and folders in `directory` whose names begin with what was typed.
 fn files(directory: &Path, typed: &str) -> Vec<Pair> {
     let typed = typed.trim_start_matches('"');
     let (below, begin) = typed.split_at(typed.rfind('/').map_or(0, |at| at + 1));
-    // Where nothing can be read there is nothing to complete.
+    // A folder that cannot be read has nothing to complete.
     let entries = fs::read_dir(directory.join(below)).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter_map(|entry| {
@@ -203,11 +204,12 @@ fn files(directory: &Path, typed: &str) -> Vec<Pair> {
         .collect();
     names.sort_unstable();
     let pair = |(name, is_directory): (String, bool)| {
-        let replacement = match is_directory {
-            // A space that is typed behind another would be the description's first.
-            false => quoted(&name),
-            // More is to come: the quote stays open.
-            true => quoted(&name).trim_end_matches('"').to_owned() + "/",
+        let replacement = if is_directory {
+            // The quote stays open, because the path goes on.
+            quoted(&name).trim_end_matches('"').to_owned() + "/"
+        } else {
+            // No space is added: a person types one, and a second one would begin the description.
+            quoted(&name)
         };
         Pair { display: crate::text::visible(&name), replacement }
     };
@@ -218,7 +220,7 @@ fn pairs(names: impl Iterator<Item = String>) -> Vec<Pair> {
     names.map(|name| Pair { display: crate::text::visible(&name), replacement: name + " " }).collect()
 }
 
-/// How the terminal was before lines were edited on it.
+/// The modes that the terminal had before lines were edited on it, if there is a terminal.
 pub(super) struct Modes(Option<Termios>);
 
 impl Modes {
@@ -260,7 +262,7 @@ mod tests {
         let long = "x".repeat(200_000);
         let input = format!("QUIT\n\u{e9}\n{long}\nHELP");
         let mut bytes = input.into_bytes();
-        // Half of a letter.
+        // Half of the letter is removed, so that its line is not UTF-8.
         bytes.remove(6);
         let mut input = bytes.as_slice();
         let mut kinds = Vec::new();

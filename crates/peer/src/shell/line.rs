@@ -1,9 +1,9 @@
-//! A line of the shell.
+//! Reads a line of the shell: a command and its arguments.
 
 /// A command and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// Nothing.
+    /// No command, because the line is empty.
     Empty,
     /// `REGISTER u`
     Register(String),
@@ -23,15 +23,15 @@ pub(crate) enum Line {
     ListContent(String),
     /// `GET_FILE [--refresh] [--force] u remote local`
     GetFile {
-        /// From whom.
+        /// The user who has the file.
         user: String,
-        /// What.
+        /// The name of the file at that user.
         remote: String,
-        /// Where to.
+        /// The path of the copy.
         local: String,
-        /// List the users first.
+        /// Whether to list the users first.
         refresh: bool,
-        /// Replace a file that is there.
+        /// Whether the copy may replace a file.
         force: bool,
     },
     /// `HELP`
@@ -40,31 +40,31 @@ pub(crate) enum Line {
     Quit,
 }
 
-/// A line that is no command; says what to write.
+/// Why a line is no command. The message says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadLine {
-    /// No such command.
+    /// No command has this name.
     #[error("Error: command {0} not valid.")]
     Unknown(String),
-    /// Other arguments are needed.
+    /// The command needs other arguments, which this usage shows.
     #[error("Syntax error. Usage: {0}")]
     Usage(&'static str),
 }
 
-/// Every command, its arguments, and what it does.
+/// Each command: its name, its usage, and what it does.
 pub(crate) const COMMANDS: [(&str, &str, &str); 11] = [
     ("REGISTER", "REGISTER <userName>", "add a user"),
     ("UNREGISTER", "UNREGISTER <userName>", "remove a user"),
     ("CONNECT", "CONNECT <userName>", "go online, and serve what you publish"),
     ("DISCONNECT", "DISCONNECT <userName>", "go offline"),
     ("PUBLISH", "PUBLISH <fileName> <description>", "offer a file of this folder"),
-    ("DELETE", "DELETE <fileName>", "offer it no more"),
+    ("DELETE", "DELETE <fileName>", "stop offering a file"),
     ("LIST_USERS", "LIST_USERS", "who is online"),
     ("LIST_CONTENT", "LIST_CONTENT <userName>", "what a user offers"),
     (
         "GET_FILE",
         "GET_FILE [--refresh] [--force] <userName> <remote_fileName> <local_fileName>",
-        "copy a file from a user of the last LIST_USERS; --refresh lists them again, --force replaces a file",
+        "copy a file from a user of the last LIST_USERS; --refresh runs LIST_USERS first, --force replaces an existing file",
     ),
     ("HELP", "HELP", "this list"),
     ("QUIT", "QUIT", "go offline and end"),
@@ -75,7 +75,7 @@ impl Line {
     /// written in double quotes; a description goes on to the end of the line as it is.
     ///
     /// # Errors
-    /// When it is no command.
+    /// When the line is no command.
     pub(crate) fn parse(line: &str) -> Result<Self, BadLine> {
         let line = line.trim_end_matches(['\n', '\r']);
         let (command, rest) = next_word(line);
@@ -118,13 +118,10 @@ fn get_file(options: &[String], user: &str, remote: &str, local: &str) -> Option
     Some(Line::GetFile { user, remote, local, refresh, force })
 }
 
-/// A name as it is to be written in a line.
+/// The name as a person has to write it in a line, in double quotes if need be.
 #[must_use]
 pub(crate) fn quoted(name: &str) -> String {
-    match name.contains(' ') || name.starts_with('"') {
-        true => format!("\"{name}\""),
-        false => name.to_owned(),
-    }
+    if name.contains(' ') || name.starts_with('"') { format!("\"{name}\"") } else { name.to_owned() }
 }
 
 /// The words of a line, without their quotes.
@@ -139,11 +136,11 @@ pub(crate) fn words(mut line: &str) -> Vec<String> {
     words
 }
 
-/// The first word, and what is behind the space that ends it.
+/// The first word of a line, and what is behind the space that ends the word.
 fn next_word(line: &str) -> (String, &str) {
     let line = line.trim_start_matches(' ');
     if let Some(open) = line.strip_prefix('"') {
-        // The quote that closes it is followed by a space or by nothing.
+        // The closing quote is followed by a space, or is the end of the line.
         let close =
             open.match_indices('"').find(|(at, _)| matches!(open.as_bytes().get(at + 1), None | Some(b' ')));
         if let Some((end, _)) = close {

@@ -29,10 +29,11 @@ use crate::{
     text::visible,
 };
 
-/// How long what is under way may take to end when the shell is told to.
+/// How long a command that is under way may take to end after a signal has told the shell to end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Runs until the last line; gives whether every command of a script was carried out.
+/// Runs the shell until QUIT or the end of standard input. Gives whether every command of a script
+/// was carried out, and always true at a terminal.
 ///
 /// # Errors
 /// When standard input cannot be read or standard output cannot be written.
@@ -47,8 +48,9 @@ pub(crate) fn run(peer: Peer) -> io::Result<bool> {
         if let (true, Signal::Interrupt) = (terminal, signal) {
             return;
         }
-        // Whatever the shell is at has been stopped, and it begins nothing else.
-        // Where its output has nobody to read it, it cannot wait for that.
+        // The command that is under way has been stopped, and while the peer is locked no other
+        // command begins. A command that is blocked because nobody reads its output is not waited
+        // for any longer.
         if let Some(mut peer) = ended.try_lock_for(PATIENCE) {
             interrupt.reset();
             peer.leave();
@@ -88,13 +90,13 @@ pub(crate) fn run(peer: Peer) -> io::Result<bool> {
     peer.leave();
     result?;
     writeln!(io::stdout(), "+++ FINISHED +++")?;
-    // A person has seen what failed.
+    // A person at a terminal has seen what failed.
     Ok(all_done || terminal)
 }
 
 struct Shell {
     peer: Arc<Mutex<Peer>>,
-    /// The files of the last LIST_CONTENT.
+    /// The names of the files that the last LIST_CONTENT listed.
     offered: Vec<String>,
 }
 
@@ -108,7 +110,7 @@ enum Done {
 /// Names that can be completed.
 #[derive(Debug, Default, Clone)]
 struct Known {
-    /// Where the files are that can be published.
+    /// The folder of the files that can be published.
     directory: PathBuf,
     users: Vec<String>,
     published: Vec<String>,
@@ -180,8 +182,8 @@ fn tell(
     list(peer, operation, |peer, now| carry_out(peer, now).map(|()| Vec::new()))
 }
 
-/// Carries out an operation and prints what a person expects: the time, how it went, and
-/// what it lists.
+/// Carries out an operation and prints what a person expects: the time, how the operation went, and
+/// the rows that it lists.
 fn list(
     peer: &mut Peer,
     operation: Operation,

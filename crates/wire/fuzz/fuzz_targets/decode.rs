@@ -1,5 +1,7 @@
-//! Any bytes at all: no panic, a decision within the bound, and what was decoded is
-//! encoded and decoded to the same request. `cargo +nightly fuzz run decode`
+//! Decodes any bytes. Nothing panics, `MAX_REQUEST` bytes are decided, and a request that was
+//! decoded is the same after it is encoded and decoded again.
+//!
+//! Run this target with `cargo +nightly fuzz run decode`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What every store must do, written once. A store's tests run it with `suite!`.
+//! What every store must do, as tests. Each store runs these tests with `suite!`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +7,8 @@ use lonja_proto::audit::{OperationFilter, OperationRecord};
 use super::{Batch, Position, Store};
 use crate::reader::{Reader, newest};
 
-/// Makes a test of each rule. `$open` gives a fresh store, for 10,000 records, and
-/// whatever keeps it alive.
+/// Makes a test of each rule. `$open` gives a fresh store, which keeps 10,000 records, and whatever
+/// keeps the store alive.
 macro_rules! suite {
     ($open:expr) => {
         lonja_chassis::contract_suite!($open;
@@ -25,7 +25,7 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// Records whose users are named `WRITER-SEQUENCE`.
+/// Makes a batch of records whose users are named `WRITER-SEQUENCE`.
 pub(crate) fn batch(writer: &str, first_sequence: u64, count: u64) -> Batch {
     let record = |sequence: u64| OperationRecord {
         username: format!("{writer}-{sequence}"),

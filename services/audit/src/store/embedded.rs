@@ -1,4 +1,4 @@
-//! The store of `lonja up`: the journal itself is the list of records.
+//! The store of `lonja up`: the records are in the journal only.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,17 +11,17 @@ use lonja_proto::{Failure, audit::OperationRecord};
 use super::{Batch, Position, Store};
 use crate::AuditConfig;
 
-/// Rows that are read at once.
+/// The largest number of rows of the log that are read at once.
 const ROWS: usize = 256;
-/// How long a writer that has gone is remembered, in seconds: longer than any gateway
-/// goes on trying to deliver.
+/// How long a writer that has gone is remembered, in seconds: longer than any gateway goes on
+/// trying to deliver records.
 const WRITER_MEMORY: i64 = 24 * 3600;
-/// Writers beyond which those that are long gone are forgotten.
+/// The number of writers beyond which writers that are long gone are forgotten.
 const WRITERS: usize = 256;
-/// How long a reader waits at most before it looks again.
+/// The longest time that a reader waits before it looks again.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Records in a journal. Clones share them.
+/// Records in a journal. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct EmbeddedStore {
     log: Log<Audit>,
@@ -86,7 +86,7 @@ fn read_records(log: &Log<Audit>, from: Position) -> Result<Vec<(Position, Opera
     }
 }
 
-/// A writer's last record, and where that stands in the log.
+/// The number of a writer's last record, and the row of the log that says this number.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     row: Row,
@@ -120,7 +120,7 @@ struct Writer {
     id: String,
     #[prost(uint64, tag = "2")]
     last_sequence: u64,
-    /// Seconds of the Unix epoch.
+    /// When the last record was stored, in seconds of the Unix epoch.
     #[prost(int64, tag = "3")]
     at: i64,
 }
@@ -157,7 +157,7 @@ impl State for Audit {
 
     fn apply(&mut self, change: Change, row: Row) {
         if let Some(Kind::Writer(Writer { id, last_sequence, at })) = change.kind {
-            // A mark that moved may stand before a newer one of the same writer.
+            // A mark that cleaning has moved may stand before a newer mark of the same writer.
             let mark = self.writers.entry(id).or_insert(Mark { row, last_sequence, at });
             if last_sequence >= mark.last_sequence {
                 *mark = Mark { row, last_sequence, at };

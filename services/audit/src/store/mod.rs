@@ -1,4 +1,4 @@
-//! What the audit needs of a store.
+//! What the audit needs from a store.
 
 #[cfg(test)]
 mod contract;
@@ -12,12 +12,12 @@ use lonja_proto::{Failure, audit::OperationRecord};
 pub use embedded::EmbeddedStore;
 pub use redis::RedisStore;
 
-/// A place between two records; the least of all is before the oldest.
+/// A place between two records. The smallest position is before the oldest record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {
-    /// The row, or what the store has in its place.
+    /// The row of the log, or the number of the stream entry in Redis.
     pub row: u64,
-    /// How many records of the row lie before it.
+    /// The number of records of the row that are before this place.
     pub index: u64,
 }
 
@@ -36,42 +36,42 @@ impl FromStr for Position {
     }
 }
 
-/// Records of one gateway, in order.
+/// Records of one run of a gateway, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// The gateway's run.
+    /// Names the run of the gateway.
     pub writer_id: String,
-    /// Number of the first record among those of the writer, from 1.
+    /// The number of the first record. A writer counts its records from 1.
     pub first_sequence: u64,
     /// The records, without gaps.
     pub records: Vec<OperationRecord>,
 }
 
 impl Batch {
-    /// The number of the last record; that of the record before for an empty batch.
+    /// The number of the last record. For an empty batch it is the number of the record before.
     #[must_use]
     pub fn last_sequence(&self) -> u64 {
         (self.first_sequence + self.records.len() as u64).saturating_sub(1)
     }
 }
 
-/// Records in order, durably.
+/// Keeps records in order, durably.
 pub trait Store: Send + Sync + 'static {
-    /// Stores what of the batch is not stored yet; gives how many records at its
-    /// beginning were.
+    /// Stores the records of the batch that are not stored yet. Gives the number of records at the
+    /// beginning of the batch that were stored already.
     fn record(&self, batch: Batch) -> impl Future<Output = Result<usize, Failure>> + Send;
 
-    /// Some records from a position on, each with the position behind it; none when
-    /// there are no more.
+    /// Gives some records from a position on, each with the position behind that record. The list
+    /// is empty when there are no more records.
     fn read(
         &self,
         from: Position,
     ) -> impl Future<Output = Result<Vec<(Position, OperationRecord)>, Failure>> + Send;
 
-    /// The position behind the newest record.
+    /// Gives the position behind the newest record.
     fn end(&self) -> impl Future<Output = Result<Position, Failure>> + Send;
 
-    /// Waits until there is something behind a position, or for a while at most.
+    /// Waits until there is a record behind a position, or for a while at most.
     fn wait_beyond(&self, position: Position) -> impl Future<Output = ()> + Send;
 
     /// Whether the store can be read and written.

@@ -1,10 +1,12 @@
 #!lua
--- Records in order, a stream entry for each batch.
---   records  stream: the id of an entry is the number of its first record, its field `r`
---            the records one after the other, each with its length
+-- Stores a batch of records, and returns how many of them were stored already. The keys:
+--   records  stream with an entry for each batch: the id of an entry is the number of the first
+--            record, the field `r` has the records one after the other, each with its length
 --   newest   number of the newest record
---   writers  hash: writer -> "NUMBER SECONDS" of its newest record and of when that came
--- ARGV: writer, number of the batch's first record, records to keep, records...
+--   writers  hash: writer -> "NUMBER SECONDS": the writer's number of its newest record, and when
+--            this record was stored
+-- ARGV: writer, the writer's number of the batch's first record, number of records to keep,
+-- records...
 local records, newest, writers = KEYS[1], KEYS[2], KEYS[3]
 local writer, first, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local count = #ARGV - 3

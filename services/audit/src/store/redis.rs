@@ -1,5 +1,5 @@
-//! The store of an audit that is one of several processes: everything is in Redis. The
-//! rules are in redis.lua, beside the layout of the keys.
+//! The store of an audit that is one of several processes: everything is in Redis. redis.lua has
+//! the rules and the layout of the keys.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,14 +13,14 @@ use super::{Batch, Position, Store};
 use crate::AuditConfig;
 
 const SCRIPT: &str = include_str!("redis.lua");
-/// All keys are in one shard: the records have one order.
+/// The shard of all keys. There is only one, because all records have one order.
 const SHARD: u16 = 0;
-/// Entries that are read at once.
+/// The largest number of stream entries that are read at once.
 const ENTRIES: usize = 256;
-/// How often one who waits looks, and for how long at most.
+/// How long a waiting reader pauses before it looks again, and how long it waits at most.
 const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Records in Redis. Clones share them.
+/// Records in Redis. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     redis: Redis,
@@ -29,7 +29,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// The audit's keys in this Redis.
+    /// Makes a store in this Redis.
     #[must_use]
     pub fn new(redis: Redis, config: &AuditConfig) -> Self {
         Self { redis, script: Arc::new(Script::new(SCRIPT)), max_records: config.max_audit_records }
@@ -89,12 +89,12 @@ impl Store for RedisStore {
 
     async fn wait_beyond(&self, position: Position) {
         let comes = async {
-            // While Redis is away there is nothing new.
+            // While Redis does not answer, nothing is new.
             while !self.newest().await.is_ok_and(|newest| newest >= position.row) {
                 time::sleep(WAIT.0).await;
             }
         };
-        // Time is up: whoever waits looks again.
+        // When the time is up, the reader looks again all the same.
         let _ = time::timeout(WAIT.1, comes).await;
     }
 

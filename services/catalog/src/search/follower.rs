@@ -23,11 +23,11 @@ const LISTS: usize = 32;
 /// How long to wait before the next attempt when the index could not be made or kept current.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Why the index has to be made anew. A store that failed may have gone back to what it was some
-/// changes before.
+/// Why the index has to be made anew. A store that failed may have gone back to an earlier state,
+/// without the last changes.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("changes were missed")]
+    #[error("some changes are not known any more")]
     Missed,
     #[error("the store fails: {0}")]
     Store(#[from] Failure),
@@ -48,7 +48,8 @@ pub(super) struct Followed {
 struct Following {
     current: Arc<Current>,
     cursor: Cursor,
-    /// When the store was last asked for changes and had no other ones.
+    /// The last moment before which every change is in the index; `None` until the index has been
+    /// current once.
     caught_up: Option<Instant>,
 }
 
@@ -88,7 +89,7 @@ impl<S: Store> Search<S> {
                 *self.shared.current.write() = None;
                 followed.following = None;
                 match &broken {
-                    Broken::Missed => tracing::info!("search: {broken}: the index is made anew"),
+                    Broken::Missed => tracing::warn!("search: {broken}: the index is made anew"),
                     Broken::Store(_) if followed.failing => tracing::debug!("search: {broken}"),
                     Broken::Store(_) => tracing::warn!("search: {broken}"),
                     Broken::Task(_) => tracing::error!("search: {broken}: the index is made anew"),
@@ -118,8 +119,8 @@ impl<S: Store> Search<S> {
         Ok(())
     }
 
-    /// An index with everything that the store has. Changes that are made meanwhile may be in
-    /// it, and come after the cursor too.
+    /// Makes an index of everything that the store has. Changes that are made meanwhile may be in
+    /// the index already, and come again behind the cursor.
     async fn read_all(&self) -> Result<Following, Broken> {
         let store = &self.shared.store;
         let cursor = store.newest().await?;

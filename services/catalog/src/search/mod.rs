@@ -32,10 +32,10 @@ const WAIT: Duration = Duration::from_secs(1);
 /// What to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchQuery {
-    /// Words. Each must occur in the filename, the description or the username, in any case and
-    /// with or without accents.
+    /// The words to look for. Each word must occur in the filename, the description or the
+    /// username, in any case and with or without accents.
     pub text: String,
-    /// Only files of this session are found.
+    /// Only files of this session are found; `None` finds files of every session.
     pub session: Option<SessionId>,
     /// The number of matching files to leave out, from the newest on.
     pub offset: usize,
@@ -63,17 +63,17 @@ pub(crate) struct Page {
     pub(crate) found: Vec<Found>,
 }
 
-/// Why there is no answer.
+/// Why a search has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
     /// The service has just started, or cannot follow its store.
     #[error("the index for search is being made: ask again in a moment")]
     NotReady,
-    /// Other searches, or changes, take the time.
+    /// Other searches or changes have taken the time that a search may wait.
     #[error("too many searches wait: ask again in a moment")]
     Busy,
     /// The service is stopping.
-    #[error("search has stopped")]
+    #[error("search has stopped: the service is shutting down")]
     Stopped,
 }
 
@@ -86,7 +86,7 @@ struct Shared<S> {
     store: S,
     /// `None` until everything that the store has is in the index.
     current: RwLock<Option<Arc<Current>>>,
-    /// Whoever makes the index, or brings changes into it, holds this.
+    /// The lock of whoever makes the index or brings changes into the index.
     followed: Mutex<Followed>,
     searches: Arc<Semaphore>,
 }
@@ -120,7 +120,7 @@ impl<S> fmt::Debug for Search<S> {
 }
 
 impl<S: Store> Search<S> {
-    /// An index of what this store has, and the task that makes the index and keeps it current.
+    /// Makes a search over this store, and the task that makes the index and keeps it current.
     pub fn new(store: S) -> (Self, Follower<S>) {
         let shared = Shared {
             store,
@@ -132,10 +132,10 @@ impl<S: Store> Search<S> {
         (search.clone(), Follower::new(search))
     }
 
-    /// The index with every change that was made before this call, or [`Store::MAX_LAG`] earlier.
+    /// Gives the index with every change that was made up to [`Store::MAX_LAG`] before this call.
     async fn current(&self) -> Result<Arc<Current>, SearchError> {
         let shown = || self.shared.current.read().clone().ok_or(SearchError::NotReady);
-        // While the index is being made nobody waits for it.
+        // Nobody waits while the index is being made.
         shown()?;
         time::timeout(WAIT, self.follow()).await.map_err(|_| SearchError::Busy)?;
         shown()
@@ -151,10 +151,10 @@ impl<S: Store> Search<S> {
         Ok(current.revision(generation))
     }
 
-    /// What matches, and the revision of the index that it was found in.
+    /// Gives the revision of the index, and the files that match in that revision.
     ///
     /// # Errors
-    /// When there is no index that is current, or too many search.
+    /// When there is no index that is current, or too many searches wait.
     pub(crate) async fn search(&self, query: SearchQuery) -> Result<(String, Page), SearchError> {
         let place = time::timeout(WAIT, Arc::clone(&self.shared.searches).acquire_owned()).await;
         let place = place.map_err(|_| SearchError::Busy)?.map_err(|_| SearchError::Stopped)?;

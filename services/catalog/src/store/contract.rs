@@ -1,4 +1,4 @@
-//! What every store must do, written once. A store's tests run it with `suite!`.
+//! What every store must do, as tests. Each store runs these tests with `suite!`.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Change, Cursor, File, Listed, Statistics, Store};
 use crate::search::{Search, SearchQuery};
 
-/// The limit that the stores under test are to have.
+/// The largest number of files of a session in the stores under test.
 pub(crate) const MAX_FILES: usize = 1000;
 
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
@@ -49,7 +49,7 @@ fn refused<T>(reason: Reason) -> Result<T, Failure> {
     Err(Failure::Refused(reason))
 }
 
-/// The session's list, without the order.
+/// The session's files, without the order of each.
 pub(crate) async fn files(store: &impl Store, session: SessionId) -> Vec<File> {
     store.list(session).await.unwrap().into_iter().map(|listed| listed.file).collect()
 }
@@ -226,7 +226,7 @@ pub(crate) async fn changes_are_told_in_order(store: impl Store) {
     assert!(orders.collect::<Vec<_>>().is_sorted(), "{seen:?}");
 }
 
-/// Names of what is found, newest first, once there are so many.
+/// Searches until `count` files match, and gives the filenames, newest first.
 async fn found(
     search: &Search<impl Store>,
     text: &str,
@@ -256,7 +256,7 @@ pub(crate) async fn search_sees_what_comes_and_goes(store: impl Store) {
     for name in ["Holiday_photos.zip", "holiday plans.txt", "notes.txt"] {
         store.publish(first, "alice", file(name)).await.unwrap();
     }
-    // As some systems write it: a letter, and then its accent.
+    // Some systems write a letter with an accent as the letter and then its accent.
     store.publish(second, "A\u{301}lvaro", file("holiday music.mp3")).await.unwrap();
     assert_eq!(
         found(&search, "holi", None, 3).await,
@@ -314,7 +314,7 @@ pub(crate) async fn search_sees_what_was_there_before_and_came_meanwhile(store: 
     following.abort();
 }
 
-/// A store of which some answers are failures.
+/// A store that answers some calls with failures.
 #[derive(Clone)]
 struct Failing<S> {
     store: S,
@@ -322,7 +322,7 @@ struct Failing<S> {
 }
 
 impl<S> Failing<S> {
-    /// Of every so many answers, one.
+    /// Fails one of every so many calls.
     fn one_of(&self, calls: u32) -> Result<(), Failure> {
         match self.calls.fetch_add(1, Ordering::Relaxed) % calls {
             0 => Err(Failure::unavailable("a failure of the test")),
@@ -381,7 +381,7 @@ pub(crate) async fn search_is_whole_after_the_store_failed(store: impl Store) {
     let failing = Failing { store: store.clone(), calls: Arc::default() };
     let (search, follower) = Search::new(failing);
     let following = tokio::spawn(follower.run(CancellationToken::new()));
-    // Each failure makes it begin anew: nothing of what it had read may be in there twice.
+    // After each failure the index is made anew: nothing may be in the index twice.
     for name in ["first", "second"] {
         for session in &sessions {
             store.publish(*session, "alice", file(name)).await.unwrap();

@@ -1,4 +1,4 @@
-//! The store of `lonja up`: state in memory, changes in the journal.
+//! The store of `lonja up`: the state is in memory, the changes are in the journal.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,14 +14,14 @@ use lonja_proto::{Failure, Reason, SessionId};
 use super::{Change as Changed, Cursor, File, Listed, Statistics, Store};
 use crate::CatalogConfig;
 
-/// Changes that the log may hold beyond twice what is alive.
+/// The number of changes that the log may hold besides two for each file and each tombstone.
 const SLACK: u64 = 1024;
-/// Rows that are read at once.
+/// The largest number of rows of the log that are read at once.
 const ROWS: usize = 256;
-/// How long a tombstone stands: a request is over after seconds.
+/// How long a tombstone stays. A request is over after seconds, which is much sooner.
 const TOMBSTONE: Duration = Duration::from_secs(300);
 
-/// Published lists in a journal. Clones share them.
+/// Published lists in a journal. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct EmbeddedStore {
     log: Log<Catalog>,
@@ -75,11 +75,11 @@ impl Store for EmbeddedStore {
         Ok(state.sessions.iter().map(|(id, list)| (*id, list.username.to_string())).collect())
     }
 
-    /// The row behind the newest, and the order of the next file: a file of a lesser order
-    /// in a later row was published before and has only moved.
+    /// Gives the row behind the newest row, and the order of the next file. A file with a smaller
+    /// order in a later row was published before, and cleaning has only moved the file.
     async fn newest(&self) -> Result<Cursor, Failure> {
         let row = *self.log.newest().borrow() + 1;
-        // After the row, so that no file behind it has a lesser order.
+        // The order is read after the row: every file of an earlier row has a smaller order.
         Ok(Cursor(vec![row, self.log.state().next_order]))
     }
 
@@ -142,7 +142,8 @@ pub(crate) struct Catalog {
     files: u64,
     next_order: u64,
     tombstones: HashSet<SessionId>,
-    /// When the tombstones were set, oldest first.
+    /// The tombstones with the times at which the sessions ended, in milliseconds of the Unix
+    /// epoch, oldest first.
     ended: VecDeque<(i64, SessionId)>,
     max_files: usize,
 }
@@ -160,10 +161,10 @@ enum Action {
     End(i64),
 }
 
-/// What the commands before this one have done to a session.
+/// What earlier commands of the same commit have done to a session.
 #[derive(Debug, Default)]
 struct StagedSession {
-    /// Files that came (`true`) or went.
+    /// The files that were published (`true`) or deleted (`false`).
     files: HashMap<String, bool>,
     /// How many more files there are than in the state.
     grown: isize,
@@ -322,7 +323,7 @@ impl State for Catalog {
                 entry.is_some_and(|entry| entry.row == row && entry.order == published.order)
             }
             Some(Kind::EndedAtMs(at_ms)) => is_fresh(*at_ms),
-            // Rows are cleaned oldest first: what it deleted has gone before it.
+            // Rows are cleaned oldest first: the file that was deleted is gone already.
             Some(Kind::Deleted(_)) | None => false,
         }
     }

@@ -1,4 +1,4 @@
-//! What the catalog needs of a store.
+//! What the catalog needs from a store.
 
 #[cfg(test)]
 mod contract;
@@ -15,56 +15,57 @@ pub use redis::RedisStore;
 /// A published file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// The name to ask the owner for.
+    /// The name by which others ask the owner for the file.
     pub filename: String,
-    /// What the owner says of it.
+    /// What the owner says about the file.
     pub description: String,
 }
 
-/// A file that is published, and when relative to others.
+/// A published file, with its place in the order of publishing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// More than that of any file published before.
+    /// More than the order of every file that was published before.
     pub order: u64,
-    /// The file.
+    /// The published file.
     pub file: File,
 }
 
-/// What has changed, for search.
+/// A change of the published files, for search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A file came.
+    /// A user published a file in a session.
     Published(SessionId, Box<str>, Listed),
-    /// A file went.
+    /// A file of a session was deleted.
     Deleted(SessionId, String),
-    /// All files of a session went.
+    /// A session ended, and all its files went.
     Ended(SessionId),
 }
 
-/// A place between two changes: a number for each sequence of changes that a store has.
+/// A place between two changes, as numbers that only grow. Each store has its own numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub(crate) Vec<u64>);
 
 impl Cursor {
-    /// Whether there may be changes between this place and another.
+    /// Whether there may be changes behind this place and before the other.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).any(|(own, other)| own < other)
     }
 }
 
-/// How many there are.
+/// The numbers of sessions and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statistics {
-    /// Sessions that have something published.
+    /// The number of sessions that have something published.
     pub sessions: u64,
-    /// Published files.
+    /// The number of published files.
     pub files: u64,
 }
 
-/// Published lists by session, durably. Each change is atomic, and what was answered
-/// with success is there after any crash. Refusals are [`Failure::Refused`].
+/// Keeps published lists by session, durably. Each change is atomic, and a change that was answered
+/// with success is there after any crash. Behind "Refused", a method lists the reasons that the
+/// method gives with [`Failure::Refused`].
 pub trait Store: Clone + Send + Sync + 'static {
-    /// How old what search knows of the changes may be: the price of asking for them.
+    /// How long search may go without asking for changes: zero where asking is cheap.
     const MAX_LAG: Duration;
 
     /// Adds a file to the session's list. Refused: `SessionEnded`, `FileExists`,
@@ -79,27 +80,29 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Takes a file off the session's list. Refused: `SessionEnded`, `FileNotFound`.
     fn delete(&self, session: SessionId, filename: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// The session's list in the order of publishing.
+    /// Gives the session's list in the order of publishing.
     fn list(&self, session: SessionId) -> impl Future<Output = Result<Vec<Listed>, Failure>> + Send;
 
-    /// Drops the session's list and leaves a tombstone for a few minutes, longer than
-    /// any request can be on its way, which refuses what still comes for it.
+    /// Drops the session's list, and leaves a tombstone so that changes that still come for the
+    /// session are refused. The tombstone stays for a few minutes, longer than any request can be
+    /// on its way.
     fn end_session(&self, session: SessionId) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// The sessions that have something published, each with its user.
+    /// Gives the sessions that have something published, each with its user.
     fn sessions(&self) -> impl Future<Output = Result<Vec<(SessionId, String)>, Failure>> + Send;
 
-    /// The place behind the newest change.
+    /// Gives the place behind the newest change.
     fn newest(&self) -> impl Future<Output = Result<Cursor, Failure>> + Send;
 
-    /// Some of the changes behind a place, those of each session in the order in which they
-    /// were made, and the place behind them; `None` when some are not known any more.
+    /// Gives some of the changes behind a place, and the place behind these changes. The changes of
+    /// each session are in the order in which they were made. `None` means that some changes are
+    /// not known any more.
     fn changes(
         &self,
         from: &Cursor,
     ) -> impl Future<Output = Result<Option<(Vec<Change>, Cursor)>, Failure>> + Send;
 
-    /// How many sessions and files there are. Fails while the store cannot be written.
+    /// Counts sessions and files. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;
 
     /// Whether the store can be read and written.

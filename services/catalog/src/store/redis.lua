@@ -1,15 +1,17 @@
--- What the sessions of a shard have published.
+-- Changes what sessions have published. The keys of a shard:
 --   files:SESSION   hash: filename -> "ORDER DESCRIPTION"
---   ended:SESSION   tombstone, for a while
---   sessions        hash: session -> username, of those that have something published
---   totals          hash: files -> how many there are; order -> the newest ORDER, which is
---                   microseconds of the Unix epoch, and always more than before;
+--   ended:SESSION   tombstone of a session that has ended
+--   sessions        hash: session -> username, for sessions that have something published
+--   totals          hash: files -> number of files; order -> the newest ORDER;
 --                   changes -> number of the newest change
 --   changes         stream of the newest changes, for search: the id of an entry is the
---                   number of the change, its first field the operation
+--                   number of the change, the first field of an entry is the operation
+-- An ORDER is a time in microseconds of the Unix epoch, and more than every ORDER before.
 local KEYS_EACH, ARGS_EACH = 5, 6
+-- How long a tombstone stays, in milliseconds.
 local TOMBSTONE = 300000
--- A replica that falls further behind than this reads everything again.
+-- About how many changes the stream keeps. A replica that falls further behind reads everything
+-- again.
 local CHANGES = 4096
 
 local function next_order(totals)

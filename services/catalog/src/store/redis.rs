@@ -1,5 +1,5 @@
-//! The store of a catalog that is one of several processes: everything is in Redis. The
-//! rules are in redis.lua, beside the layout of the keys.
+//! The store of a catalog that is one of several processes: everything is in Redis. redis.lua has
+//! the rules and the layout of the keys.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::CatalogConfig;
 
 const SCRIPT: &str = include_str!("redis.lua");
 
-/// Changes of a shard that are read at once.
+/// The largest number of changes of a shard that are read at once.
 const CHANGES: usize = 512;
 
-/// Published lists in Redis. Clones share them.
+/// Published lists in Redis. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     redis: Redis,
@@ -28,7 +28,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// The catalog's keys in this Redis, and what has to run for changes to be sent.
+    /// Makes a store in this Redis, and the driver that has to run for changes to be sent.
     #[must_use]
     pub fn new(redis: Redis, config: &CatalogConfig) -> (Self, ChangesDriver) {
         let (changes, driver) = Changes::new(&redis, SCRIPT);
@@ -50,8 +50,9 @@ impl RedisStore {
         }
     }
 
-    /// Changes of a shard behind a number, and the number of the last; `None` when some are
-    /// not known any more, or the shard has gone back to what it was before.
+    /// Gives changes of a shard behind the change number `from`, and the number of the last of
+    /// these changes. `None` means that some changes are not known any more, or that the shard has
+    /// gone back to an earlier state.
     async fn changes_of(&self, shard: u16, from: u64) -> Result<Option<(Vec<Changed>, u64)>, Failure> {
         let mut read = redis::pipe();
         read.cmd("HGET").arg(self.redis.key(shard, "totals")).arg("changes");
@@ -61,7 +62,7 @@ impl RedisStore {
             self.redis.query_pipeline(&read).await.map_err(Failure::unavailable)?;
         let is_next = |(entry, number): (&StreamId, u64)| entry.id == format!("{number}-0");
         let (newest, mut numbered) = (newest.unwrap_or_default(), entries.ids.iter().zip(from + 1..));
-        // Between the two answers there may have been changes more.
+        // Changes may have been made between the two answers, so entries may go beyond `newest`.
         if newest < from || (newest > from && entries.ids.is_empty()) || !numbered.all(is_next) {
             return Ok(None);
         }
@@ -70,7 +71,7 @@ impl RedisStore {
         Ok(Some((changes, behind)))
     }
 
-    /// Asks every shard the same of a key.
+    /// Sends one command about a key to every shard, and gives the answers in order.
     async fn of_each_shard<T: FromRedisValue>(
         &self,
         command: &str,
@@ -149,7 +150,7 @@ fn malformed(record: &str) -> Failure {
     Failure::unavailable(RedisError::malformed(record))
 }
 
-/// A record is `ORDER DESCRIPTION`.
+/// Reads a record of the key `files:SESSION`, which is `ORDER DESCRIPTION`.
 fn parse((filename, record): (String, String)) -> Result<Listed, Failure> {
     let read = || {
         let (order, description) = record.split_once(' ')?;
@@ -159,7 +160,7 @@ fn parse((filename, record): (String, String)) -> Result<Listed, Failure> {
     Ok(Listed { order, file: File { filename, description } })
 }
 
-/// An entry of the stream of changes: redis.lua has its fields.
+/// Reads an entry of the stream of changes. redis.lua writes the entry's fields.
 fn parse_change(entry: &StreamId) -> Result<Changed, Failure> {
     let session = |operation| entry.get::<String>(operation)?.parse().ok();
     let read = || {

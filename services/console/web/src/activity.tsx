@@ -9,8 +9,9 @@ import { Name, OutcomeMark, SearchField, StreamState } from "./parts";
 import { show } from "./route";
 import { useWatch } from "./watch";
 
-/** Rows that are kept, and records that are asked for at once. */
+/** The largest number of rows that the view keeps. */
 const ROWS = 200;
+/** The largest number of records that one answer of the stream may have. */
 const SAMPLE = 50;
 
 type Row = { id: number; record: OperationRecord };
@@ -76,7 +77,7 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
           {activity.rows.length === 0 ? (
             watch.isAnswer && (
               <p class="empty">
-                {username || operation ? "Nothing of this among the newest operations." : "Nothing has happened yet."}
+                {username || operation ? "None of the newest operations match." : "Nothing has happened yet."}
               </p>
             )
           ) : (

@@ -1,4 +1,4 @@
-// The way to the index: gRPC-web to where the page came from.
+// The client of the console: it calls the origin that the page came from, over gRPC-web.
 
 import { createClient, type Interceptor } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";

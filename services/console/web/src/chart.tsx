@@ -1,16 +1,16 @@
-// A small chart of what happened in each of the past seconds.
+// A small chart with a bar for each of the past seconds.
 
 import { count, rate } from "./format";
 
 const WIDTH = 300;
 const HEIGHT = 48;
 
-/** Values for each second, oldest first; `undefined` where nothing is known. */
+/** Shows a value for each second, oldest first; the value is `undefined` where it is not known. */
 export function Chart(props: {
   label: string;
   class: string;
   values: readonly (number | undefined)[];
-  /** Whether the last of them is of now. */
+  /** Whether the last value is of the present; otherwise the present is shown as unknown. */
   isCounted: boolean;
 }) {
   const known = props.values.filter((value) => value !== undefined);

@@ -5,7 +5,7 @@ import { link, offset, show } from "./route";
 import { useWatch } from "./watch";
 
 const PAGE = 50;
-/** How far the index lets anyone look; a narrower search shows the rest. */
+/** The largest offset into a list that the index allows; a narrower search shows the rest. */
 const MOST = 10_000;
 
 function fold(value: WatchFilesResponse | undefined, message: WatchFilesResponse) {

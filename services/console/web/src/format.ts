@@ -10,12 +10,12 @@ export function count(value: number | bigint): string {
   return NUMBER.format(value);
 }
 
-/** At least two digits: `12`, `3.4`, `0.25`. */
+/** A rate as a whole number from 10 on, below with two significant digits: `12`, `3.4`, `0.25`. */
 export function rate(value: number): string {
   return NUMBER.format(value >= 10 ? Math.round(value) : Number(value.toPrecision(2)));
 }
 
-/** The time of a moment of today, else its date too. */
+/** A moment as its time of day, with its date if that is not today. */
 export function moment(at: Timestamp | undefined): string {
   if (!at) return "";
   const date = timestampDate(at);
@@ -28,7 +28,7 @@ const UNITS = [
   [60, "min"],
 ] as const;
 
-/** How long ago, in its two largest units. */
+/** How long ago a moment was, in the two largest units: `2 h 5 min`. */
 export function age(since: Timestamp | undefined, now: number): string {
   if (!since) return "";
   const seconds = Math.max(0, Math.floor((now - timestampDate(since).getTime()) / 1000));

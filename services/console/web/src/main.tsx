@@ -1,4 +1,4 @@
-// The page: a view, and the way to the others.
+// The page: one view, and links to the others.
 
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -16,7 +16,7 @@ const TITLES = { overview: "Overview", users: "Users", files: "Files", activity:
 function Page() {
   const route = useRoute();
   const [isRefused, setRefused] = useState(false);
-  // With a token the views begin anew.
+  // How many tokens were entered. After each one the view begins anew.
   const [attempt, setAttempt] = useState(0);
   useEffect(() => onRefused(() => setRefused(true)), []);
   useEffect(() => {

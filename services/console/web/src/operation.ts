@@ -1,4 +1,4 @@
-// What was asked, and what became of it: docs/protocol.md 3.
+// The operations and the meaning of their statuses: docs/protocol.md 3.
 
 import { Operation, type OperationRecord } from "./gen/lonja/audit/v1/audit_pb";
 
@@ -8,7 +8,7 @@ const FAILED = "failed";
 const NOT_REGISTERED = "not registered";
 const NOT_CONNECTED = "not connected";
 
-/** What each status means, from 0 on; the last is any other failure. */
+/** What each status of an operation means, from 0 on; the last status is any other failure. */
 const STATUSES: Record<Operation, readonly string[]> = {
   [Operation.UNSPECIFIED]: ["ok", FAILED],
   [Operation.REGISTER]: ["ok", "already registered", FAILED],

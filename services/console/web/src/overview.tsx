@@ -6,7 +6,7 @@ import { outcome, type Outcome } from "./operation";
 import { StreamState } from "./parts";
 import { useWatch } from "./watch";
 
-/** Seconds that the charts show. */
+/** The number of past seconds that the charts show. */
 const PAST = 300;
 
 type Rates = Record<Outcome, number>;
@@ -14,7 +14,7 @@ type Rates = Record<Outcome, number>;
 type Overview = {
   latest: WatchOverviewResponse;
   rates: Map<number, Rates>;
-  /** The last second that is known. */
+  /** The last second whose counts are complete, of the Unix epoch. */
   end: number;
 };
 

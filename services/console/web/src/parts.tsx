@@ -1,4 +1,4 @@
-// What the views are made of.
+// The parts that several views use.
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -7,11 +7,11 @@ import { count } from "./format";
 import type { Outcome } from "./operation";
 import type { Watch } from "./watch";
 
-/** Signs that cannot be seen, or that turn the text around them. */
+/** Characters that cannot be seen, or that change the direction of the text around them. */
 const HIDDEN = /[\p{Cc}\p{Zl}\p{Zp}\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/u;
 
-/** Text that a peer has chosen: never markup, kept apart from the text around it, and with
- * each hidden sign shown. */
+/** Shows text that a peer has chosen: never as markup, with a direction of its own, and with the
+ * code point of each hidden character. */
 export function Name({ text }: { text: string }) {
   if (!HIDDEN.test(text)) return <bdi>{text}</bdi>;
   const parts = text.split(new RegExp(`(${HIDDEN.source})`, "u"));
@@ -26,7 +26,7 @@ function codePoint(sign: string): string {
   return `U+${(sign.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
-/** An outcome in words, a colour and a sign. */
+/** Shows an outcome in words, with a colour and a sign. */
 export function OutcomeMark({ outcome, children }: { outcome: Outcome; children: ComponentChildren }) {
   const sign = { ok: "✓", refused: "–", failed: "✕" }[outcome];
   return (
@@ -36,7 +36,7 @@ export function OutcomeMark({ outcome, children }: { outcome: Outcome; children:
   );
 }
 
-/** Says how the view's stream is, where it is not just live. */
+/** Says that the view's stream is loading, lost or refused; says nothing while it is live. */
 export function StreamState({ watch, what }: { watch: Watch<unknown>; what: string }) {
   return (
     <div class="stream-state" role="status">
@@ -44,7 +44,7 @@ export function StreamState({ watch, what }: { watch: Watch<unknown>; what: stri
       {watch.state === "refused" && <p class="lost">{watch.why}</p>}
       {watch.state === "lost" && (
         <p class="lost">
-          <strong>Reconnecting.</strong> {watch.value === undefined ? "" : "What you see is from before. "}
+          <strong>Reconnecting.</strong> {watch.value === undefined ? "" : "What you see is not current. "}
           <span class="quiet">{watch.why}</span>
         </p>
       )}
@@ -52,12 +52,13 @@ export function StreamState({ watch, what }: { watch: Watch<unknown>; what: stri
   );
 }
 
-/** A field whose text is used once nothing has been typed for a moment. */
+/** A field that searches for its text once nothing has been typed for a moment. */
 export function SearchField(props: { label: string; value: string; onSearch: (text: string) => void }) {
   const [text, setText] = useState(props.value);
   const sent = useRef(props.value);
   useEffect(() => {
-    // What this field has sent comes back as its value, when more may have been typed.
+    // The text that this field sent comes back as its value. By then more may have been typed: that
+    // is kept.
     if (props.value !== sent.current) setText((sent.current = props.value));
   }, [props.value]);
   useEffect(() => {
@@ -86,13 +87,13 @@ export function EmptyPage(props: {
   size: number;
   total: bigint;
   most: number;
-  /** What it says when the list is empty. */
+  /** The text for a list that has no entries at all. */
   none: string;
   address: (from: number) => string;
 }) {
   const { from, size, total } = props;
   if (total === 0n) return <p class="empty">{props.none}</p>;
-  if (BigInt(from) < total) return <p class="empty">Those who had these have just left.</p>;
+  if (BigInt(from) < total) return <p class="empty">The users on this page have just left.</p>;
   const last = Math.min(Math.floor((Number(total) - 1) / size) * size, props.most);
   return (
     <p class="empty">
@@ -101,10 +102,10 @@ export function EmptyPage(props: {
   );
 }
 
-/** The way through a long list, a page at a time. */
+/** Says which entries of a list are shown, with links to the page before and the page after. */
 export function Pager(props: {
   from: number;
-  /** `undefined` while it is being asked for. */
+  /** The number of entries on the page; `undefined` while the page is being asked for. */
   shown: number | undefined;
   size: number;
   total: bigint;
@@ -125,7 +126,7 @@ export function Pager(props: {
   );
 }
 
-/** The present moment, once a second. */
+/** The present time in milliseconds since 1970, updated once a second. */
 export function useNow(): number {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {

@@ -1,4 +1,5 @@
-// Which view is shown, and of what: kept in the address, so that it can be shared.
+// The view and its query. Both are kept in the page's address, so that people can share the
+// address.
 
 import { useEffect, useState } from "preact/hooks";
 
@@ -23,7 +24,7 @@ export function useRoute(): Route {
   return route;
 }
 
-/** The address of a view. What is empty is left out. */
+/** The address of a view. Parameters that are empty or 0 are left out. */
 export function link(view: View, query: Record<string, string | number> = {}): string {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
@@ -33,13 +34,14 @@ export function link(view: View, query: Record<string, string | number> = {}): s
   return text ? `#/${view}?${text}` : `#/${view}`;
 }
 
-/** Shows another part of the same view. What is typed makes one step of the history. */
+/** Shows a view with another query. The address replaces the present one in the browser's history,
+ * so that a search makes one step of the history, not one for each letter. */
 export function show(view: View, query: Record<string, string | number>): void {
   history.replaceState(null, "", link(view, query));
   dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
-/** Where a page of a list begins. */
+/** The index of a page's first entry in its list, from 0 on. */
 export function offset(query: URLSearchParams): number {
   const asked = Number.parseInt(query.get("from") ?? "0", 10);
   return Number.isSafeInteger(asked) && asked > 0 ? Math.min(asked, 2 ** 31) : 0;

@@ -1,22 +1,23 @@
-// Following a stream for as long as a view is looked at.
+// Follows a stream for as long as its view is looked at.
 
 import { Code, ConnectError } from "@connectrpc/connect";
 import { useEffect, useState } from "preact/hooks";
 
-/** The index says something at least every five seconds. */
+/** How long a stream may be silent before it counts as lost. When nothing changes, the index sends a
+ * beat after five seconds. */
 const SILENCE_MS = 12_000;
-/** Pauses between attempts, shortest and longest. */
+/** The shortest and the longest pause between two attempts to open a stream. */
 const PAUSE_MS = [500, 5_000] as const;
-/** A tab that nobody sees gives its stream back after this long. */
+/** How long a tab may be hidden before it closes its stream. */
 const HIDDEN_MS = 10_000;
 
 export type Watch<T> = {
-  /** `lost`: the value is from before. `refused`: there will be none. */
+  /** `lost`: the stream broke, the value is the last one. `refused`: there will be no value. */
   state: "connecting" | "live" | "lost" | "refused";
-  /** Why it was lost or refused. */
+  /** Why the stream was lost or refused; empty otherwise. */
   why: string;
   value: T | undefined;
-  /** Whether the value is the answer to what is asked now, not to what was before. */
+  /** Whether the value answers the present request, and not an earlier one. */
   isAnswer: boolean;
 };
 
@@ -24,16 +25,15 @@ type Followed<T> = Omit<Watch<T>, "isAnswer"> & { key: string };
 
 const REFUSED = "lonja-refused";
 
-/** Calls back when the index asks for a token; gives what ends that. */
+/** Calls `called` whenever the index asks for a token. Returns a function that ends this. */
 export function onRefused(called: () => void): () => void {
   addEventListener(REFUSED, called);
   return () => removeEventListener(REFUSED, called);
 }
 
 /**
- * Follows a stream and folds its messages into a value. When `key` changes it begins anew;
- * when the stream breaks it is opened again. The value of before stays until there is
- * another.
+ * Follows a stream and folds its messages into a value. A new `key` opens another stream; a stream
+ * that breaks is opened again. The last value stays until there is a new one.
  */
 export function useWatch<M, T>(
   key: string,

@@ -1,4 +1,4 @@
-//! What every store must do, written once. A store's tests run it with `suite!`.
+//! What every store must do, as tests. Each store runs these tests with `suite!`.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 

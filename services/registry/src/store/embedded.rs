@@ -1,4 +1,4 @@
-//! The store of `lonja up`: state in memory, changes in the journal.
+//! The store of `lonja up`: the state is in memory, the changes are in the journal.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,10 +15,10 @@ use lonja_proto::{Failure, Reason, SessionId};
 use super::{Listing, Statistics, Store};
 use crate::model::{Endpoint, Session};
 
-/// Changes that the log may hold beyond twice what is alive.
+/// The number of changes that the log may hold besides two for each user and each session.
 const SLACK: u64 = 1024;
 
-/// Users and sessions in a journal. Clones share them.
+/// Users and sessions in a journal. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct EmbeddedStore {
     log: Log<Registry>,
@@ -106,10 +106,10 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// A registered user, as small as it can be: there may be a million.
+/// A registered user. The struct is as small as possible, because there may be a million users.
 #[derive(Debug)]
 struct User {
-    /// Where its registration stands in the log.
+    /// The row of the log that has the user's registration.
     row: Row,
     session: Option<Box<Online>>,
 }
@@ -133,7 +133,7 @@ pub(crate) struct Registry {
     /// The sessions by the order in which they were opened.
     online: BTreeMap<u64, Arc<Session>>,
     next_order: u64,
-    /// Fresh for each run, so that no revision comes twice.
+    /// The first part of every revision, fresh for each run so that no revision comes twice.
     run: SessionId,
     session_changes: u64,
 }
@@ -152,7 +152,8 @@ enum Action {
     Close,
 }
 
-/// A user as the commands before left it: `None` is not registered.
+/// A user as earlier commands left the user: `None` is not registered, `Some(None)` is registered
+/// but not connected.
 type View = Option<Option<SessionId>>;
 
 #[derive(Debug, Default)]
@@ -230,8 +231,8 @@ impl Registry {
 
     fn start_session(&mut self, opened: &Opened, row: Row) {
         let id = opened.session_id();
-        // Cleaning moves rows: the registration of this user may stand further on in the
-        // log, and then says its row when its turn comes. An end stands further on too.
+        // Cleaning moves changes to later rows. So the user's registration may come later in the
+        // log, and sets the user's row then. If the session has ended, its end comes later too.
         let user = self.users.entry(opened.username.as_str().into()).or_insert(User { row, session: None });
         if let Some(online) = user.session.as_mut().filter(|online| online.session.id == id) {
             online.row = row;
@@ -326,7 +327,7 @@ impl State for Registry {
                 let online = user.and_then(|user| user.session.as_ref());
                 online.is_some_and(|online| online.row == row && online.session.id == opened.session_id())
             }
-            // Rows are cleaned oldest first: what these ended has gone before them.
+            // Rows are cleaned oldest first: what these changes ended is gone already.
             Some(Kind::Unregistered(_) | Kind::Closed(_)) | None => false,
         }
     }
@@ -377,8 +378,8 @@ mod tests {
         assert_eq!(store.statistics().await.unwrap(), Statistics { users: 3, sessions: 2 });
     }
 
-    /// Bug: a session was lost at restart while its user's registration, moved by
-    /// cleaning, stood behind it in the log.
+    /// Bug: a session was lost at restart while its user's registration, moved by cleaning, stood
+    /// behind the session in the log.
     #[tokio::test]
     async fn a_session_whose_registration_was_moved_behind_it_is_there_after_a_restart() {
         let directory = TempDir::new().unwrap();
@@ -404,7 +405,7 @@ mod tests {
         }
     }
 
-    /// Any mixture of changes, with cleaning and restarts in between, against a model.
+    /// Compares the store with a model over a random mixture of changes, cleaning and restarts.
     #[tokio::test]
     async fn restarts_change_nothing_whatever_was_cleaned_before() {
         let directory = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What the registry needs of a store.
+//! What the registry needs from a store.
 
 #[cfg(test)]
 mod contract;
@@ -17,72 +17,74 @@ pub use redis::RedisStore;
 /// All sessions as they were at one moment, in the order in which they were opened.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// Names this state of the list; any change makes another.
+    /// Names this state of the list. Any change makes another revision.
     pub revision: String,
     /// `None` when the caller holds this revision already.
     pub sessions: Option<Vec<Arc<Session>>>,
 }
 
-/// How many there are.
+/// The numbers of users and sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statistics {
-    /// Registered users.
+    /// The number of registered users.
     pub users: u64,
-    /// Open sessions.
+    /// The number of open sessions.
     pub sessions: u64,
 }
 
-/// Users and sessions, durably. Each change is atomic, and what was answered with
-/// success is there after any crash. Refusals are [`Failure::Refused`].
+/// Keeps users and sessions durably. Each change is atomic, and a change that was answered with
+/// success is there after any crash. Behind "Refused", a method lists the reasons that the method
+/// gives with [`Failure::Refused`].
 pub trait Store: Send + Sync + 'static {
     /// Adds a user. Refused: `UserExists`.
     fn register(&self, username: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Removes a user and gives the session that ended with it. Refused: `UserNotFound`.
+    /// Removes a user and gives the session that ended with the user, if any. Refused:
+    /// `UserNotFound`.
     fn unregister(&self, username: &str) -> impl Future<Output = Result<Option<SessionId>, Failure>> + Send;
 
-    /// Opens a session. Refused: `UserNotFound`, `SessionExists`.
+    /// Opens a session and gives its id. Refused: `UserNotFound`, `SessionExists`.
     fn open_session(
         &self,
         username: &str,
         endpoint: Endpoint,
     ) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
-    /// Ends the user's session. Refused: `UserNotFound`, `SessionNotFound`.
+    /// Ends the user's session and gives its id. Refused: `UserNotFound`, `SessionNotFound`.
     fn close_session(&self, username: &str) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
-    /// The user's session. Refused: `UserNotFound`, `SessionNotFound`.
+    /// Gives the user's session. Refused: `UserNotFound`, `SessionNotFound`.
     fn session(&self, username: &str) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
-    /// The session of `remote`, if it has one, for a connected user. Refused:
-    /// `UserNotFound`, `SessionNotFound`, `RemoteUserNotFound`.
+    /// Gives the session of the user `remote`, if any, on behalf of the connected user `username`.
+    /// Refused: `UserNotFound`, `SessionNotFound`, `RemoteUserNotFound`.
     fn remote_session(
         &self,
         username: &str,
         remote: &str,
     ) -> impl Future<Output = Result<Option<SessionId>, Failure>> + Send;
 
-    /// All sessions, for a connected user or (`None`) the index itself. Refused:
-    /// `UserNotFound`, `SessionNotFound`.
+    /// Lists all sessions for a connected user, or for the index itself if `username` is `None`.
+    /// Refused: `UserNotFound`, `SessionNotFound`.
     fn list(
         &self,
         username: Option<&str>,
         known_revision: &str,
     ) -> impl Future<Output = Result<Listing, Failure>> + Send;
 
-    /// The sessions of those of these users who have one.
+    /// Gives the sessions of these users. Users without a session are left out.
     fn look_up(
         &self,
         usernames: &[String],
     ) -> impl Future<Output = Result<Vec<Arc<Session>>, Failure>> + Send;
 
-    /// Which of these sessions, each with its user, are over.
+    /// Says which of these sessions are over. Each session is asked about with its user.
     fn ended(
         &self,
         sessions: &[(String, SessionId)],
     ) -> impl Future<Output = Result<Vec<SessionId>, Failure>> + Send;
 
-    /// How many users and sessions there are. Fails while the store cannot be written.
+    /// Counts users and sessions. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;
 
     /// Whether the store can be read and written.

@@ -1,8 +1,8 @@
--- Users and sessions of a shard.
---   users     hash: username -> id of the session, or empty
---   online    hash: username -> "ORDER ID IPV4 PORT" of those that have a session
---   revision  the ORDER of the newest change of a session: microseconds of the Unix epoch,
---             and always more than before
+-- Changes users and sessions. The keys of a shard:
+--   users     hash: username -> id of the user's session, or empty
+--   online    hash: username -> "ORDER ID IPV4 PORT", for users that have a session
+--   revision  the ORDER of the newest change of a session
+-- An ORDER is a time in microseconds of the Unix epoch, and more than every ORDER before.
 local KEYS_EACH, ARGS_EACH = 3, 4
 
 local function advance(revision)

@@ -1,5 +1,5 @@
-//! The store of a registry that is one of several processes: everything is in Redis. The
-//! rules are in redis.lua, beside the layout of the keys.
+//! The store of a registry that is one of several processes: everything is in Redis. redis.lua has
+//! the rules and the layout of the keys.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::model::{Endpoint, Session};
 
 const SCRIPT: &str = include_str!("redis.lua");
 
-/// Users and sessions in Redis. Clones share them.
+/// Users and sessions in Redis. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     redis: Redis,
@@ -24,7 +24,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// The registry's keys in this Redis, and what has to run for changes to be sent.
+    /// Makes a store in this Redis, and the driver that has to run for changes to be sent.
     #[must_use]
     pub fn new(redis: Redis) -> (Self, ChangesDriver) {
         let (changes, driver) = Changes::new(&redis, SCRIPT);
@@ -48,7 +48,7 @@ impl RedisStore {
         }
     }
 
-    /// The user's session; `None` for a user who has none. Refused: `UserNotFound`.
+    /// The user's session; `None` for a user who is not connected. Refused: `UserNotFound`.
     async fn find(&self, username: &str) -> Result<Option<SessionId>, Failure> {
         let mut get = cmd("HGET");
         get.arg(self.redis.key(shard(username.as_bytes()), "users")).arg(username);
@@ -74,7 +74,7 @@ fn parse_id(text: &str) -> Result<Option<SessionId>, Failure> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| Failure::unavailable(format!("redis: not a session: {text}")))
+    text.parse().map(Some).map_err(|_| Failure::unavailable(format!("redis: not a session id: {text}")))
 }
 
 impl Store for RedisStore {
@@ -150,12 +150,13 @@ impl Store for RedisStore {
     }
 }
 
-/// The list of all sessions as it was last read. Of a shard whose revision is the same,
-/// nothing is read again.
+/// The list of all sessions as it was last read. A shard is read again only when its revision has
+/// changed.
 #[derive(Debug)]
 struct List {
     known: Mutex<Arc<Known>>,
-    /// Who reads; the others wait, and then use what was read after they had come.
+    /// The permit of the one caller that reads. The others wait, and then use the result of a read
+    /// that began after they had asked.
     reading: Semaphore,
     reads: Mutex<Reads>,
 }
@@ -176,7 +177,7 @@ struct Known {
 #[derive(Debug, Clone, Default)]
 struct KnownShard {
     revision: Option<u64>,
-    /// By the order in which they were opened.
+    /// The sessions with their ORDER (redis.lua), oldest first.
     sessions: Vec<(u64, Arc<Session>)>,
 }
 
@@ -188,10 +189,10 @@ impl Default for List {
 }
 
 impl List {
-    /// The list at a moment after this was called.
+    /// Gives the revision and the sessions of the list as it was at some moment after the call.
     async fn current(&self, redis: &Redis) -> Result<(String, Arc<[Arc<Session>]>), RedisError> {
         let needed = self.reads.lock().begun + 1;
-        // Never closed.
+        // The semaphore is never closed.
         let _one = self.reading.acquire().await.map_err(|_| RedisError::closed())?;
         if self.reads.lock().ended < needed {
             let number = {
@@ -252,7 +253,7 @@ async fn read_shard(redis: &Redis, shard: u16) -> Result<KnownShard, RedisError>
     Ok(KnownShard { revision, sessions })
 }
 
-/// A record is `ORDER ID IPV4 PORT`.
+/// Reads a record of the key `online`, which is `ORDER ID IPV4 PORT`.
 fn parse(username: String, record: &str) -> Result<(u64, Arc<Session>), RedisError> {
     let read = || {
         let mut fields = record.split(' ');
