@@ -1,10 +1,11 @@
-//! `lonja`: every service of the index, and all of them in one process.
+//! The program `lonja`, which runs any service of the index, or all services in one process.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Many small messages are made and dropped on other threads: docs/adr/0004.
+/// mimalloc, because many small messages are made on one thread and dropped on another
+/// (docs/adr/0004).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -156,13 +156,16 @@ async fn until_found(console: &str, files: u64) -> anyhow::Result<Duration> {
 
 /// Searches as people type them, from one that every file matches to one that none matches: each
 /// with a name for the output, a query and a username.
-fn queries(number: u64) -> [(&'static str, String, String); 6] {
+fn queries(number: u64) -> [(&'static str, String, String); 9] {
     let user = format!("online-{number}");
     [
         ("no word", String::new(), String::new()),
-        ("a word of every file", "repo".to_owned(), String::new()),
-        ("a beginning", format!("{:x}", number % 256), String::new()),
+        ("a word of every file", "report".to_owned(), String::new()),
+        ("the middle of a word", "enerat".to_owned(), String::new()),
+        ("one letter", "e".to_owned(), String::new()),
+        ("a few letters", format!("{:x}", number % 256), String::new()),
         ("two words", format!("report {:x}", number), String::new()),
+        ("four words of every file", "report made load online".to_owned(), String::new()),
         ("the files of a user", String::new(), user),
         ("no such word", format!("nothing{number}"), String::new()),
     ]
@@ -192,7 +195,7 @@ fn searches(config: &Config, runtime: &Runtime, console: &str) -> anyhow::Result
     let ms = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
     println!("  search: p50 {:.1} ms, p99 {:.1} ms of all", ms(&all, 0.5), ms(&all, 0.99));
     for (name, histogram) in &kinds {
-        println!("    {name:<22} p50 {:>6.1} ms, p99 {:>6.1} ms", ms(histogram, 0.5), ms(histogram, 0.99));
+        println!("    {name:<24} p50 {:>6.1} ms, p99 {:>6.1} ms", ms(histogram, 0.5), ms(histogram, 0.99));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A collector of traces that throws them away unread. What a real collector does is the work of
-//! another machine, and would be measured here as Lonja's.
+//! A collector of traces that throws them away unread. A real collector works on another machine;
+//! on this machine, the work of a real collector would be measured as work of Lonja.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,8 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-/// Receives spans over OTLP (gRPC) until it is dropped, on a thread of its own.
+/// A server that receives spans over OTLP (gRPC), on a thread of its own, until this value is
+/// dropped.
 pub(crate) struct Sink {
     /// The URL to which spans are sent.
     pub(crate) endpoint: String,

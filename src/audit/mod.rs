@@ -50,7 +50,7 @@ pub(crate) enum Look {
         #[command(flatten)]
         source: Source,
     },
-    /// Print the operations that are recorded as CSV, with a header line
+    /// Print the recorded operations as CSV, with a header line
     Export {
         #[command(flatten)]
         source: Source,

@@ -38,7 +38,7 @@ fn a_directory_is_shared_and_followed() {
     fs::write(at("a.txt"), "a").unwrap();
     fs::write(at("sub/dir/año 1.txt"), "b").unwrap();
     // These are not published: a link that leads out of the directory, a file of the peer itself,
-    // and a name with a line break. A link within the directory is.
+    // and a name with a line break. A link within the directory is published.
     fs::write(data.path().join("secret"), "secret").unwrap();
     symlink(data.path().join("secret"), at("secret")).unwrap();
     fs::write(at("published-alice.json"), "[]").unwrap();

@@ -1,4 +1,4 @@
-//! One suite of tests for every store of a service.
+//! The contract: one suite of tests that every store of a service has to pass.
 
 /// Makes a test of each rule of a contract. A rule is an async function in `store::contract` of the
 /// service's crate that takes a store. `$open` gives a new store and whatever keeps the store

@@ -40,7 +40,7 @@ pub enum TelemetryError {
 }
 
 /// Sets up logging with this filter (`info`, `lonja_gateway=debug` ...) and metrics, once for the
-/// process. The guard writes out the last lines when it is dropped.
+/// process. The returned guard writes out the last log lines when the guard is dropped.
 ///
 /// # Errors
 /// When the filter is not valid, or when called twice.
@@ -65,7 +65,7 @@ pub fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
     Ok(guard)
 }
 
-/// Formats a log line, after the ids of the trace and the span that the line belongs to, if any.
+/// A format that puts the ids of a log line's trace and span, if there are any, before the line.
 struct WithTrace<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for WithTrace<F>

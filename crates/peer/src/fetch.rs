@@ -43,7 +43,7 @@ pub enum FetchError {
     /// The peer answered with status 1: no such file, or the file is not published.
     #[error("{0} does not publish that file, or does not have it any more")]
     NoFile(String),
-    /// The peer answered with another failure.
+    /// The peer answered with another failure, or did not compute the file's hash in time.
     #[error("{0} cannot give that file")]
     Refused(String),
     /// The connection could not be opened, or it broke.
@@ -82,8 +82,8 @@ impl Incoming {
         self.wait(|stream| stream.read(buffer))
     }
 
-    /// Moves at most `most` bytes that have arrived to a file, and gives how many; 0 at the end of
-    /// the stream. Where the system can do that, the bytes are not copied to this process.
+    /// Moves bytes that have arrived, at most `most`, into `file` from `offset` on, and gives how
+    /// many; 0 at the end of the stream. On Linux, the bytes are not copied to this process.
     ///
     /// # Errors
     /// When [`Self::read`] would fail, or the bytes cannot be written.
@@ -119,7 +119,8 @@ impl Incoming {
 }
 
 impl Source {
-    /// Asks a Lonja peer what a file is, and waits for its hash; `None` from an original peer.
+    /// Asks a peer for the [`Head`] of a file, and waits until the peer has computed the file's
+    /// hash; `None` if the peer is an original peer.
     ///
     /// # Errors
     /// When the peer does not have the file or does not answer, or the interrupt is raised.
@@ -136,7 +137,7 @@ impl Source {
         }
     }
 
-    /// Asks a Lonja peer for a part of a file, and for what the file is now.
+    /// Asks a Lonja peer for a part of a file, and for the [`Head`] that the file has now.
     ///
     /// # Errors
     /// When the peer does not give the part, or the interrupt is raised.
@@ -184,9 +185,9 @@ impl Source {
             let mut incoming = self.send(&request, interrupt)?;
             attempts += 1;
             match self.status(&mut incoming) {
-                // An original peer answers "any other failure", or closes the connection on bytes
-                // that it has not read, which resets it. A Lonja peer that is just ending may reset
-                // the connection too, but not twice.
+                // An original peer answers "any other failure", or closes the connection before it
+                // has read the whole request, which resets the connection. A Lonja peer that is
+                // just ending may reset the connection too, but not twice.
                 Err(FetchError::Io(_, error)) if error.kind() == io::ErrorKind::ConnectionReset => {
                     if attempts == 2 {
                         break (None, incoming);
@@ -257,7 +258,7 @@ enum Answer {
     Head(Head, Incoming),
     NoFile,
     NotYet,
-    /// An answer that no Lonja peer gives.
+    /// The answer of an original peer, which does not know GET_PART.
     Unknown,
 }
 

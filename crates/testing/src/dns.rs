@@ -59,20 +59,21 @@ impl NameServer {
 /// Makes the answer to a query (RFC 1035, 4.1). `None` if the query is cut short.
 fn answer(query: &[u8], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     let mut end = HEADER;
-    // The labels of the name, then its type and class.
+    // A question is the labels of a name, an empty label, a type and a class.
     while *query.get(end)? != 0 {
         end += 1 + usize::from(query[end]);
     }
     let question = query.get(HEADER..end + 5)?;
     let addresses = if question[question.len() - 4..question.len() - 2] == A { addresses } else { &[] };
     let mut answer = query[..2].to_vec();
-    // A response, recursion desired and available, no error; one question.
+    // The flags say that this is a response without error, with recursion desired and available.
+    // The number of questions is one.
     answer.extend([0x81, 0x80, 0, 1]);
     answer.extend((addresses.len() as u16).to_be_bytes());
     answer.extend([0; 4]);
     answer.extend(question);
     for address in addresses {
-        // The name of the question, type A, class IN.
+        // A record begins with a pointer to the name in the question, the type A and the class IN.
         answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1]);
         answer.extend(TTL.to_be_bytes());
         answer.extend([0, 4]);

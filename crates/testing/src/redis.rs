@@ -70,7 +70,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// Starts a server with further options.
+    /// Starts a server as [`Self::start`] does, with further options of `redis-server`.
     #[must_use]
     pub fn start_with(options: &[&str]) -> Self {
         let mut arguments: Vec<String> =
@@ -101,7 +101,8 @@ impl RedisServer {
         Self::start_as(Start::Script { script: script.to_owned(), environment: environment.collect() })
     }
 
-    /// A server that tests share while any of them runs. Each test needs a prefix of its own.
+    /// A server that tests share while any of them runs. Each test needs a prefix of its own for
+    /// its keys.
     #[must_use]
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
@@ -208,7 +209,8 @@ impl RedisCluster {
         Self { nodes }
     }
 
-    /// A cluster that tests share while any of them runs. Each test needs a prefix of its own.
+    /// A cluster that tests share while any of them runs. Each test needs a prefix of its own for
+    /// its keys.
     #[must_use]
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());

@@ -117,7 +117,7 @@ impl Port {
     /// Accepts one to five decimal digits.
     ///
     /// # Errors
-    /// When the bytes are anything else, or the number is 0 or larger than 65535.
+    /// When the bytes are not one to five digits, or the number is 0 or larger than 65535.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FieldError> {
         if bytes.len() >= WIDTH_PORT {
             return Err(FieldError::TooLong);

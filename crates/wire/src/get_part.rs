@@ -1,5 +1,5 @@
-//! GET_PART, which one Lonja peer asks of another: what a published file is, and a range
-//! of its bytes (docs/protocol.md 6.1).
+//! GET_PART, with which one Lonja peer asks another for the size, the time and the hash of a
+//! published file, and for a range of the file's bytes (docs/protocol.md 6.1).
 
 use crate::{
     field::{FieldError, Filename, WIDTH_NAME},
@@ -58,7 +58,7 @@ pub enum Progress {
     Bad(FieldError),
 }
 
-/// Reads all bytes that have arrived on a connection so far.
+/// Decodes `bytes`, which are all bytes that have arrived on a connection so far.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Progress {
     match reading::operation_code(bytes) {
@@ -106,7 +106,7 @@ impl Head {
         self.size.saturating_sub(offset).min(length)
     }
 
-    /// The bytes that stand behind the status of a reply.
+    /// The head as bytes, which stand behind the status of a reply.
     #[must_use]
     pub fn encode(&self) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
@@ -116,7 +116,7 @@ impl Head {
         bytes
     }
 
-    /// Reads the bytes that stand behind the status of a reply.
+    /// Reads a head from the bytes that stand behind the status of a reply.
     #[must_use]
     pub fn decode(bytes: &[u8; HEAD]) -> Self {
         let (numbers, hash) = bytes.split_at(16);

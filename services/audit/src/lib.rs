@@ -31,8 +31,8 @@ pub struct AuditConfig {
     pub max_audit_records: u64,
 }
 
-/// The methods that each caller may call, where callers have certificates: the star of
-/// docs/architecture.md.
+/// The methods that each caller may call, where callers have certificates. Only the gateway and the
+/// console call other services (docs/architecture.md).
 const CALLERS: Callers = &[
     ("lonja-gateway", &["lonja.audit.v1.AuditService/RecordOperations"]),
     (

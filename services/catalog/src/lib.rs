@@ -28,8 +28,8 @@ pub struct CatalogConfig {
     pub max_files_per_session: usize,
 }
 
-/// The methods that each caller may call, where callers have certificates: the star of
-/// docs/architecture.md.
+/// The methods that each caller may call, where callers have certificates. Only the gateway and the
+/// console call other services (docs/architecture.md).
 const CALLERS: Callers = &[
     (
         "lonja-gateway",

@@ -1,8 +1,8 @@
 //! The console: who is online, what they share, what just happened.
 //!
 //! The console joins what registry, catalog and audit know, and changes nothing (`service`). Each
-//! `Watch` of `lonja.console.v1` has a file here. Browsers get a page (`page`) that calls the
-//! console over gRPC-web; other callers use gRPC on the same port.
+//! `Watch...` method of `lonja.console.v1` has a file here. Browsers get a page (`page`) that calls
+//! the console over gRPC-web; other callers use gRPC on the same port.
 
 mod backend;
 mod files;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use subtle::ConstantTimeEq as _;
 use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor};
 
-/// The token that callers must show. If it is empty, they need not show any.
+/// The token that callers must show. If the token is empty, callers need not show a token.
 #[derive(Clone)]
 pub struct Token(Box<str>);
 

@@ -109,7 +109,8 @@ pub(crate) fn answer(datetime: &str) -> String {
     ))
 }
 
-/// The message of a fault in the caller's class, with the reason.
+/// The message of a fault with the code `Client`, which stands for a mistake of the caller, and
+/// with the reason.
 pub(crate) fn fault(bad: BadCall) -> String {
     envelope(&format!(
         "<soap:Fault><faultcode>soap:Client</faultcode><faultstring>{}</faultstring></soap:Fault>",

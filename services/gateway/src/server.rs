@@ -80,7 +80,8 @@ impl Gateway {
         let finished = CancellationToken::new();
         let recorder = self.shared.recorder.clone();
         let audit = self.backend.audit.clone();
-        // Each has a task of its own, so that waking one does not poll the others.
+        // The sweeper, the recorder and the accept loop have a task each, so that waking one of
+        // them does not poll the others.
         let tasks = [
             tokio::spawn(sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone())),
             tokio::spawn({
@@ -137,7 +138,8 @@ impl Gateway {
     }
 }
 
-/// Takes a place for a peer. `None`, which is counted, if its address has too many connections.
+/// Takes a place for a peer. If the peer's address has too many connections, counts the refused
+/// connection and gives `None`.
 fn place(
     places: &Arc<Places>,
     one_of_all: OwnedSemaphorePermit,

@@ -20,7 +20,7 @@ pub(crate) enum PeerError {
     /// The index gave no answer.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// The JSON files cannot be read or written.
+    /// A file in the directory where the peer keeps its data cannot be read or written.
     #[error(transparent)]
     Data(#[from] DataError),
     /// The peer cannot serve files at this address.
@@ -34,7 +34,7 @@ pub(crate) enum PeerError {
         /// Why the directory cannot be opened.
         source: io::Error,
     },
-    /// The text is not valid for the field that is named here.
+    /// A text is not valid for the field that this error names.
     #[error("the {0} is {1}")]
     Field(&'static str, #[source] FieldError),
     /// The user is not in the last list of users.
@@ -52,8 +52,8 @@ impl PeerError {
         }
     }
 
-    /// Whether the operation may have been carried out all the same: there was no answer, or only
-    /// "any other failure".
+    /// Whether the operation may have been carried out all the same, because the index gave no
+    /// answer, or answered only "any other failure" (docs/protocol.md 3).
     #[must_use]
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self, Self::Index(_)) || self.is(Outcome::Failed)

@@ -1,4 +1,5 @@
-//! The store of `lonja up`: the records are in the journal only.
+//! The store of an audit that keeps its own files, as in `lonja up`: the records are in the journal
+//! only.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -94,12 +95,14 @@ struct Mark {
     at: i64,
 }
 
+/// The state: what each writer has stored last. The records themselves are in the log alone.
 #[derive(Debug)]
 pub(crate) struct Audit {
     max_records: u64,
     writers: HashMap<String, Mark>,
 }
 
+/// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Change {
     #[prost(oneof = "Kind", tags = "1, 2")]

@@ -13,7 +13,7 @@ use super::{Batch, Position, Store};
 use crate::AuditConfig;
 
 const SCRIPT: &str = include_str!("redis.lua");
-/// The shard of all keys. There is only one, because all records have one order.
+/// The shard of all keys. The audit has only one shard, because all records have one order.
 const SHARD: u16 = 0;
 /// The largest number of stream entries that are read at once.
 const ENTRIES: usize = 256;

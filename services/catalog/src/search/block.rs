@@ -35,7 +35,7 @@ pub(super) struct Block {
 /// A file of a block.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
-    /// More than the order of every file that was published before.
+    /// Larger for files that were published later.
     pub(super) order: u64,
     /// The number of the session that published the file.
     pub(super) session: u32,

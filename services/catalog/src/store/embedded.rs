@@ -1,4 +1,10 @@
-//! The store of `lonja up`: the state is in memory, the changes are in the journal.
+//! The store of a catalog that keeps its own files, as in `lonja up`: the state is in memory, the
+//! changes are in the journal.
+//!
+//! How a state of the journal works: a [`Command`] is decided against the state and what earlier
+//! commands of the same commit have [`Staged`]; the [`Change`]s that it makes are written to a row of
+//! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
+//! matters of them to the newest row (`lonja_chassis::journal::State`).
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -130,12 +136,14 @@ struct Entry {
     description: Box<str>,
 }
 
+/// What a session has published, by filename.
 #[derive(Debug)]
 struct List {
     username: Box<str>,
     files: HashMap<Box<str>, Entry>,
 }
 
+/// The state: what each session has published, and which sessions have ended lately.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     sessions: HashMap<SessionId, List>,
@@ -148,6 +156,7 @@ pub(crate) struct Catalog {
     max_files: usize,
 }
 
+/// What a caller asks for, and for which session.
 #[derive(Debug)]
 pub(crate) struct Command {
     session: SessionId,
@@ -171,12 +180,14 @@ struct StagedSession {
     ended: bool,
 }
 
+/// The sessions as the earlier commands of a commit leave them, and how many files these publish.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     sessions: HashMap<SessionId, StagedSession>,
     published: u64,
 }
 
+/// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Change {
     #[prost(bytes = "vec", tag = "1")]

@@ -24,7 +24,7 @@ pub struct File {
 /// A published file, with its place in the order of publishing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// More than the order of every file that was published before.
+    /// A number that is larger than the order of every file that the session published before.
     pub order: u64,
     /// The published file.
     pub file: File,
@@ -41,12 +41,13 @@ pub enum Change {
     Ended(SessionId),
 }
 
-/// A place between two changes, as numbers that only grow. Each store has its own numbers.
+/// A place between two of a store's changes. The numbers of a place only grow from change to
+/// change, and each kind of store has numbers of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub(crate) Vec<u64>);
 
 impl Cursor {
-    /// Whether there may be changes behind this place and before the other.
+    /// Whether there may be changes behind this place and before the place `other`.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).any(|(own, other)| own < other)
     }

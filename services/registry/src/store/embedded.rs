@@ -1,4 +1,10 @@
-//! The store of `lonja up`: the state is in memory, the changes are in the journal.
+//! The store of a registry that keeps its own files, as in `lonja up`: the state is in memory, the
+//! changes are in the journal.
+//!
+//! How a state of the journal works: a [`Command`] is decided against the state and what earlier
+//! commands of the same commit have [`Staged`]; the [`Change`]s that it makes are written to a row of
+//! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
+//! matters of them to the newest row (`lonja_chassis::journal::State`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -114,9 +120,11 @@ struct User {
     session: Option<Box<Online>>,
 }
 
+/// A session that is open, and the row of the log that has its opening.
 #[derive(Debug)]
 struct Online {
     row: Row,
+    /// Larger than the order of every session that was opened before.
     order: u64,
     session: Arc<Session>,
 }
@@ -127,6 +135,7 @@ impl User {
     }
 }
 
+/// The state: every registered user, and every open session.
 #[derive(Debug)]
 pub(crate) struct Registry {
     users: HashMap<Box<str>, User>,
@@ -138,6 +147,7 @@ pub(crate) struct Registry {
     session_changes: u64,
 }
 
+/// What a caller asks for, and for which user.
 #[derive(Debug)]
 pub(crate) struct Command {
     username: Box<str>,
@@ -156,12 +166,14 @@ enum Action {
 /// but not connected.
 type View = Option<Option<SessionId>>;
 
+/// The users as the earlier commands of a commit leave them, and how many sessions these open.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     users: HashMap<Box<str>, View>,
     opened: u64,
 }
 
+/// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Change {
     #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
@@ -231,8 +243,9 @@ impl Registry {
 
     fn start_session(&mut self, opened: &Opened, row: Row) {
         let id = opened.session_id();
-        // Cleaning moves changes to later rows. So the user's registration may come later in the
-        // log, and sets the user's row then. If the session has ended, its end comes later too.
+        // Cleaning moves changes to later rows. So the user's registration may stand behind this
+        // change in the log; the user gets the right row when the registration is applied. If the
+        // session has ended, the change that ended the session stands behind this change too.
         let user = self.users.entry(opened.username.as_str().into()).or_insert(User { row, session: None });
         if let Some(online) = user.session.as_mut().filter(|online| online.session.id == id) {
             online.row = row;
@@ -327,7 +340,8 @@ impl State for Registry {
                 let online = user.and_then(|user| user.session.as_ref());
                 online.is_some_and(|online| online.row == row && online.session.id == opened.session_id())
             }
-            // Rows are cleaned oldest first: what these changes ended is gone already.
+            // Rows are cleaned oldest first, so the registration or the session that such a change
+            // ended is gone from the log already.
             Some(Kind::Unregistered(_) | Kind::Closed(_)) | None => false,
         }
     }

@@ -155,18 +155,21 @@ impl Store for RedisStore {
 #[derive(Debug)]
 struct List {
     known: Mutex<Arc<Known>>,
-    /// The permit of the one caller that reads. The others wait, and then use the result of a read
-    /// that began after they had asked.
+    /// The permit of the one caller that reads. Other callers wait, and then use the result of a
+    /// read that began after they had asked.
     reading: Semaphore,
     reads: Mutex<Reads>,
 }
 
+/// How many reads of the list have begun, and the number of the last one that ended. A caller is
+/// content with any read whose number is larger than `begun` was when the caller asked.
 #[derive(Debug, Default)]
 struct Reads {
     begun: u64,
     ended: u64,
 }
 
+/// The list as it was last read.
 #[derive(Debug, Clone, Default)]
 struct Known {
     shards: Vec<KnownShard>,
