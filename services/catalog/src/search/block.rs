@@ -1,6 +1,8 @@
 //! A block of the index: some hundred files whose folded texts stand one after the other, so that
 //! one pass over contiguous memory finds a word in all of them.
 
+use std::borrow::Cow;
+
 use lonja_chassis::fold::fold;
 use memchr::memmem::Finder;
 
@@ -18,16 +20,25 @@ const END: u8 = 0;
 const REMOVED: u8 = 0xff;
 /// Stands in the place of a session's number when the file was removed.
 const NO_SESSION: u32 = u32::MAX;
-/// Stands in the place of a position in `originals` when the folded texts are the original texts.
-const FOLDED: u32 = u32::MAX;
+/// What of a file's filename and description is kept besides the folded texts.
+#[derive(Clone, Copy)]
+enum Original {
+    /// Nothing: the folded texts are the original ones.
+    Folded,
+    /// A bit for each byte, from this position in `capitals` on: whether an ASCII letter is a capital.
+    /// A sixth of the memory of the texts, for the most common difference.
+    Capitals(u32),
+    /// The texts, one after the other, from this position in `texts` on.
+    Text(u32),
+}
 
 /// Files with the texts that are searched and the texts that are shown.
 #[derive(Default)]
 pub(super) struct Block {
     /// Filename, description and username of each file, folded, each with [`END`] behind it.
     folded: Vec<u8>,
-    /// Filename and description, one after the other, of the files that folding has changed.
-    originals: String,
+    capitals: Vec<u8>,
+    texts: String,
     files: Vec<Entry>,
     removed: usize,
 }
@@ -41,8 +52,7 @@ pub(super) struct Entry {
     pub(super) session: u32,
     /// Where the file's text begins in `folded`.
     start: u32,
-    /// Where the filename begins in `originals`, or [`FOLDED`].
-    original: u32,
+    original: Original,
     /// The length of the original filename, in bytes.
     filename: u16,
     /// The length of the original description, in bytes.
@@ -74,14 +84,19 @@ impl Block {
             fold(text, &mut folded);
             folded.push(END.into());
         }
-        let is_folded = folded.split(char::from(END)).take(2).eq([filename, description]);
-        let original = if is_folded {
-            FOLDED
+        let original = if folded.split(char::from(END)).take(2).eq([filename, description]) {
+            Original::Folded
+        } else if is_printable_ascii(filename) && is_printable_ascii(description) {
+            let position = self.capitals.len() as u32;
+            let bytes: Vec<u8> = filename.bytes().chain(description.bytes()).collect();
+            let bit = |(byte, bit): (&u8, u8)| u8::from(byte.is_ascii_uppercase()) << bit;
+            self.capitals.extend(bytes.chunks(8).map(|bytes| bytes.iter().zip(0..).map(bit).sum::<u8>()));
+            Original::Capitals(position)
         } else {
-            let original = self.originals.len() as u32;
-            self.originals.push_str(filename);
-            self.originals.push_str(description);
-            original
+            let position = self.texts.len() as u32;
+            self.texts.push_str(filename);
+            self.texts.push_str(description);
+            Original::Text(position)
         };
         let start = self.folded.len() as u32;
         self.folded.extend_from_slice(folded.as_bytes());
@@ -89,7 +104,8 @@ impl Block {
         self.files.push(Entry { order, session, start, original, filename, description });
         if self.is_full() {
             self.folded.shrink_to_fit();
-            self.originals.shrink_to_fit();
+            self.capitals.shrink_to_fit();
+            self.texts.shrink_to_fit();
             self.files.shrink_to_fit();
         }
         self.files.len() - 1
@@ -114,26 +130,47 @@ impl Block {
     }
 
     /// The original filename of a file.
-    pub(super) fn filename(&self, position: usize) -> &str {
+    pub(super) fn filename(&self, position: usize) -> Cow<'_, str> {
         self.original(position).0
     }
 
     /// A file as it was published.
     pub(super) fn file(&self, position: usize) -> File {
         let (filename, description) = self.original(position);
-        File { filename: filename.to_owned(), description: description.to_owned() }
+        File { filename: filename.into_owned(), description: description.into_owned() }
     }
 
-    fn original(&self, position: usize) -> (&str, &str) {
+    /// The original filename and description of a file.
+    fn original(&self, position: usize) -> (Cow<'_, str>, Cow<'_, str>) {
         let Entry { start, original, filename, description, .. } = self.files[position];
-        let (filename, description) = (usize::from(filename), usize::from(description));
-        if original != FOLDED {
-            let original = &self.originals[original as usize..][..filename + description];
-            return original.split_at(filename);
+        let (start, filename, description) =
+            (start as usize, usize::from(filename), usize::from(description));
+        let folded =
+            |start: usize, length| str::from_utf8(&self.folded[start..][..length]).unwrap_or_default();
+        let folded = || (folded(start, filename), folded(start + filename + 1, description));
+        match original {
+            Original::Folded => {
+                let (filename, description) = folded();
+                (filename.into(), description.into())
+            }
+            Original::Capitals(position) => {
+                let capitals = &self.capitals[position as usize..];
+                let is_capital = |at: usize| capitals[at / 8] >> (at % 8) & 1 == 1;
+                let unfolded = |text: &str, from: usize| -> String {
+                    let letter = |(at, letter): (usize, char)| {
+                        if is_capital(from + at) { letter.to_ascii_uppercase() } else { letter }
+                    };
+                    text.chars().enumerate().map(letter).collect()
+                };
+                let (name, text) = folded();
+                (unfolded(name, 0).into(), unfolded(text, filename).into())
+            }
+            Original::Text(position) => {
+                let (name, text) =
+                    self.texts[position as usize..][..filename + description].split_at(filename);
+                (name.into(), text.into())
+            }
         }
-        let text = |start: usize, length| str::from_utf8(&self.folded[start..][..length]).unwrap_or_default();
-        let start = start as usize;
-        (text(start, filename), text(start + filename + 1, description))
     }
 
     /// Whether a file contains every one of the words.
@@ -166,4 +203,8 @@ impl Block {
             from = self.end(position);
         }
     }
+}
+
+fn is_printable_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_control())
 }

@@ -23,8 +23,9 @@ use follower::Followed;
 pub use follower::Follower;
 use index::Index;
 
-/// The largest number of searches at one time; more would take the processors from the peers.
-const AT_ONCE: usize = 2;
+/// The largest number of searches at one time, each on two threads at most; more would take the
+/// processors from the peers.
+const AT_ONCE: usize = 1;
 /// How long a search waits for other searches, and for the newest changes. The console gives up
 /// on the catalog after 2 s.
 const WAIT: Duration = Duration::from_secs(1);
