@@ -42,6 +42,8 @@ fn commands_are_typed_as_in_the_shell() {
         (&["register"], 2, ""),
         (&["connect"], 2, ""),
         (&["connect", "alice", "x"], 2, ""),
+        (&["connect", "0", "--as", "alice"], 2, ""),
+        (&["connect", "70000", "--as", "alice"], 2, ""),
         (&["connect", "alice", "50085"], 0, "CONNECT OK\n"),
         (&["disconnect", "alice"], 0, "DISCONNECT OK\n"),
         (&["register", "bob"], 0, "REGISTER OK\n"),

@@ -134,7 +134,7 @@ impl Command {
             Self::Register { user } | Self::Unregister { user } | Self::Disconnect { user } => user.clone(),
             Self::Connect { what } => match what.as_slice() {
                 // `connect PORT --as USER`
-                [port] if named.is_some() && port.parse::<NonZeroU16>().is_ok() => None,
+                [port] if named.is_some() && is_number(port) => None,
                 [user, ..] => Some(user.clone()),
                 [] => None,
             },
@@ -144,12 +144,15 @@ impl Command {
     }
 }
 
+/// Whether a word is meant as a port, possible or not.
+fn is_number(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// The port at which another program serves files, if `connect` names a port.
-fn port(mut what: Vec<String>, user: &str) -> Result<Option<NonZeroU16>, CommandError> {
-    if what.first().is_some_and(|first| first == user) {
-        what.remove(0);
-    }
-    let port = what.pop().map(|port| port.parse());
+fn port(what: &[String], user: &str) -> Result<Option<NonZeroU16>, CommandError> {
+    let behind_the_user = what.strip_prefix(&[user.to_owned()]).unwrap_or(what);
+    let port = behind_the_user.first().map(|port| port.parse());
     port.transpose().map_err(|_| CommandError::Usage("PORT must be a number from 1 to 65535"))
 }
 
@@ -175,11 +178,13 @@ pub(crate) fn run(command: Command, peer: &mut Peer, name: &str, json: bool) -> 
         // One message in the channel is enough, because only one command waits for it.
         let _ = end.try_send(());
     })?;
+    // Before anybody is asked for anything.
+    let serves_at = if let Command::Connect { what } = &command { port(what, name)? } else { None };
     let now = peer.now();
     let result = match command {
         Command::Register { .. } => told.status(Operation::Register, peer.register(&now, name)),
         Command::Unregister { .. } => told.status(Operation::Unregister, peer.unregister(&now, name)),
-        Command::Connect { what } => match port(what, name)? {
+        Command::Connect { .. } => match serves_at {
             Some(port) => {
                 told.status(Operation::Connect, peer.ask(&now, Some(&user), Request::Connect(port.into())))
             }
