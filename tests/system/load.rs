@@ -14,7 +14,7 @@ use std::{
 
 use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Dialect, Outcome};
 
 use crate::{eventually, wire};
 
@@ -26,18 +26,35 @@ pub(crate) struct Acknowledged {
     operations: Mutex<Vec<Key>>,
     /// How long each answer took, whether it was a success or not.
     times: Mutex<Vec<Duration>>,
+    /// The operations that were answered with "any other failure", or not at all.
+    failed: Mutex<Vec<String>>,
 }
 
 impl Acknowledged {
     /// Sends a request, notes the time and a success, and says whether it was a success.
     fn ask(&self, peers: SocketAddr, name: &str, operation: Operation, command: Command, file: &str) -> bool {
         let started = Instant::now();
+        let failure = command.operation().status(Outcome::Failed);
         let status = wire::try_ask(peers, name, command);
         self.times.lock().unwrap().push(started.elapsed());
+        if status.is_none_or(|status| status == failure) {
+            let what = format!("{operation:?} of {name}: {status:?} after {:?}", started.elapsed());
+            self.failed.lock().unwrap().push(what);
+        }
         if status == Some(0) {
             self.operations.lock().unwrap().push((name.to_owned(), operation, file.to_owned()));
         }
         status == Some(0)
+    }
+
+    /// How many operations were sent.
+    pub(crate) fn sent(&self) -> usize {
+        self.times.lock().unwrap().len()
+    }
+
+    /// The operations that were answered with "any other failure", or not at all.
+    pub(crate) fn failed(&self) -> Vec<String> {
+        self.failed.lock().unwrap().clone()
     }
 
     /// The times of the answers that took at least `limit`.
@@ -53,7 +70,7 @@ impl Acknowledged {
 }
 
 /// Registers and connects one user after the other, until `stop` is set. Each publishes three
-/// files, and every third then disconnects.
+/// files and asks for the lists, and every third then disconnects.
 pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &Acknowledged) {
     let port = std::num::NonZeroU16::new(50_085).unwrap().into();
     for user in 0.. {
@@ -70,6 +87,11 @@ pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &A
         }
         for file in ["a", "b", "c"] {
             done.ask(peers, &name, Operation::Publish, wire::publish_command(file), file);
+        }
+        let own = Command::ListContent(Some(name.parse().unwrap()));
+        done.ask(peers, &name, Operation::ListContent, own, &name);
+        if user % 8 == 0 {
+            done.ask(peers, &name, Operation::ListUsers, Command::ListUsers, "");
         }
         if user % 3 == 0 {
             done.ask(peers, &name, Operation::Disconnect, Command::Disconnect, "");
@@ -116,6 +138,16 @@ pub(crate) fn until_recorded(peers: SocketAddr, audit: &str, name: &str) {
 pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     let registered = done.of(Operation::Register);
     assert!(registered.len() > 50, "the load got somewhere: {}", registered.len());
+    until_recorded(peers, audit, "verified");
+    let audited = eventually("the audit gives its records", || audited(audit));
+    let operations = done.operations.lock().unwrap();
+    let is_wrong = |(_, key): &(usize, &Key)| audited.get(*key) != Some(&1);
+    let wrong: Vec<_> = operations.iter().enumerate().filter(is_wrong).collect();
+    let wrong: Vec<_> = wrong.iter().map(|(at, key)| (at, key, audited.get(*key))).collect();
+    assert!(wrong.is_empty(), "of {} these are not there once: {wrong:?}", operations.len());
+    drop(operations);
+
+    // What follows asks for lists, which the audit records too.
     for (name, _) in &registered {
         assert_eq!(wire::register_again(peers, name), 1, "{name} is lost");
     }
@@ -145,11 +177,4 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
         let times = listed.iter().filter(|listed| listed.filename.to_string() == *file).count();
         assert_eq!(times, 1, "{file} of {name}");
     }
-
-    until_recorded(peers, audit, "verified");
-    let audited = eventually("the audit gives its records", || audited(audit));
-    let operations = done.operations.lock().unwrap();
-    let is_wrong = |(_, key): &(usize, &Key)| audited.get(*key) != Some(&1);
-    let wrong: Vec<_> = operations.iter().enumerate().filter(is_wrong).collect();
-    assert!(wrong.is_empty(), "of {} these are not there once: {wrong:?}", operations.len());
 }

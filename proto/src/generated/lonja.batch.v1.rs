@@ -10,6 +10,10 @@ pub struct ConverseResponse {
     /// An answer for each call, in the order of the calls.
     #[prost(message, repeated, tag = "1")]
     pub answers: ::prost::alloc::vec::Vec<UnaryAnswer>,
+    /// The batch is held: the service waits for its store, which is being restarted. The answers come
+    /// in a later response.
+    #[prost(bool, tag = "2")]
+    pub held: bool,
 }
 /// A call of a unary method of a service at the same address.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -133,7 +137,8 @@ pub mod batch_service_client {
             self
         }
         /// Answers one request after the other until the caller has no more. If the service ends the
-        /// stream without an error, it has not carried out any request that it has not answered.
+        /// stream without an error, it has not carried out any request that it has not answered. While a
+        /// request is held, responses that say so come before its answers.
         pub async fn converse(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ConverseRequest>,
@@ -180,7 +185,8 @@ pub mod batch_service_server {
             + std::marker::Send
             + 'static;
         /// Answers one request after the other until the caller has no more. If the service ends the
-        /// stream without an error, it has not carried out any request that it has not answered.
+        /// stream without an error, it has not carried out any request that it has not answered. While a
+        /// request is held, responses that say so come before its answers.
         async fn converse(
             &self,
             request: tonic::Request<tonic::Streaming<super::ConverseRequest>>,

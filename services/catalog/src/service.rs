@@ -66,6 +66,10 @@ impl<S: Store> Unary for CatalogGrpc<S> {
             _ => Err(unknown()),
         }
     }
+
+    fn holds(&self) -> bool {
+        self.store.is_restarting()
+    }
 }
 
 fn session_id(text: &str) -> Result<SessionId, Status> {

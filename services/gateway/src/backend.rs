@@ -12,8 +12,9 @@ use lonja_wire::Outcome;
 use tokio::time;
 use tonic::Status;
 
-/// How long the services together may take for one request of a peer. When a service does not
-/// answer in this time, the peer gets the status "any other failure" (docs/protocol.md 3).
+/// How long the services together may take for one request of a peer, unless a service holds the
+/// request. When a service does not answer in this time, the peer gets the status "any other failure"
+/// (docs/protocol.md 3).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Channels to the three services that the gateway calls. Clones share connections.
@@ -40,6 +41,11 @@ impl Backend {
     /// A client for the catalog's methods that [`Channel::call_unary`] does not know.
     pub(crate) fn catalog_client(&self) -> CatalogServiceClient<Channel> {
         CatalogServiceClient::new(self.catalog.clone())
+    }
+
+    /// Whether registry or catalog hold calls, because their store is being restarted.
+    pub(crate) fn is_held(&self) -> bool {
+        self.registry.is_held() || self.catalog.is_held()
     }
 
     /// Whether peers can be served: registry and catalog answer within two seconds.

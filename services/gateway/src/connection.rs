@@ -10,6 +10,7 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use lonja_chassis::{
     operation_log::OperationLog,
+    rpc::in_time,
     text::Printable,
     throttle::Throttle,
     trace::{self, Span, names},
@@ -200,26 +201,28 @@ impl Shared {
             // Writing to a string cannot fail.
             let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
         });
-        let deadline = Instant::now() + DEADLINE;
-        let (outcome, list) = match self.carry_out(request, peer, deadline).await {
+        let since = Instant::now();
+        let (outcome, list) = match self.carry_out(request, peer, since).await {
             Ok(list) => (Outcome::Ok, list),
             Err(NotDone(outcome)) => (outcome, None),
         };
         let status = operation.status(outcome);
         // The record is queued even if no time is left; the deadline ends only the wait for its
-        // delivery.
+        // delivery. When a request that was held is done, the audit's store is back too.
+        let was_held = since.elapsed() > DEADLINE && outcome != Outcome::Failed;
+        let deadline = if was_held { Instant::now() + DEADLINE } else { since + DEADLINE };
         let _ = time::timeout_at(deadline, self.recorder.record(record(request, peer, status))).await;
         Answer { operation, status, list }
     }
 
-    async fn carry_out(
-        &self,
-        request: &Request,
-        peer: SocketAddr,
-        deadline: Instant,
-    ) -> Result<Done, NotDone> {
+    async fn carry_out(&self, request: &Request, peer: SocketAddr, since: Instant) -> Result<Done, NotDone> {
         let work = self.operations.carry_out(request, peer);
-        time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
+        let is_held = || self.operations.backend.is_held();
+        let done = in_time(since, DEADLINE, is_held, work).await;
+        if since.elapsed() > DEADLINE && done.is_some() {
+            self.metrics.held.increment(1);
+        }
+        done.unwrap_or_else(|| {
             if let Some(suppressed) = NO_ANSWERS.admit() {
                 let operation = request.command.operation().name();
                 tracing::warn!(operation, suppressed, "a service does not answer");

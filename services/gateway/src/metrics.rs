@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) refused: Counter,
     pub(crate) timed_out: Counter,
     pub(crate) lists_cut: Counter,
+    pub(crate) held: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -49,6 +50,7 @@ impl Metrics {
             refused: counter!("lonja_gateway_connections_refused_total"),
             timed_out: counter!("lonja_gateway_connections_timed_out_total"),
             lists_cut: counter!("lonja_gateway_lists_cut_total"),
+            held: counter!("lonja_gateway_requests_held_total"),
         }
     }
 

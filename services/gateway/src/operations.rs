@@ -31,6 +31,9 @@ use crate::{
 /// even if the catalog does not answer: then the sweeper tells the catalog again.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// How long a list may take before the registry is asked whether calls are held.
+const DOUBT: Duration = Duration::from_millis(500);
+
 /// Bounds the log of peers whose address is doubtful or cannot be listed.
 static DOUBTFUL: Throttle = Throttle::events();
 /// Bounds the log of ended sessions that the catalog did not remove.
@@ -132,7 +135,8 @@ impl Operations {
     }
 
     async fn list_users(&self, username: &Username) -> Result<Done, NotDone> {
-        self.lists.users(&mut self.backend.registry_client(), username.to_string()).await.map(Some)
+        let mut registry = self.backend.registry_client();
+        self.unless_held(username, self.lists.users(&mut registry, username.to_string())).await
     }
 
     async fn list_content(&self, username: &Username, remote: Option<&Username>) -> Result<Done, NotDone> {
@@ -144,7 +148,28 @@ impl Operations {
         if remote.session_id.is_empty() {
             return Ok(Some(Lists::empty()));
         }
-        self.lists.files(&mut self.backend.catalog_client(), remote.session_id).await.map(Some)
+        let mut catalog = self.backend.catalog_client();
+        self.unless_held(username, self.lists.files(&mut catalog, remote.session_id)).await
+    }
+
+    /// Waits for a list. A list comes on a stream of its own, on which a service cannot say that the
+    /// call is held, so a call that travels in a batch asks that while the list does not come.
+    async fn unless_held(
+        &self,
+        username: &Username,
+        list: impl Future<Output = Result<Arc<Rendered>, NotDone>>,
+    ) -> Result<Done, NotDone> {
+        let asking = async {
+            time::sleep(DOUBT).await;
+            // Only that the call is held matters, and the channel notes that.
+            let _ = self.session(username).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            list = list => list.map(Some),
+            () = asking => Err(NotDone(Outcome::Failed)),
+        }
     }
 
     async fn session(&self, username: &Username) -> Result<String, NotDone> {

@@ -106,6 +106,10 @@ impl<S: Store> Unary for RegistryGrpc<S> {
             _ => Err(unknown()),
         }
     }
+
+    fn holds(&self) -> bool {
+        self.store.is_restarting()
+    }
 }
 
 type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -8,15 +8,12 @@ use opentelemetry::KeyValue;
 use redis::Script;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{self, Instant},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::{
-    Redis, RedisError,
-    connection::{DEADLINE, Request},
-};
+use super::{Redis, RedisError, connection::Request};
 use crate::trace::{Parent, Part, names};
 
 /// The largest number of changes that may wait for Redis.
@@ -164,7 +161,8 @@ fn groups(batch: Vec<Pending>, by_shard: bool) -> Vec<Vec<Pending>> {
 
 async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
     // A change that has waited past its deadline is dropped, which fails it for whoever asked.
-    group.retain(|pending| pending.since.elapsed() < DEADLINE);
+    let now = Instant::now();
+    group.retain(|pending| now < redis.deadline(pending.since));
     let Some(first) = group.first() else { return };
     let mut invocation = script.prepare_invoke();
     invocation.key(redis.key(first.change.shard, &format!("batch:{}", Ulid::generate())));
@@ -179,9 +177,7 @@ async fn call(redis: Redis, script: Arc<Script>, mut group: Vec<Pending>) {
     }
     let request = Request::Script(&invocation);
     let part = group.iter().any(|pending| pending.parent.is_some()).then(|| redis.part(&request));
-    let answer = redis.attempt_untraced(&request);
-    let replies = time::timeout_at(first.since + DEADLINE, answer).await;
-    let replies = replies.unwrap_or_else(|_| Err(RedisError::new("no answer in time"))).and_then(|value| {
+    let replies = redis.attempt_untraced(first.since, &request).await.and_then(|value| {
         let replies: Vec<String> = redis::from_redis_value(value).map_err(RedisError::new)?;
         if replies.len() == group.len() {
             Ok(replies)

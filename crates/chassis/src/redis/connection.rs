@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,13 +25,14 @@ use tokio::{
     time::{self, Instant},
 };
 
+use super::outage::Outage;
 use crate::{
     store_url::StoreUrl,
     trace::{Parent, Part, names},
 };
 
-/// How long a command may take in all, attempts and pauses included. For one request of a peer, all
-/// services together have 2 s.
+/// How long a command may take in all, attempts and pauses included, unless Redis is being restarted
+/// ([`Outage`]). For one request of a peer, all services together have 2 s.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
 /// How long making a connection may take, and how long one attempt may wait for its answer.
 const ATTEMPT: Duration = Duration::from_millis(500);
@@ -92,6 +94,7 @@ struct Shared {
     slot: Mutex<Slot>,
     /// Whether Redis could be written when it was last checked.
     ready: AtomicBool,
+    outage: Outage,
 }
 
 /// A service's access to its keys in Redis. Clones share one connection.
@@ -138,6 +141,7 @@ impl Redis {
                 service,
                 slot,
                 ready: AtomicBool::new(true),
+                outage: Outage::default(),
             }),
         })
     }
@@ -184,6 +188,12 @@ impl Redis {
         redis::from_redis_value(value).map_err(RedisError::new)
     }
 
+    /// Whether Redis went away a few seconds ago and calls wait until Redis is back.
+    #[must_use]
+    pub fn is_restarting(&self) -> bool {
+        self.shared.outage.is_on()
+    }
+
     /// Checks whether Redis can be written, by writing a key of its own.
     pub async fn is_ready(&self) -> bool {
         let mut set = redis::cmd("SET");
@@ -225,32 +235,67 @@ impl Redis {
     /// each service's crate.
     fn attempt<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<redis::Value, RedisError>> {
         Box::pin(async move {
-            let Some(parent) = Parent::current() else { return self.attempt_untraced(&request).await };
+            let since = Instant::now();
+            let Some(parent) = Parent::current() else { return self.attempt_untraced(since, &request).await };
             let mut part = self.part(&request);
-            let answer = self.attempt_untraced(&request).await;
+            let answer = self.attempt_untraced(since, &request).await;
             part.error = answer.as_ref().err().map(RedisError::to_string);
             parent.record(part, None);
             answer
         })
     }
 
-    pub(super) async fn attempt_untraced(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {
+    /// Sends a request that waits since `since`, until its deadline.
+    pub(super) async fn attempt_untraced(
+        &self,
+        since: Instant,
+        request: &Request<'_>,
+    ) -> Result<redis::Value, RedisError> {
         let started = Instant::now();
-        let answer = self.attempt_until_deadline(request).await;
+        let answer = self.attempt_until_deadline(since, request).await;
         metrics::histogram!("lonja_store_duration_seconds", "store" => "redis").record(started.elapsed());
         answer
     }
 
-    async fn attempt_until_deadline(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {
-        let deadline = Instant::now() + DEADLINE;
+    /// When a request that waits since `since` fails. The deadline may be later when it is asked for
+    /// again: requests wait longer for a Redis that is being restarted.
+    pub(super) fn deadline(&self, since: Instant) -> Instant {
+        self.shared.outage.deadline(since, DEADLINE)
+    }
+
+    async fn attempt_until_deadline(
+        &self,
+        since: Instant,
+        request: &Request<'_>,
+    ) -> Result<redis::Value, RedisError> {
+        let mut attempts = pin!(self.attempts(request));
+        loop {
+            let deadline = self.deadline(since);
+            if let Ok(answer) = time::timeout_at(deadline, &mut attempts).await {
+                return answer;
+            }
+            if self.deadline(since) <= Instant::now() {
+                return Err(RedisError::new("no answer in time"));
+            }
+        }
+    }
+
+    /// Sends a request again and again, until it is answered or no further attempt can succeed.
+    async fn attempts(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {
         let mut pause = PAUSE.0;
         loop {
             let error = match self.attempt_once(request).await {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.shared.outage.ends();
+                    return Ok(value);
+                }
                 Err(error) => error,
             };
-            if !is_worth_another(&error) || Instant::now() + pause >= deadline {
+            if !is_worth_another(&error) {
                 return Err(RedisError::new(error));
+            }
+            if is_of_a_restart(&error) {
+                self.shared.outage.begins();
             }
             time::sleep(pause).await;
             pause = (2 * pause).min(PAUSE.1);
@@ -329,6 +374,23 @@ impl Request<'_> {
 
 fn is_of_the_connection(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
+}
+
+/// Whether an error is what a Redis causes that is being restarted, or replaced in a cluster:
+/// connections end or are refused, and then Redis reads its files. A Redis that says nothing is not
+/// being restarted.
+fn is_of_a_restart(error: &redis::RedisError) -> bool {
+    (is_of_the_connection(error) && !error.is_timeout())
+        || matches!(
+            error.kind(),
+            ErrorKind::ClusterConnectionNotFound
+                | ErrorKind::Server(
+                    ServerErrorKind::BusyLoading
+                        | ServerErrorKind::ReadOnly
+                        | ServerErrorKind::MasterDown
+                        | ServerErrorKind::ClusterDown
+                )
+        )
 }
 
 /// Whether a later attempt may succeed. None can if Redis has understood the request and refused

@@ -8,6 +8,7 @@
 
 mod batch;
 mod connection;
+mod outage;
 
 pub use batch::{Change, Changes, ChangesDriver, Reply};
 pub use connection::{Redis, RedisError};

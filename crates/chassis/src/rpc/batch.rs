@@ -10,7 +10,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt as _,
-    future::join_all,
+    future::{BoxFuture, join_all},
     stream::{self, FuturesUnordered},
 };
 use lonja_proto::{
@@ -19,7 +19,7 @@ use lonja_proto::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{self, Instant, MissedTickBehavior},
+    time::{self, Instant, Interval, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
@@ -27,6 +27,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     callers::Allowed,
     conversation::{self, Conversation},
+    held::{Held, SIGN},
     measured,
     replicas::Replicas,
     server::DURATION,
@@ -55,10 +56,10 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Makes a queue whose calls are sent to `replicas` until the last clone of the queue is
-    /// dropped. A batch is answered within `timeout` or fails.
-    pub(super) fn new(replicas: Replicas, timeout: Duration) -> Self {
+    /// dropped. A batch is answered within `timeout`, or is `held`, or fails.
+    pub(super) fn new(replicas: Replicas, timeout: Duration, held: Held) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(send_until_dropped(replicas, waiting, timeout));
+        tokio::spawn(send_until_dropped(replicas, waiting, timeout, held));
         Self { queue }
     }
 
@@ -75,7 +76,12 @@ impl Batch {
     }
 }
 
-async fn send_until_dropped(replicas: Replicas, mut waiting: mpsc::Receiver<Pending>, timeout: Duration) {
+async fn send_until_dropped(
+    replicas: Replicas,
+    mut waiting: mpsc::Receiver<Pending>,
+    timeout: Duration,
+    held: Held,
+) {
     let mut batches = FuturesUnordered::new();
     let mut kept = Vec::new();
     let mut tidying = time::interval(conversation::AGE);
@@ -91,7 +97,7 @@ async fn send_until_dropped(replicas: Replicas, mut waiting: mpsc::Receiver<Pend
                 if taken == 0 {
                     break;
                 }
-                batches.push(send(&replicas, kept.pop(), std::mem::take(&mut next), timeout));
+                batches.push(send(&replicas, kept.pop(), std::mem::take(&mut next), timeout, &held));
             }
             // A conversation that is not needed any more must not delay the end of its replica.
             _ = tidying.tick(), if !kept.is_empty() => kept.retain_mut(Conversation::may_go_on),
@@ -106,6 +112,7 @@ async fn send(
     kept: Option<Conversation>,
     batch: Vec<Pending>,
     timeout: Duration,
+    held: &Held,
 ) -> Option<Conversation> {
     // A caller that has given up waiting has reported a failure, so its call must not be sent.
     let batch = batch.into_iter().filter(|pending| !pending.answer.is_closed());
@@ -113,7 +120,7 @@ async fn send(
     if calls.is_empty() {
         return kept;
     }
-    match conversation::carry(replicas, kept, ConverseRequest { calls }, timeout).await {
+    match conversation::carry(replicas, kept, ConverseRequest { calls }, timeout, held).await {
         Ok((answers, conversation)) => {
             for (waiting, answer) in waiting.into_iter().zip(answers) {
                 // Whoever asked may have given up waiting.
@@ -180,17 +187,64 @@ impl BatchService for BatchGrpc {
         request: tonic::Request<Streaming<ConverseRequest>>,
     ) -> Result<tonic::Response<Self::ConverseStream>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let conversation = (self.clone(), caller, request.into_inner());
-        let answers = stream::try_unfold(conversation, async |(batch, caller, mut requests)| {
-            // A batch that was taken is answered. After shutdown has begun, none is taken.
-            let next = batch.shutdown.run_until_cancelled(requests.message()).await;
-            let Some(ConverseRequest { calls }) = next.transpose()?.flatten() else { return Ok(None) };
-            if calls.len() > MAX_BATCH {
-                return Err(Status::invalid_argument("too many calls in a batch: at most 1024"));
-            }
-            let answers = join_all(calls.into_iter().map(|call| batch.answer(call, caller.as_ref()))).await;
-            Ok(Some((ConverseResponse { answers }, (batch, caller, requests))))
+        let mut signs = time::interval(SIGN);
+        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let conversation =
+            Conversing { batch: self.clone(), caller, requests: request.into_inner(), signs, work: None };
+        let answers = stream::try_unfold(conversation, async |mut conversation| {
+            let response = conversation.next().await?;
+            Ok(response.map(|response| (response, conversation)))
         });
         Ok(tonic::Response::new(Box::pin(answers)))
+    }
+}
+
+/// The server's side of a conversation.
+struct Conversing {
+    batch: BatchGrpc,
+    caller: Option<Caller>,
+    requests: Streaming<ConverseRequest>,
+    /// The moments at which the caller is told that a batch is held.
+    signs: Interval,
+    /// The answers of the batch that was taken last, if it is not answered yet.
+    work: Option<BoxFuture<'static, Vec<UnaryAnswer>>>,
+}
+
+impl Conversing {
+    /// The next response; `None` after the last.
+    async fn next(&mut self) -> Result<Option<ConverseResponse>, Status> {
+        let mut work = match self.work.take() {
+            Some(work) => work,
+            None => match self.take().await? {
+                Some(work) => work,
+                None => return Ok(None),
+            },
+        };
+        loop {
+            tokio::select! {
+                biased;
+                answers = &mut work => return Ok(Some(ConverseResponse { answers, held: false })),
+                _ = self.signs.tick() => {
+                    if self.batch.service.holds() {
+                        self.work = Some(work);
+                        return Ok(Some(ConverseResponse { answers: Vec::new(), held: true }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the next batch, and begins to answer it. A batch that was taken is answered. After
+    /// shutdown has begun, none is taken.
+    async fn take(&mut self) -> Result<Option<BoxFuture<'static, Vec<UnaryAnswer>>>, Status> {
+        let next = self.batch.shutdown.run_until_cancelled(self.requests.message()).await;
+        let Some(ConverseRequest { calls }) = next.transpose()?.flatten() else { return Ok(None) };
+        if calls.len() > MAX_BATCH {
+            return Err(Status::invalid_argument("too many calls in a batch: at most 1024"));
+        }
+        let (batch, caller) = (self.batch.clone(), self.caller.clone());
+        let work =
+            async move { join_all(calls.into_iter().map(|call| batch.answer(call, caller.as_ref()))).await };
+        Ok(Some(Box::pin(work)))
     }
 }

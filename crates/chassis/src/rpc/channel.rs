@@ -16,14 +16,22 @@ use prost::Message;
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::{batch::Batch, measured::Measured, names::Names, replicas::Replicas, tls::Tls, unary::Unary};
+use super::{
+    batch::Batch,
+    held::{HELD_AT_MOST, Held},
+    measured::Measured,
+    names::Names,
+    replicas::Replicas,
+    tls::Tls,
+    unary::Unary,
+};
 use crate::trace::{Span, Traced, answered, asked, begin_client, end_client, inject};
 
 /// The name of the metric for the durations of calls that this process makes.
 pub(super) const DURATION: &str = "lonja_rpc_client_duration_seconds";
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a call may take that no deadline of its own ends earlier.
+/// How long a call in a batch may take that is not held.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a connection is pinged, even if idle, and how long the replica may take to answer.
 /// Without pings, the address of a machine that has vanished would hold every call.
@@ -37,6 +45,7 @@ pub struct Channel {
     /// The host and port of a service across the network, `None` for a service in this process.
     server: Option<(Arc<str>, u16)>,
     unary: Way,
+    held: Held,
 }
 
 /// How small calls travel, for which HTTP would cost more than the answer.
@@ -69,7 +78,12 @@ impl Channel {
         S::Future: Send + 'static,
     {
         let service = Traced.layer(service).map_err(|never| match never {});
-        Self { inner: BoxCloneSyncService::new(service), server: None, unary: Way::Local(Arc::new(unary)) }
+        Self {
+            inner: BoxCloneSyncService::new(service),
+            server: None,
+            unary: Way::Local(Arc::new(unary)),
+            held: Held::default(),
+        }
     }
 
     /// Makes a channel to a service at `http://HOST:PORT`, and to each of its replicas if the host
@@ -95,8 +109,15 @@ impl Channel {
         let replicas = Replicas::new(&uri, names, settings, secure);
         let channel = Measured(DURATION).layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
-        let batch = Batch::new(replicas, CALL_TIMEOUT);
-        Ok(Self { inner, server: Some(server), unary: Way::Batch(batch) })
+        let held = Held::default();
+        let batch = Batch::new(replicas, CALL_TIMEOUT, held.clone());
+        Ok(Self { inner, server: Some(server), unary: Way::Batch(batch), held })
+    }
+
+    /// Whether the service has just said that it holds calls, because its store is being restarted.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.is_held()
     }
 
     /// Calls a unary method. Across the network, calls that wait at the same moment travel
@@ -130,7 +151,8 @@ impl Channel {
 fn settings(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(CALL_TIMEOUT)
+        // The caller has a deadline of its own, which knows whether calls are held.
+        .timeout(HELD_AT_MOST)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)

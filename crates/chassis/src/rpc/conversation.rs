@@ -7,15 +7,13 @@ use futures_util::FutureExt as _;
 use lonja_proto::batch::{
     ConverseRequest, ConverseResponse, UnaryAnswer, batch_service_client::BatchServiceClient,
 };
-use tokio::{
-    sync::mpsc,
-    time::{self, Instant},
-};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport};
 
 use super::{
     channel::DURATION,
+    held::{Held, in_time},
     measured,
     replicas::{Replicas, UnderWay, innermost},
 };
@@ -50,27 +48,38 @@ impl Conversation {
 
     /// Has a batch answered. `None` when the replica ended the conversation before it took
     /// the batch.
-    async fn exchange(&mut self, request: ConverseRequest) -> Result<Option<ConverseResponse>, Status> {
+    async fn exchange(
+        &mut self,
+        request: ConverseRequest,
+        held: &Held,
+    ) -> Result<Option<ConverseResponse>, Status> {
         // A replica that takes no more batches has sent the reason, or the end of the stream.
         let _ = self.requests.send(request).await;
-        self.answers.message().await.map_err(|status| match status.source() {
-            Some(cut) => Status::unavailable(innermost(cut)),
-            None => status,
-        })
+        loop {
+            let response = self.answers.message().await.map_err(|status| match status.source() {
+                Some(cut) => Status::unavailable(innermost(cut)),
+                None => status,
+            })?;
+            match response {
+                Some(ConverseResponse { held: true, .. }) => held.note(),
+                answers => return Ok(answers),
+            }
+        }
     }
 }
 
-/// Has a batch answered within `timeout`, in the conversation `kept` or in a new one. Gives the
-/// answers, and the conversation for the next batch.
+/// Has a batch answered within `timeout`, or later if the service says that it is held, in the
+/// conversation `kept` or in a new one. Gives the answers, and the conversation for the next batch.
 pub(super) async fn carry(
     replicas: &Replicas,
     kept: Option<Conversation>,
     request: ConverseRequest,
     timeout: Duration,
+    held: &Held,
 ) -> Result<(Vec<UnaryAnswer>, Conversation), Status> {
     let (started, count) = (Instant::now(), request.calls.len());
-    let answer = time::timeout(timeout, answered(replicas, kept, request)).await;
-    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the service does not answer")));
+    let answer = in_time(started, timeout, || held.is_held(), answered(replicas, kept, request, held)).await;
+    let answer = answer.unwrap_or_else(|| Err(Status::deadline_exceeded("the service does not answer")));
     measured::record(DURATION, METHOD, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
     let (response, conversation) = answer?;
     if response.answers.len() == count {
@@ -84,17 +93,18 @@ async fn answered(
     replicas: &Replicas,
     kept: Option<Conversation>,
     request: ConverseRequest,
+    held: &Held,
 ) -> Result<(ConverseResponse, Conversation), Status> {
     if let Some(mut kept) = kept
         && kept.may_go_on()
-        && let Some(response) = kept.exchange(request.clone()).await?
+        && let Some(response) = kept.exchange(request.clone(), held).await?
     {
         return Ok((response, kept));
     }
     // A replica that is ending takes no batch, so another replica is asked after it.
     for _ in 0..=replicas.count() {
         let mut fresh = replicas.converse().await?;
-        match fresh.exchange(request.clone()).await? {
+        match fresh.exchange(request.clone(), held).await? {
             Some(response) => return Ok((response, fresh)),
             None => fresh.under_way.avoid(),
         }
@@ -104,7 +114,13 @@ async fn answered(
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, sync::Arc};
+    use std::{
+        net::SocketAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
 
     use bytes::Bytes;
     use lonja_proto::{
@@ -116,6 +132,7 @@ mod tests {
         net::{TcpListener, TcpStream},
         sync::Notify,
         task::JoinHandle,
+        time,
     };
     use tokio_util::sync::CancellationToken;
     use tonic::transport::{Server, server::TcpIncoming};
@@ -136,6 +153,7 @@ mod tests {
     struct Echo {
         taken: Notify,
         let_go: Notify,
+        restarting: AtomicBool,
     }
 
     #[tonic::async_trait]
@@ -150,6 +168,10 @@ mod tests {
                 }
                 _ => Err(unknown()),
             }
+        }
+
+        fn holds(&self) -> bool {
+            self.restarting.load(Ordering::Relaxed)
         }
     }
 
@@ -200,11 +222,14 @@ mod tests {
         let mut kept = None;
         for round in 0..3 {
             let (answers, conversation) =
-                carry(&replicas, kept, batch(ECHO, &["a", "b", "c"]), PATIENCE).await.unwrap();
+                carry(&replicas, kept, batch(ECHO, &["a", "b", "c"]), PATIENCE, &Held::default())
+                    .await
+                    .unwrap();
             assert_eq!(messages(&answers), [b"a", b"b", b"c"], "round {round}");
             kept = Some(conversation);
         }
-        let (answers, _) = carry(&replicas, kept, batch("/else", &["a"]), PATIENCE).await.unwrap();
+        let (answers, _) =
+            carry(&replicas, kept, batch("/else", &["a"]), PATIENCE, &Held::default()).await.unwrap();
         assert_eq!(Code::from_i32(answers[0].code), Code::Unimplemented);
     }
 
@@ -212,19 +237,21 @@ mod tests {
     async fn what_an_ending_service_did_not_take_goes_to_its_successor() {
         let first = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
         let replicas = replicas(first.address);
-        let (_, mut kept) = carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
+        let (_, mut kept) =
+            carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE, &Held::default()).await.unwrap();
         assert!(kept.may_go_on());
         // The service ends while the conversation waits for the next batch: the conversation does
         // not delay the end.
         first.shutdown.cancel();
         first.server.await.unwrap();
         let second = serve(listen(first.address).unwrap());
-        let (answers, kept) = carry(&replicas, Some(kept), batch(ECHO, &["b"]), PATIENCE).await.unwrap();
+        let (answers, kept) =
+            carry(&replicas, Some(kept), batch(ECHO, &["b"]), PATIENCE, &Held::default()).await.unwrap();
         assert_eq!(messages(&answers), [b"b"]);
         // A client that has not noticed the end sends another batch.
         second.shutdown.cancel();
         let mut kept = kept;
-        assert_eq!(kept.exchange(batch(ECHO, &["c"])).await.unwrap(), None);
+        assert_eq!(kept.exchange(batch(ECHO, &["c"]), &Held::default()).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -232,7 +259,8 @@ mod tests {
         let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
         let replicas = replicas(service.address);
         let answered = tokio::spawn(async move {
-            let (answers, _) = carry(&replicas, None, batch(HOLD, &["a"]), PATIENCE).await.unwrap();
+            let (answers, _) =
+                carry(&replicas, None, batch(HOLD, &["a"]), PATIENCE, &Held::default()).await.unwrap();
             answers
         });
         service.echo.taken.notified().await;
@@ -240,6 +268,30 @@ mod tests {
         service.echo.let_go.notify_one();
         assert_eq!(messages(&answered.await.unwrap()), [b"a"]);
         service.server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_held_is_answered_after_the_timeout() {
+        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let replicas = replicas(service.address);
+        let timeout = Duration::from_secs(1);
+        let silent = carry(&replicas, None, batch(HOLD, &["a"]), timeout, &Held::default()).await;
+        assert_eq!(silent.err().unwrap().code(), Code::DeadlineExceeded);
+
+        service.echo.restarting.store(true, Ordering::Relaxed);
+        let held = Held::default();
+        let begun = Instant::now();
+        let echo = Arc::clone(&service.echo);
+        let let_go = tokio::spawn(async move {
+            time::sleep(2 * timeout).await;
+            // For the batch that was given up, and for the one that waits.
+            echo.let_go.notify_waiters();
+            echo.let_go.notify_one();
+        });
+        let (answers, _) = carry(&replicas, None, batch(HOLD, &["b"]), timeout, &held).await.unwrap();
+        assert_eq!(messages(&answers), [b"b"]);
+        assert!(begun.elapsed() >= 2 * timeout && held.is_held());
+        let_go.await.unwrap();
     }
 
     #[tokio::test]
@@ -253,9 +305,14 @@ mod tests {
             let mut far = TcpStream::connect(address).await.unwrap();
             let _ = copy_bidirectional(&mut near, &mut far).await;
         });
-        let (_, kept) = carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
+        let (_, kept) =
+            carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE, &Held::default()).await.unwrap();
         let cut_off = tokio::spawn(async move {
-            carry(&replicas, Some(kept), batch(HOLD, &["b"]), PATIENCE).await.err().unwrap().code()
+            carry(&replicas, Some(kept), batch(HOLD, &["b"]), PATIENCE, &Held::default())
+                .await
+                .err()
+                .unwrap()
+                .code()
         });
         service.echo.taken.notified().await;
         between.abort();
@@ -269,7 +326,8 @@ mod tests {
         let replicas = replicas(service.address);
         let (begun, mut kept) = (Instant::now(), None);
         while begun.elapsed() < 4 * AGE {
-            let (_, conversation) = carry(&replicas, kept, batch(ECHO, &["a"]), PATIENCE).await.unwrap();
+            let (_, conversation) =
+                carry(&replicas, kept, batch(ECHO, &["a"]), PATIENCE, &Held::default()).await.unwrap();
             kept = Some(conversation);
             time::sleep(AGE / 50).await;
         }
@@ -278,7 +336,9 @@ mod tests {
     #[tokio::test]
     async fn a_batch_that_is_too_large_is_refused() {
         let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
-        let refused = carry(&replicas(service.address), None, batch(ECHO, &["a"; 1025]), PATIENCE).await;
+        let refused =
+            carry(&replicas(service.address), None, batch(ECHO, &["a"; 1025]), PATIENCE, &Held::default())
+                .await;
         assert_eq!(refused.err().unwrap().code(), Code::InvalidArgument);
     }
 }

@@ -12,6 +12,11 @@ pub trait Unary: Send + Sync + 'static {
     /// # Errors
     /// The error that the method gives, or [`unknown`] if no such method has this path.
     async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status>;
+
+    /// Whether calls are held now: the service waits for its store, which is being restarted.
+    fn holds(&self) -> bool {
+        false
+    }
 }
 
 /// The error for a path that is not the path of a method of [`Unary`].

@@ -371,6 +371,10 @@ impl<S: Store> Store for Failing<S> {
     async fn is_ready(&self) -> bool {
         self.store.is_ready().await
     }
+
+    fn is_restarting(&self) -> bool {
+        self.store.is_restarting()
+    }
 }
 
 pub(crate) async fn search_is_whole_after_the_store_failed(store: impl Store) {

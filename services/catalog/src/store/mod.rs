@@ -108,4 +108,9 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Whether the store can be read and written.
     fn is_ready(&self) -> impl Future<Output = bool> + Send;
+
+    /// Whether the store is being restarted, and calls wait until it is back.
+    fn is_restarting(&self) -> bool {
+        false
+    }
 }

@@ -144,6 +144,10 @@ impl Store for RedisStore {
     async fn is_ready(&self) -> bool {
         self.redis.is_ready().await
     }
+
+    fn is_restarting(&self) -> bool {
+        self.redis.is_restarting()
+    }
 }
 
 fn malformed(record: &str) -> Failure {

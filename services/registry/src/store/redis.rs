@@ -148,6 +148,10 @@ impl Store for RedisStore {
     async fn is_ready(&self) -> bool {
         self.redis.is_ready().await
     }
+
+    fn is_restarting(&self) -> bool {
+        self.redis.is_restarting()
+    }
 }
 
 /// The list of all sessions as it was last read. A shard is read again only when its revision has
