@@ -157,6 +157,24 @@ class Rendering(unittest.TestCase):
     def test_two_releases_live_in_one_namespace(self):
         names = [
             {(manifest["kind"], manifest["metadata"]["name"]) for manifest in objects({}, release)}
+    def test_a_missing_extension_is_named(self):
+        for values, name in (
+            ({"tls": {"enabled": True}}, "cert-manager.io/v1"),
+            ({"serviceMonitor": {"enabled": True}}, "monitoring.coreos.com/v1"),
+        ):
+            with self.subTest(values=values), self.assertRaisesRegex(Refused, f"the cluster has no {name}"):
+                render({**values, "checkExtensions": True})
+        render({**shape("cluster"), "checkExtensions": True})
+
+    def test_another_version_alone_restarts_no_pod(self):
+        for name in SHAPES:
+            for pod, template in pods(objects(shape(name))):
+                labels = template["metadata"]["labels"]
+                with self.subTest(shape=name, pod=pod):
+                    if component(labels) != "test":
+                        self.assertNotIn("helm.sh/chart", labels)
+                        self.assertNotIn("app.kubernetes.io/version", labels)
+
             for release in ("one", "two")
         ]
         self.assertEqual(names[0] & names[1], set())

@@ -29,6 +29,16 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
+{{/* The labels of each pod of a role. They do not change with the chart's version, since another
+     version must not restart a pod that is the same otherwise. Takes a dict of root and role. */}}
+{{- define "lonja.podLabels" -}}
+{{ include "lonja.selector" . }}
+app.kubernetes.io/part-of: lonja
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- define "lonja.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
