@@ -221,7 +221,8 @@ class Rendering(unittest.TestCase):
             env = {e["name"]: e for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
             if role in GRPC:
                 store = env["LONJA_STORE"]["value"]
-                self.assertEqual(store, f"redis://{role}:$(LONJA_REDIS_PASSWORD)@demo-lonja-redis:6379")
+                host = "demo-lonja-redis-primary"
+                self.assertEqual(store, f"redis://{role}:$(LONJA_REDIS_PASSWORD)@{host}:6379")
                 self.assertEqual(env["LONJA_REDIS_PASSWORD"]["valueFrom"]["secretKeyRef"]["key"], role)
             else:
                 self.assertNotIn("LONJA_REDIS_PASSWORD", env)

@@ -81,7 +81,7 @@ capabilities: {drop: [ALL]}
 {{- $external := $values.externalRedis -}}
 {{- $user := .role -}}
 {{- if and (not $values.redis.enabled) $external.username -}}{{- $user = $external.username -}}{{- end -}}
-{{- $host := printf "%s-redis:6379" (include "lonja.fullname" .root) -}}
+{{- $host := printf "%s-redis-primary:6379" (include "lonja.fullname" .root) -}}
 {{- if not $values.redis.enabled -}}
 {{- $host = printf "%s:%v" (required "externalRedis.host is needed where redis.enabled is false" $external.host) $external.port -}}
 {{- end -}}
