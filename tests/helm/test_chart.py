@@ -305,7 +305,7 @@ class Edges(unittest.TestCase):
             | {("console", role, "admin") for role in PROBED}
             | {(role, "redis", "redis") for role in GRPC}
             | {("test", "gateway", "peers"), ("test", "datetime", "soap")}
-            | {(role, "any namespace", 53) for role in ROLES | {"test"}},
+            | {(role, "anyone", 53) for role in ROLES | {"test"}},
         )
 
     def test_every_call_inside_is_allowed_at_both_ends(self):
@@ -333,6 +333,17 @@ class Edges(unittest.TestCase):
 
 
 class Running(unittest.TestCase):
+        into, out = self.edges(shape("cluster"))
+        self.assertTrue({(role, "anyone", port) for role in GRPC for port in (6379, 6380, 6381)} <= out)
+        pods = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
+        into, out = self.edges({"networkPolicy": {"dnsTo": pods}})
+        self.assertEqual({to for _, to, port in out if port == 53}, {"kube-system"})
+        data = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "data"}}}]
+        into, out = self.edges({**shape("cluster"), "networkPolicy": {"redisTo": data}})
+        self.assertEqual({to for _, to, port in out if port == 6380}, {"data"})
+        for endpoint, port in (("http://collector", 80), ("http://[::1]:4000", 4000)):
+            into, out = self.edges({"tracing": {"endpoint": endpoint}})
+            self.assertTrue({(role, "anyone", port) for role in ROLES} <= out, endpoint)
     def test_probes_ask_what_the_services_answer(self):
         proto = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "proto").rglob("*.proto"))
         services = set(re.findall(r"^service (\w+)", proto, re.MULTILINE))
