@@ -1,7 +1,10 @@
 //! The services as processes of their own work like `lonja up`, also when one of them is gone or
 //! does not answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use lonja_proto::{
     audit::{
@@ -352,6 +355,37 @@ fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
     }
     assert!(ask("registry", &["GET", "lonja:catalog:{0}:totals"]).starts_with("NOPERM"));
     assert!(ask("default", &["PING"]).contains("NOAUTH") || ask("default", &["PING"]).contains("WRONGPASS"));
+}
+
+/// Bug: a pod of Redis that was deleted by force was still serving when its successor had read the
+/// files. What was acknowledged in between was lost.
+#[test]
+fn a_second_redis_on_the_same_files_waits_for_the_end_of_the_first() {
+    let script = crate::repository("deploy/redis-start.sh");
+    let passwords = ["REGISTRY", "CATALOG", "AUDIT"].map(|service| format!("LONJA_REDIS_{service}_PASSWORD"));
+    let passwords: Vec<_> = passwords.iter().map(|name| (name.as_str(), "secret")).collect();
+    let mut first = RedisServer::start_by(&script, &passwords);
+    let ask = |port: u16, user: &str, command: &[&str]| {
+        let mut cli = std::process::Command::new("redis-cli");
+        cli.args(["-p", &port.to_string(), "--no-auth-warning", "--user", user, "--pass", "secret"]);
+        String::from_utf8(cli.args(command).output().unwrap().stdout).unwrap()
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut second = std::process::Command::new("sh");
+    second.arg(&script).envs(passwords).env("LONJA_REDIS_DIR", first.directory());
+    second.env("LONJA_REDIS_PORT", port.to_string()).env("LONJA_REDIS_BIND", "127.0.0.1");
+    second.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let second = Process::spawn(&mut second);
+    eventually("the second waits", || {
+        second.stderr().iter().any(|line| line.contains("still uses")).then_some(())
+    });
+    let key = "lonja:registry:{0}:probe";
+    assert_eq!(ask(first.port(), "registry", &["SET", key, "written"]).trim(), "OK");
+    assert_eq!(ask(port, "registry", &["GET", key]), "", "the second does not listen yet");
+    first.kill();
+    eventually("the second has what the first acknowledged", || {
+        (ask(port, "registry", &["GET", key]).trim() == "written").then_some(())
+    });
 }
 
 /// Bug: Redis replays its append-only file as the default user. What that user may not do was left

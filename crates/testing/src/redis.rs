@@ -121,6 +121,12 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// The directory of the server's files.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A prefix for keys that nothing else in this process uses.
     #[must_use]
     pub fn fresh_prefix() -> String {
