@@ -1,10 +1,14 @@
 //! Reads traces through Jaeger's query API, and checks them.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use lonja_wire::Command;
 use serde_json::Value;
 
-use crate::process::http_get;
+use crate::{eventually, process::http, wire};
 
 /// The parts of a span that tests look at.
 #[derive(Debug)]
@@ -30,8 +34,17 @@ fn tags(value: &Value) -> Vec<(String, Value)> {
 
 /// Gives the traces that have a span of this service and operation.
 pub(crate) fn traces(query: SocketAddr, service: &str, operation: &str) -> Vec<Vec<Seen>> {
-    let path = format!("/api/traces?service={service}&operation={operation}&limit=100");
-    let (status, body) = http_get(query, &path);
+    traces_since(query, service, operation, UNIX_EPOCH)
+}
+
+/// Gives the traces since this moment that have a span of this service and operation.
+fn traces_since(query: SocketAddr, service: &str, operation: &str, since: SystemTime) -> Vec<Vec<Seen>> {
+    let microseconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let (start, end) = (microseconds(since), microseconds(SystemTime::now()));
+    let path =
+        format!("/api/traces?service={service}&operation={operation}&limit=100&start={start}&end={end}");
+    // To a caller of HTTP/1.1 Jaeger answers in chunks.
+    let (status, body) = http(query, &format!("GET {path} HTTP/1.0\r\nHost: {query}\r\n\r\n"));
     assert_eq!(status, 200, "{body}");
     let body: Value = serde_json::from_str(&body).unwrap();
     let seen = |trace: &Value, span: &Value| {
@@ -61,6 +74,80 @@ pub(crate) fn below<'a>(trace: &'a [Seen], parent: &Seen, service: &str, kind: &
         .collect();
     assert_eq!(found.len(), 1, "{service} {kind} {name} below {}: {trace:#?}", parent.name);
     found[0]
+}
+
+/// The shape of the index whose traces are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Each service is a process of its own, and their state is in Redis.
+    Services,
+    /// All is one process.
+    Up,
+}
+
+/// Sends each operation a few times, and asserts that each request has made one trace, which begins
+/// at the gateway and has the calls of the other services, and theirs of Redis.
+pub(crate) fn each_request_is_one_trace(peers: SocketAddr, query: SocketAddr, shape: Shape) {
+    const TIMES: usize = 5;
+    let since = SystemTime::now();
+    let file = || "traced.txt".parse().unwrap();
+    let operations = |name: &str| -> [(Command, &[&str]); 8] {
+        let port = std::num::NonZeroU16::new(50_085).unwrap().into();
+        [
+            (Command::Register, &["registry"]),
+            (Command::Connect(port), &["registry"]),
+            (Command::Publish(file(), "a description".parse().unwrap()), &["registry", "catalog"]),
+            (Command::ListUsers, &["registry"]),
+            (Command::ListContent(Some(name.parse().unwrap())), &["registry", "catalog"]),
+            (Command::Delete(file()), &["registry", "catalog"]),
+            (Command::Disconnect, &["registry", "catalog"]),
+            (Command::Unregister, &["registry"]),
+        ]
+    };
+    for number in 0..TIMES {
+        let name = format!("traced{number}");
+        for (command, _) in operations(&name) {
+            let operation = command.operation().name();
+            assert_eq!(wire::ask(peers, &name, command), 0, "{operation} of {name}");
+        }
+    }
+    for (command, services) in operations("traced") {
+        let operation = command.operation().name();
+        let complete = |trace: &Vec<Seen>| {
+            let answers = |service: &str, span: &Seen| {
+                let is_its = shape == Shape::Up || span.service == format!("lonja-{service}");
+                is_its && span.name.starts_with(&format!("lonja.{service}.v1."))
+            };
+            let asks_redis = |service: &str, span: &Seen| {
+                span.service == format!("lonja-{service}") && *span.tag("db.system.name") == "redis"
+            };
+            let has = |service: &&str| {
+                trace.iter().any(|span| answers(service, span))
+                    && (shape == Shape::Up || trace.iter().any(|span| asks_redis(service, span)))
+            };
+            services.iter().chain([&"audit"]).all(has)
+        };
+        let gateway = if shape == Shape::Up { "lonja" } else { "lonja-gateway" };
+        let found = eventually("a whole trace for each request", || {
+            let found = traces_since(query, gateway, operation, since);
+            let whole = found.len() >= TIMES && found.iter().all(complete);
+            if !whole {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            whole.then_some(found)
+        });
+        assert_eq!(found.len(), TIMES, "{operation}");
+        for trace in found {
+            let roots: Vec<_> = trace.iter().filter(|span| span.parent.is_none()).collect();
+            assert_eq!(roots.len(), 1, "{operation}: {trace:#?}");
+            assert_eq!((roots[0].service.as_str(), roots[0].name.as_str()), (gateway, operation));
+            assert_eq!(*roots[0].tag("lonja.status"), 0);
+            let is_above = |span: &Seen| {
+                span.parent.as_ref().is_none_or(|parent| trace.iter().any(|other| other.id == *parent))
+            };
+            assert!(trace.iter().all(is_above), "{operation} has a gap: {trace:#?}");
+        }
+    }
 }
 
 /// Asserts that a trace is the tree of a PUBLISH: gateway, registry, catalog, audit, and their

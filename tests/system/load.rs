@@ -161,7 +161,8 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     // A disconnect whose answer was lost may have ended the session all the same, and every third
     // user disconnects.
     let doubtful = |name: &String| name.rsplit('-').next().unwrap().parse::<usize>().unwrap() % 3 == 0;
-    let watcher = connected.iter().find(|name| !doubtful(name)).unwrap();
+    let watcher = "verifier";
+    let _ = (wire::register_again(peers, watcher), wire::connect_as(peers, watcher, 50_085));
     let users = wire::list_users(peers, watcher, Dialect::Padded).unwrap();
     let mut online: Vec<_> = users.iter().map(|user| user.username.to_string()).collect();
     online.sort();

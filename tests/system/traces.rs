@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use crate::{
     cluster::Cluster,
     eventually,
-    jaeger::{assert_publish, traces},
+    jaeger::{Shape, assert_publish, each_request_is_one_trace, traces},
     process::http_get,
     wire,
 };
@@ -51,6 +51,13 @@ fn a_publish_is_one_trace_from_accept_to_redis_and_audit_and_health_checks_make_
             }
         }
     }
+}
+
+#[test]
+fn each_request_of_each_operation_is_one_trace() {
+    let (_runtime, receiver) = receiver();
+    let cluster = traced(&receiver);
+    each_request_is_one_trace(cluster.peers, receiver.query(), Shape::Services);
 }
 
 #[test]
