@@ -59,6 +59,21 @@ test-newcomer: setup
 test-containers: $(VENV)/made dist
 	cargo build --package lonja-testing
 	cargo test --test containers -- --nocapture --test-threads 1
+# The chart on the cluster of the current context, if LONJA_TEST_CONTEXT names that context:
+# tests/kubernetes/README.md.
+test-kubernetes: $(VENV)/made
+	$(call needed,kubectl,kubectl: https://kubernetes.io/docs/tasks/tools)
+	$(call needed,helm,Helm 4: https://helm.sh)
+	@context=$$(kubectl config current-context 2>/dev/null) \
+	  || { echo "no cluster: tests/kubernetes/README.md says how to get one" >&2; exit 1; }; \
+	[ "$$context" = "$$LONJA_TEST_CONTEXT" ] \
+	  || { echo "the current context is $$context: to test on that cluster, set LONJA_TEST_CONTEXT=$$context" >&2; exit 1; }
+	cargo test --test kubernetes -- --nocapture
+
+# The command that makes a cluster where no registry can be reached. Needs root.
+test-cluster:
+	$(PYTHON) tests/kubernetes/test_cluster.py
+
 
 lint: setup
 	cargo fmt --all --check
