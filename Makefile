@@ -22,8 +22,8 @@ debian = @command -v $(1) >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) 
 # $(call needed,COMMAND,WHERE FROM): says what to install by hand.
 needed = @command -v $(1) >/dev/null || { echo "install $(2)" >&2; exit 1; }
 
-.PHONY: setup test test-browser test-helm test-newcomer test-containers lint advisories proto-lint \
-  page page-check proto helm-readme helm-examples dist bench soak fuzz clean
+.PHONY: setup test test-browser test-helm test-newcomer test-containers test-kubernetes test-cluster \
+  lint advisories proto-lint page page-check proto helm-readme helm-examples dist bench soak fuzz clean
 
 # What the tests need beside Rust, a C compiler, Python, Node.js and npm.
 setup: $(VENV)/made

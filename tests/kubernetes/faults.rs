@@ -1,0 +1,165 @@
+//! What is done to a release while peers use it: no peer may get a failure.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use lonja_wire::Command;
+
+use crate::{
+    eventually,
+    install::Release,
+    kubectl::{Namespace, pods, until_settled},
+    load::{Acknowledged, until_recorded, write},
+    wire,
+};
+
+const WRITERS: usize = 4;
+/// The roles that have Deployments.
+const ROLES: [&str; 6] = ["gateway", "registry", "catalog", "audit", "datetime", "console"];
+
+/// Peers that use the index all the while.
+pub(crate) struct Load {
+    done: Arc<Acknowledged>,
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<()>>,
+    peers: SocketAddr,
+}
+
+impl Load {
+    pub(crate) fn start(release: &Release) -> Self {
+        let (done, stop) = (Arc::new(Acknowledged::default()), Arc::new(AtomicBool::new(false)));
+        let peers = release.node_port();
+        let writers = (0..WRITERS).map(|writer| {
+            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
+            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
+        });
+        Self { writers: writers.collect(), done, stop, peers }
+    }
+
+    /// Asserts that nobody got a failure so far, and that peers are served.
+    fn goes_on(&self, release: &Release, after: &str) {
+        let sent = self.done.sent();
+        eventually("peers are served", || (self.done.sent() > sent + 100).then_some(()));
+        let failed = self.done.failed();
+        assert!(failed.is_empty(), "after {after}, of {} operations: {failed:#?}", self.done.sent());
+        let name = after.replace([' ', '/'], "-");
+        until_recorded(self.peers, &release.audit().url(), &name);
+        println!("{after}: {} operations, none failed", self.done.sent());
+    }
+
+    /// Goes on until at least `operations` were sent, and stops.
+    pub(crate) fn stop_after(mut self, operations: usize) -> Arc<Acknowledged> {
+        eventually("enough operations", || (self.done.sent() >= operations).then_some(()));
+        self.stop.store(true, Ordering::Relaxed);
+        self.writers.drain(..).for_each(|writer| writer.join().unwrap());
+        let failed = self.done.failed();
+        assert!(failed.is_empty(), "of {} operations: {failed:#?}", self.done.sent());
+        Arc::clone(&self.done)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until everything of a release is ready, and nothing is being removed.
+fn until_ready(release: &Release) {
+    for role in ROLES {
+        let deployment = format!("deployment/lonja-{role}");
+        release.namespace.kubectl(&["rollout", "status", &deployment, "--timeout=120s"]);
+    }
+    let redis = release.of_redis();
+    let set = redis.kubectl(&["get", "statefulset", "-o", "name"]);
+    redis.kubectl(&["rollout", "status", &set, "--timeout=120s"]);
+    until_settled(release.namespace);
+    until_settled(redis);
+}
+
+fn of_role(role: &str) -> String {
+    format!("app.kubernetes.io/name=lonja,app.kubernetes.io/component={role}")
+}
+
+/// Deletes a pod of each kind, with grace and without.
+pub(crate) fn each_pod_is_deleted(release: &Release, load: &Load) {
+    let with_redis =
+        ROLES.map(|role| (release.namespace, role)).into_iter().chain([(release.of_redis(), "redis")]);
+    for (namespace, role) in with_redis {
+        for how in [&["--wait=true"][..], &["--grace-period=0", "--force"]] {
+            let pod = pods(namespace, &of_role(role)).into_iter().next().expect("a pod");
+            namespace.kubectl(&[&["delete", "pod", &pod], how].concat());
+            until_ready(release);
+            load.goes_on(release, &format!("{role} deleted {}", how[0].trim_start_matches("--")));
+        }
+    }
+}
+
+/// The names and unique ids of all pods.
+fn identities(namespace: &Namespace) -> Vec<String> {
+    let format = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid}{\"\\n\"}{end}";
+    let mut pods: Vec<_> =
+        namespace.kubectl(&["get", "pods", "-o", format]).lines().map(str::to_owned).collect();
+    pods.sort();
+    pods
+}
+
+/// Which pods of `after` were not there `before`, without the Deployments' random parts.
+fn replaced(before: &[String], after: &[String]) -> Vec<String> {
+    let fresh = after.iter().filter(|pod| !before.contains(pod));
+    let mut names: Vec<_> = fresh.filter_map(|pod| pod.split('-').nth(1).map(str::to_owned)).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// An upgrade that changes a value of every service replaces every service, and Redis not.
+pub(crate) fn every_service_gets_another_value(release: &mut Release, load: &Load) {
+    let before = identities(release.namespace);
+    release.upgrade(None, Some("logLevel=warn"));
+    until_ready(release);
+    let mut all = ROLES.map(str::to_owned).to_vec();
+    all.sort();
+    assert_eq!(replaced(&before, &identities(release.namespace)), all);
+    load.goes_on(release, "another value of every service");
+}
+
+/// An upgrade to another version of the chart in which no pod changes replaces no pod.
+pub(crate) fn another_version_of_the_chart(release: &mut Release, load: &Load) {
+    let before = identities(release.namespace);
+    let chart = release.changed_chart("version", "Chart.yaml", "\nversion: ", "\nversion: 9");
+    release.upgrade(Some(chart), None);
+    until_ready(release);
+    assert_eq!(replaced(&before, &identities(release.namespace)), [""; 0]);
+    load.goes_on(release, "another version of the chart");
+}
+
+/// An upgrade that changes the configuration of the release's Redis replaces Redis, and nothing else.
+pub(crate) fn another_configuration_of_redis(release: &mut Release, load: &Load) {
+    let before = identities(release.namespace);
+    let has_redis = std::ptr::eq(release.of_redis(), release.namespace);
+    let from = "tcp-keepalive 60";
+    let chart = release.changed_chart("redis", "files/redis.conf", from, "tcp-keepalive 61");
+    release.upgrade(Some(chart), None);
+    until_ready(release);
+    let expected: &[&str] = if has_redis { &["redis"] } else { &[] };
+    assert_eq!(replaced(&before, &identities(release.namespace)), expected);
+    load.goes_on(release, "another configuration of Redis");
+}
+
+/// A rollback to the revision of the install.
+pub(crate) fn back_to_the_first_revision(release: &mut Release, load: &Load) {
+    release.roll_back();
+    until_ready(release);
+    let level = "jsonpath={.spec.template.spec.containers[0].env[?(@.name==\"LONJA_LOG\")].value}";
+    let level = release.namespace.kubectl(&["get", "deployment/lonja-gateway", "-o", level]);
+    assert_eq!(level, "info");
+    load.goes_on(release, "back to the first revision");
+    assert_eq!(wire::ask(load.peers, "nobody", Command::Disconnect), 1);
+}

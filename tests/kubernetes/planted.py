@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Plants faults in copies of the chart, one at a time, and asserts that `make test-kubernetes` finds each.
+
+usage: tests/kubernetes/planted.py [NUMBER ...]     the faults of these numbers; all without an argument
+
+Takes the settings of `make test-kubernetes` (tests/kubernetes/README.md), and half an hour.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+CHART = ROOT / "helm" / "lonja"
+POLICIES = "templates/networkpolicies.yaml"
+# What is wrong, the file, what stands there, and what is put in its place.
+FAULTS = [
+    ("peers are led to another port", "templates/services.yaml", "targetPort: {{ $port }}", "targetPort: admin"),
+    ("a policy is missing", POLICIES, 'append $roles "test"', "$roles"),
+    ("nothing may ask for names", POLICIES, "{port: 53, protocol: UDP}", "{port: 54, protocol: UDP}"),
+    ("a probe asks another path", "templates/deployments.yaml", "path: /livez", "path: /alive"),
+    ("Redis keeps an old configuration", "templates/redis.yaml", "checksum/config:", "checksum: #"),
+    (
+        "an upgrade makes new passwords",
+        "templates/redis.yaml",
+        "index $known . | default (randAlphaNum 32 | b64enc)",
+        "randAlphaNum 32 | b64enc",
+    ),
+    (
+        "each version restarts every pod",
+        "templates/_helpers.tpl",
+        "app.kubernetes.io/part-of: lonja\n{{- with .root.Values.commonLabels }}\n{{ toYaml . }}\n{{- end }}\n{{- end -}}\n\n{{- define \"lonja.image\"",
+        "app.kubernetes.io/part-of: {{ .root.Chart.Version }}\n{{- end -}}\n\n{{- define \"lonja.image\"",
+    ),
+    (
+        "an upgrade ends all pods of a service at one time",
+        "templates/deployments.yaml",
+        "{maxUnavailable: 0, maxSurge: 1}",
+        "{maxUnavailable: 100%, maxSurge: 0}",
+    ),
+    ("a pod that ends takes no last calls", "values.yaml", "preStopSeconds: 5", "preStopSeconds: 0"),
+    ("Redis has no volume", "values.yaml", "    enabled: true\n    # -- Size of the volume.", "    enabled: false\n    # -- Size of the volume."),
+    ("pods may run as root", "templates/_helpers.tpl", "runAsNonRoot: true", "runAsNonRoot: false"),
+    ("traces go to another port", "templates/_helpers.tpl", "-jaeger:4317", "-jaeger:4318"),
+    (
+        "uninstall leaves a secret",
+        "templates/redis.yaml",
+        "type: Opaque",
+        "  annotations: {helm.sh/resource-policy: keep}\ntype: Opaque",
+    ),
+]
+
+
+def found(number, folder):
+    """Runs the test on a chart with this fault, and gives the lines by which it failed."""
+    what, file, here, there = FAULTS[number]
+    chart = folder / str(number)
+    shutil.copytree(CHART, chart)
+    text = (chart / file).read_text(encoding="utf-8")
+    if here not in text:
+        sys.exit(f"{file} does not have what the fault {what!r} replaces")
+    (chart / file).write_text(text.replace(here, there, 1), encoding="utf-8")
+    environment = {**os.environ, "LONJA_TEST_CHART": str(chart), "LONJA_TEST_TIMEOUT": "45s"}
+    command = ["cargo", "test", "--quiet", "--test", "kubernetes", "--", "--nocapture"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    at = next((at for at, line in enumerate(lines) if " panicked at " in line), None)
+    if done.returncode == 0 or at is None:
+        return None
+    return [line[:300] for line in lines[at : at + 3] if line.strip()]
+
+
+def main(numbers):
+    missed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number in numbers or range(len(FAULTS)):
+            lines = found(number, pathlib.Path(folder))
+            print(f"{number} {FAULTS[number][0]}: {'found' if lines else 'NOT FOUND'}", flush=True)
+            for line in lines or []:
+                print(f"    {line}", flush=True)
+            missed += not lines
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(number) for number in sys.argv[1:]]))
