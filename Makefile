@@ -57,8 +57,8 @@ test-newcomer: setup
 
 # The stack of docker-compose.yml and the packages, by the container engine of this machine.
 test-containers: $(VENV)/made dist
-	cargo build --package lonja-testing
 	cargo test --test containers -- --nocapture --test-threads 1
+
 # The chart on the cluster of the current context, if LONJA_TEST_CONTEXT names that context:
 # tests/kubernetes/README.md.
 test-kubernetes: $(VENV)/made
@@ -73,7 +73,6 @@ test-kubernetes: $(VENV)/made
 # The command that makes a cluster where no registry can be reached. Needs root.
 test-cluster:
 	$(PYTHON) tests/kubernetes/test_cluster.py
-
 
 lint: setup
 	cargo fmt --all --check

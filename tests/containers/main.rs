@@ -20,6 +20,7 @@ mod process;
 #[path = "../system/rows.rs"]
 mod rows;
 mod stack;
+mod up;
 #[allow(dead_code, reason = "shared with the tests of the system")]
 #[path = "../system/wire.rs"]
 mod wire;
@@ -113,9 +114,10 @@ fn hardened(stack: &Stack) {
     }
 }
 
-/// Asserts that a PUBLISH makes one trace across the services.
+/// Asserts that each request makes one trace across the services, and a PUBLISH the whole tree.
 fn traced(stack: &Stack) {
     let peers = stack.peers[0];
+    jaeger::each_request_is_one_trace(peers, stack.jaeger, jaeger::Shape::Services);
     assert_eq!(wire::register(peers, "tracy"), 0);
     assert_eq!(wire::connect_as(peers, "tracy", 50_085), 0);
     assert_eq!(wire::publish(peers, "tracy", "traced.txt"), 0);

@@ -12,7 +12,7 @@ use crate::{eventually, repository};
 /// The number of replicas of each service that may have several.
 pub(crate) const REPLICAS: usize = 2;
 /// The image of Jaeger, as docker-compose.yml names it.
-const JAEGER: &str = "jaegertracing/jaeger:2.21.0";
+pub(crate) const JAEGER: &str = "jaegertracing/jaeger:2.21.0";
 
 pub(crate) struct Stack {
     project: String,
@@ -39,7 +39,7 @@ pub(crate) fn docker() -> Command {
 }
 
 /// Panics where no container engine answers, and says what to do.
-fn assert_engine() {
+pub(crate) fn assert_engine() {
     let engine = docker().arg("info").stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(
         engine.is_ok_and(|status| status.success()),
@@ -73,20 +73,6 @@ fn free_range(from: u16) -> u16 {
         .expect("free ports")
 }
 
-fn has_jaeger() -> bool {
-    let is_here =
-        docker().args(["image", "inspect", JAEGER]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if is_here.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    let pulled = Command::new("timeout")
-        .arg("300")
-        .arg(docker().get_program())
-        .args(["pull", "--quiet", JAEGER])
-        .status();
-    pulled.is_ok_and(|status| status.success())
-}
-
 impl Stack {
     /// Builds the image, starts the stack, and waits until everything is healthy.
     pub(crate) fn start() -> Self {
@@ -100,11 +86,6 @@ impl Stack {
         let (first, first_audit) = (free_range(20_000), free_range(21_000));
         let range = |first: u16| format!("{first}-{}", usize::from(first) + REPLICAS - 1);
         let mut files = vec!["docker-compose.yml", "tests/containers/compose.yaml"];
-        if !has_jaeger() {
-            eprintln!("cannot pull {JAEGER}: Lonja's own trace receiver takes its place");
-            files.push("tests/containers/receiver.yaml");
-        }
-        let receiver = repository("target/debug/otlp-receiver");
         let set = |name: &str, value: String| (name.to_owned(), value);
         let mut environment = vec![
             set("LONJA_GATEWAY_PORT", range(first)),
@@ -112,7 +93,6 @@ impl Stack {
             set("LONJA_JAEGER_PORT", ports[1].to_string()),
             set("LONJA_CONSOLE_PORT", ports[2].to_string()),
             set("LONJA_TEST_AUDIT_PORT", range(first_audit)),
-            set("LONJA_TEST_RECEIVER", receiver.display().to_string()),
             // Compose 1.29 uses the old builder unless told otherwise.
             set("DOCKER_BUILDKIT", "1".to_owned()),
             set("COMPOSE_DOCKER_CLI_BUILD", "1".to_owned()),
