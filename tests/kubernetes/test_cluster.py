@@ -39,7 +39,7 @@ def left_behind():
         "sets": lines("ipset", "list", "-name"),
         "mounts": [line for line in lines("mount") if "lonja-cluster" in line],
         "processes": [line for line in lines("ps", "-eo", "args") if str(node.STATE) in line],
-        "state": node.STATE.exists() or node.VOLUMES.exists(),
+        "state": node.STATE.exists(),
     }
 
 

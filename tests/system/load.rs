@@ -2,7 +2,7 @@
 //! nothing of what was acknowledged is lost.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Mutex,
@@ -151,8 +151,8 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     for (name, _) in &registered {
         assert_eq!(wire::register_again(peers, name), 1, "{name} is lost");
     }
-    let ended: Vec<_> = done.of(Operation::Disconnect).into_iter().map(|(name, _)| name).collect();
-    let connected: Vec<_> = done
+    let ended: HashSet<_> = done.of(Operation::Disconnect).into_iter().map(|(name, _)| name).collect();
+    let connected: HashSet<_> = done
         .of(Operation::Connect)
         .into_iter()
         .map(|(name, _)| name)
@@ -171,11 +171,15 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
         assert!(online.binary_search(name).is_ok(), "the session of {name} is lost");
     }
     assert!(ended.iter().all(|name| online.binary_search(name).is_err()), "a session that ended is back");
-    for (name, file) in
-        done.of(Operation::Publish).iter().filter(|(name, _)| connected.contains(name) && !doubtful(name))
-    {
+    let mut published: HashMap<String, Vec<String>> = HashMap::new();
+    for (name, file) in done.of(Operation::Publish) {
+        published.entry(name).or_default().push(file);
+    }
+    for (name, files) in published.iter().filter(|(name, _)| connected.contains(*name) && !doubtful(name)) {
         let listed = wire::list_content(peers, watcher, name, Dialect::Padded).unwrap();
-        let times = listed.iter().filter(|listed| listed.filename.to_string() == *file).count();
-        assert_eq!(times, 1, "{file} of {name}");
+        for file in files {
+            let times = listed.iter().filter(|listed| listed.filename.to_string() == *file).count();
+            assert_eq!(times, 1, "{file} of {name}");
+        }
     }
 }

@@ -21,8 +21,7 @@ BRIDGE = "lonja-pods"
 ETCD = "http://127.0.0.1:12379"
 PAUSE_IMAGE = "docker.io/lonja-cluster/pause:1"
 COREDNS_IMAGE = "docker.io/lonja-cluster/coredns:1"
-# Where Kubernetes' own provisioner makes volumes; it knows no other place.
-VOLUMES = pathlib.Path("/tmp/hostpath_pv")
+VOLUMES = 8
 PACKAGES = (
     "etcd-server containerd runc containernetworking-plugins iptables iproute2 conntrack openssl "
     "ethtool socat ipset kmod procps"
@@ -41,7 +40,8 @@ def up(node_dns):
     start_control_plane()
     load_own_images()
     start_node()
-    apply(fill("volumes.yaml"))
+    apply(fill("volume-class.yaml"))
+    make_volumes()
     apply(fill("names.yaml"))
     ready("the node", 90, "wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s")
     kubectl("label", "node", NODE, "topology.kubernetes.io/zone=zone-1", "--overwrite")
@@ -85,9 +85,9 @@ def settings():
     }
 
 
-def fill(template):
+def fill(template, **more):
     text = (HERE / "config" / template).read_text(encoding="utf-8")
-    return string.Template(text).substitute(settings())
+    return string.Template(text).substitute(settings(), **more)
 
 
 def configure(node_dns):
@@ -157,7 +157,6 @@ def start_control_plane():
         f"--service-account-private-key-file={CONFIG}/accounts.key",
         f"--root-ca-file={CONFIG}/ca.crt",
         "--use-service-account-credentials",
-        "--enable-hostpath-provisioner",
         "--leader-elect=false",
     )
     start(
@@ -258,6 +257,21 @@ def ready(what, seconds, *question):
             time.sleep(0.25)
 
 
+def make_volumes():
+    """Makes volumes, and makes those anew whose claim is gone."""
+    known = json.loads(kubectl("get", "persistentvolumes", "-o", "json"))["items"]
+    for volume in known:
+        if volume["status"].get("phase") == "Released":
+            kubectl("delete", "persistentvolume", volume["metadata"]["name"])
+            shutil.rmtree(volume["spec"]["hostPath"]["path"])
+    for number in range(VOLUMES):
+        folder = STATE / "volumes" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Any pod may write to a volume.
+        folder.chmod(0o777)
+        apply(fill("volume.yaml", name=f"local-{number}", path=folder))
+
+
 def containerd(*arguments, **options):
     return run("ctr", "-a", SOCKET, "-n", "k8s.io", *arguments, **options)
 
@@ -306,8 +320,7 @@ def down():
         if mounted.startswith(f"{STATE}/"):
             subprocess.run(["umount", "-l", mounted], capture_output=True, check=False)
     remove_network()
-    for folder in (VOLUMES, STATE):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(STATE, ignore_errors=True)
 
 
 def remove_containers():
