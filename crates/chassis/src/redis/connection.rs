@@ -260,7 +260,7 @@ impl Redis {
     /// When a request that waits since `since` fails. The deadline may be later when it is asked for
     /// again: requests wait longer for a Redis that is being restarted.
     pub(super) fn deadline(&self, since: Instant) -> Instant {
-        self.shared.outage.deadline(since, DEADLINE)
+        self.shared.outage.deadline(since)
     }
 
     async fn attempt_until_deadline(

@@ -8,6 +8,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::connection::DEADLINE;
+
 /// How long calls wait for a Redis that went away. A planned restart takes a second or two, and more
 /// with a large append-only file. A Redis that is away for longer is not being restarted, and calls
 /// fail by their usual deadline. Shorter than the time for which a script remembers a batch (10 s).
@@ -16,43 +18,69 @@ const HOLD: Duration = Duration::from_secs(8);
 /// Whether Redis is away, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    since: Mutex<Option<Instant>>,
-    /// Whether `since` is set, for the many calls that only ask whether it is.
-    set: AtomicBool,
+    last: Mutex<Option<Last>>,
+    /// Whether Redis is away or has just come back, for the many calls that only ask that.
+    matters: AtomicBool,
+}
+
+/// The last time that Redis was away.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    began: Instant,
+    ended: Option<Instant>,
 }
 
 impl Outage {
     /// Notes that Redis ended a connection, refused one, or reads its files.
     pub(super) fn begins(&self) {
-        let mut since = self.since.lock();
-        if since.is_none() {
-            *since = Some(Instant::now());
-            self.set.store(true, Ordering::Release);
+        let mut last = self.last.lock();
+        if last.is_none_or(|last| last.ended.is_some()) {
+            *last = Some(Last { began: Instant::now(), ended: None });
+            self.matters.store(true, Ordering::Release);
             metrics::counter!("lonja_redis_outages_total").increment(1);
         }
     }
 
     /// Notes that Redis answers.
     pub(super) fn ends(&self) {
-        if self.set.load(Ordering::Acquire) {
-            *self.since.lock() = None;
-            self.set.store(false, Ordering::Release);
+        if !self.matters.load(Ordering::Acquire) {
+            return;
+        }
+        let mut last = self.last.lock();
+        match &mut *last {
+            Some(Last { ended: Some(ended), .. }) if ended.elapsed() > HOLD => {
+                self.matters.store(false, Ordering::Release);
+            }
+            Some(Last { ended: ended @ None, .. }) => *ended = Some(Instant::now()),
+            _ => {}
         }
     }
 
-    /// Whether Redis went away less than `HOLD` ago.
+    /// Whether calls may be held: Redis went away less than [`HOLD`] ago, or came back so lately that
+    /// calls may still be on their way to it.
     pub(super) fn is_on(&self) -> bool {
-        self.set.load(Ordering::Acquire) && self.since.lock().is_some_and(|since| since.elapsed() < HOLD)
+        self.matters.load(Ordering::Acquire)
+            && self.last.lock().is_some_and(|last| match last.ended {
+                None => last.began.elapsed() < HOLD,
+                Some(ended) => ended.elapsed() < DEADLINE,
+            })
     }
 
-    /// The deadline of a call that waits since `since`: `usual` after that, or the end of the hold if
-    /// Redis is away. No call is held for longer than `HOLD`, even if Redis goes away again and again.
-    pub(super) fn deadline(&self, since: Instant, usual: Duration) -> Instant {
-        let usual = since + usual;
-        if !self.set.load(Ordering::Acquire) {
+    /// The deadline of a call that waits since `since`: [`DEADLINE`] after that. While Redis is away,
+    /// the end of the hold. A call that was held has [`DEADLINE`] from the moment when Redis is back,
+    /// since the first answer of Redis may be another call's. No call is held for longer than
+    /// [`HOLD`], even if Redis goes away again and again.
+    pub(super) fn deadline(&self, since: Instant) -> Instant {
+        let usual = since + DEADLINE;
+        if !self.matters.load(Ordering::Acquire) {
             return usual;
         }
-        self.since.lock().map_or(usual, |away| usual.max(away.min(since) + HOLD))
+        let held = self.last.lock().and_then(|last| match last.ended {
+            None => Some(last.began.min(since) + HOLD),
+            Some(ended) if since < ended => Some((ended + DEADLINE).min(since + HOLD)),
+            Some(_) => None,
+        });
+        held.map_or(usual, |held| usual.max(held))
     }
 }
 
@@ -60,25 +88,44 @@ impl Outage {
 mod tests {
     use super::*;
 
-    const USUAL: Duration = Duration::from_secs(1);
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
     async fn calls_wait_from_the_beginning_of_an_outage_and_not_for_ever() {
         let outage = Outage::default();
         let began = Instant::now();
-        assert_eq!((outage.deadline(began, USUAL), outage.is_on()), (began + USUAL, false));
+        assert_eq!((outage.deadline(began), outage.is_on()), (began + DEADLINE, false));
         outage.begins();
-        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::advance(3 * SECOND).await;
         outage.begins();
-        assert_eq!((outage.deadline(Instant::now(), USUAL), outage.is_on()), (began + HOLD, true));
+        assert_eq!((outage.deadline(Instant::now()), outage.is_on()), (began + HOLD, true));
         tokio::time::advance(HOLD).await;
         let later = Instant::now();
-        assert_eq!((outage.deadline(later, USUAL), outage.is_on()), (later + USUAL, false));
-        outage.ends();
-        assert_eq!(outage.deadline(later, USUAL), later + USUAL);
-        // A call that has waited since before the second outage waits no longer for that.
+        assert_eq!((outage.deadline(later), outage.is_on()), (later + DEADLINE, false));
+    }
+
+    /// Bug: when another call was the first that Redis answered, a call that was held had no time
+    /// left, and failed.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_held_has_time_when_redis_is_back() {
+        let outage = Outage::default();
+        let since = Instant::now();
         outage.begins();
-        assert_eq!(outage.deadline(later, USUAL), later + HOLD);
-        assert_eq!(outage.deadline(began, USUAL), began + HOLD);
+        tokio::time::advance(3 * SECOND).await;
+        outage.ends();
+        let back = Instant::now();
+        assert_eq!((outage.deadline(since), outage.is_on()), (back + DEADLINE, true));
+        // A call that comes after that has the usual time.
+        tokio::time::advance(SECOND).await;
+        let after = Instant::now();
+        assert_eq!(outage.deadline(after), after + DEADLINE);
+        // Another outage holds no call for longer than the hold.
+        outage.begins();
+        assert_eq!(outage.deadline(after), after + HOLD);
+        assert_eq!(outage.deadline(since), since + HOLD);
+        outage.ends();
+        tokio::time::advance(HOLD + SECOND).await;
+        outage.ends();
+        assert!(!outage.is_on() && !outage.matters.load(Ordering::Acquire));
     }
 }
