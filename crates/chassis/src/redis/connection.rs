@@ -402,6 +402,7 @@ fn is_worth_another(error: &redis::RedisError) -> bool {
             ErrorKind::ClusterConnectionNotFound
                 | ErrorKind::Server(
                     ServerErrorKind::BusyLoading
+                        | ServerErrorKind::ExecAbort
                         | ServerErrorKind::NoScript
                         | ServerErrorKind::ReadOnly
                         | ServerErrorKind::MasterDown
@@ -412,4 +413,44 @@ fn is_worth_another(error: &redis::RedisError) -> bool {
                 )
         )
         || !matches!(error.retry_method(), RetryMethod::NoRetry)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use lonja_testing::RedisServer;
+
+    use super::*;
+
+    /// Bug: Redis answers a transaction with another error than a command while it reads its files.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_redis_that_reads_its_files_is_waited_for() {
+        // 40 ms for each key, and callers are answered meanwhile.
+        let often = ["--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"];
+        let mut server = RedisServer::start_with(&[&["--key-load-delay", "40000"], &often[..]].concat());
+        let url = server.url().parse().unwrap();
+        let redis = Redis::new(&url, &RedisServer::fresh_prefix(), "registry").unwrap();
+        for number in 0..50 {
+            let mut set = redis::cmd("SET");
+            set.arg(redis.key(0, &format!("key{number}"))).arg("x".repeat(2000));
+            redis.query::<()>(&set).await.unwrap();
+        }
+        let _ = server.command("BGREWRITEAOF");
+        let started = Instant::now();
+        while !server.command("INFO persistence").contains("aof_rewrite_in_progress:0") {
+            assert!(started.elapsed() < Duration::from_secs(20), "the files are not compact");
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        server.kill();
+        let restarting = thread::spawn(move || {
+            server.restart();
+            server
+        });
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().get(redis.key(0, "key1")).get(redis.key(0, "key2"));
+        let (first, second): (String, String) = redis.query_pipeline(&pipeline).await.unwrap();
+        assert_eq!((first.len(), second.len()), (2000, 2000));
+        restarting.join().unwrap();
+    }
 }
