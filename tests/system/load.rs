@@ -148,9 +148,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     drop(operations);
 
     // What follows asks for lists, which the audit records too.
-    for (name, _) in &registered {
-        assert_eq!(wire::register_again(peers, name), 1, "{name} is lost");
-    }
+    at_once(&registered, |(name, _)| assert_eq!(wire::register_again(peers, name), 1, "{name} is lost"));
     let ended: HashSet<_> = done.of(Operation::Disconnect).into_iter().map(|(name, _)| name).collect();
     let connected: HashSet<_> = done
         .of(Operation::Connect)
@@ -160,7 +158,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
         .collect();
     // A disconnect whose answer was lost may have ended the session all the same, and every third
     // user disconnects.
-    let doubtful = |name: &String| name.rsplit('-').next().unwrap().parse::<usize>().unwrap() % 3 == 0;
+    let doubtful = |name: &str| name.rsplit('-').next().unwrap().parse::<usize>().unwrap() % 3 == 0;
     let watcher = "verifier";
     let _ = (wire::register_again(peers, watcher), wire::connect_as(peers, watcher, 50_085));
     let users = wire::list_users(peers, watcher, Dialect::Padded).unwrap();
@@ -175,11 +173,21 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     for (name, file) in done.of(Operation::Publish) {
         published.entry(name).or_default().push(file);
     }
-    for (name, files) in published.iter().filter(|(name, _)| connected.contains(*name) && !doubtful(name)) {
+    let published = published.into_iter().filter(|(name, _)| connected.contains(name) && !doubtful(name));
+    at_once(&published.collect::<Vec<_>>(), |(name, files)| {
         let listed = wire::list_content(peers, watcher, name, Dialect::Padded).unwrap();
         for file in files {
             let times = listed.iter().filter(|listed| listed.filename.to_string() == *file).count();
             assert_eq!(times, 1, "{file} of {name}");
         }
-    }
+    });
+}
+
+/// Checks each of `all`, several at one time.
+fn at_once<T: Sync>(all: &[T], check: impl Fn(&T) + Sync) {
+    thread::scope(|scope| {
+        for part in all.chunks(all.len().div_ceil(8).max(1)) {
+            scope.spawn(|| part.iter().for_each(&check));
+        }
+    });
 }
