@@ -129,6 +129,8 @@ fn a_restart_of_redis_costs_nobody_an_answer() {
     for _ in 0..3 {
         let before = done.sent();
         eventually("peers are served", || (done.sent() > before + 500).then_some(()));
+        // An outage that comes back at once would be the same outage.
+        thread::sleep(Duration::from_secs(2));
         let redis = cluster.redis.as_mut().unwrap();
         redis.kill();
         thread::sleep(Duration::from_secs(3));
@@ -147,6 +149,32 @@ fn a_restart_of_redis_costs_nobody_an_answer() {
     let held = metrics.lines().find_map(|line| line.strip_prefix("lonja_gateway_requests_held_total "));
     assert!(held.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
     verify(peers, &cluster.audit.url(), &done);
+}
+
+/// Bug: a Redis that takes connections and says nothing was held for a restart when several calls
+/// waited for a connection.
+#[test]
+fn a_redis_that_hangs_is_not_waited_for() {
+    let cluster = Cluster::on_redis();
+    let done = Arc::new(Acknowledged::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let peers = cluster.peers;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
+            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
+        })
+        .collect();
+    eventually("peers are served", || (done.sent() > 500).then_some(()));
+    let redis = cluster.redis.as_ref().unwrap();
+    redis.signal("STOP");
+    thread::sleep(Duration::from_secs(6));
+    redis.signal("CONT");
+    stop.store(true, Ordering::Relaxed);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    assert!(!done.failed().is_empty(), "a Redis that hangs costs answers");
+    let late = done.later_than(DEADLINE);
+    assert!(late.is_empty(), "peers waited {late:?}");
 }
 
 /// Where nobody else asks, a list alone is held too.

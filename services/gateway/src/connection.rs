@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use lonja_chassis::{
     operation_log::OperationLog,
-    rpc::in_time,
+    rpc::{HELD_AT_MOST, in_time},
     text::Printable,
     throttle::Throttle,
     trace::{self, Span, names},
@@ -210,7 +210,11 @@ impl Shared {
         // The record is queued even if no time is left; the deadline ends only the wait for its
         // delivery. When a request that was held is done, the audit's store is back too.
         let was_held = since.elapsed() > DEADLINE && outcome != Outcome::Failed;
-        let deadline = if was_held { Instant::now() + DEADLINE } else { since + DEADLINE };
+        if was_held {
+            self.metrics.held.increment(1);
+        }
+        let deadline =
+            if was_held { (Instant::now() + DEADLINE).min(since + HELD_AT_MOST) } else { since + DEADLINE };
         let _ = time::timeout_at(deadline, self.recorder.record(record(request, peer, status))).await;
         Answer { operation, status, list }
     }
@@ -219,9 +223,6 @@ impl Shared {
         let work = self.operations.carry_out(request, peer);
         let is_held = || self.operations.backend.is_held();
         let done = in_time(since, DEADLINE, is_held, work).await;
-        if since.elapsed() > DEADLINE && done.is_some() {
-            self.metrics.held.increment(1);
-        }
         done.unwrap_or_else(|| {
             if let Some(suppressed) = NO_ANSWERS.admit() {
                 let operation = request.command.operation().name();

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    fmt,
+    fmt, io,
     pin::pin,
     sync::{
         Arc,
@@ -245,7 +245,7 @@ impl Redis {
         })
     }
 
-    /// Sends a request that waits since `since`, until its deadline.
+    /// Sends a request that has waited since `since`, until its deadline.
     pub(super) async fn attempt_untraced(
         &self,
         since: Instant,
@@ -257,8 +257,8 @@ impl Redis {
         answer
     }
 
-    /// When a request that waits since `since` fails. The deadline may be later when it is asked for
-    /// again: requests wait longer for a Redis that is being restarted.
+    /// The deadline of a request that has waited since `since`. An outage that begins later moves the
+    /// deadline, so callers ask again when the deadline has passed.
     pub(super) fn deadline(&self, since: Instant) -> Instant {
         self.shared.outage.deadline(since)
     }
@@ -268,20 +268,27 @@ impl Redis {
         since: Instant,
         request: &Request<'_>,
     ) -> Result<redis::Value, RedisError> {
-        let mut attempts = pin!(self.attempts(request));
+        let last = parking_lot::Mutex::new(None);
+        let mut attempts = pin!(self.attempts(request, &last));
         loop {
             let deadline = self.deadline(since);
             if let Ok(answer) = time::timeout_at(deadline, &mut attempts).await {
                 return answer;
             }
             if self.deadline(since) <= Instant::now() {
-                return Err(RedisError::new("no answer in time"));
+                let error = last.lock().take();
+                return Err(error.unwrap_or_else(|| RedisError::new("no answer in time")));
             }
         }
     }
 
-    /// Sends a request again and again, until it is answered or no further attempt can succeed.
-    async fn attempts(&self, request: &Request<'_>) -> Result<redis::Value, RedisError> {
+    /// Sends a request again and again, until it is answered or no further attempt can succeed. `last`
+    /// gets the error of the last attempt.
+    async fn attempts(
+        &self,
+        request: &Request<'_>,
+        last: &parking_lot::Mutex<Option<RedisError>>,
+    ) -> Result<redis::Value, RedisError> {
         let mut pause = PAUSE.0;
         loop {
             let error = match self.attempt_once(request).await {
@@ -297,15 +304,17 @@ impl Redis {
             if is_of_a_restart(&error) {
                 self.shared.outage.begins();
             }
+            *last.lock() = Some(RedisError::new(&error));
             time::sleep(pause).await;
             pause = (2 * pause).min(PAUSE.1);
         }
     }
 
     async fn attempt_once(&self, request: &Request<'_>) -> RedisResult<redis::Value> {
-        let (number, connection) = time::timeout(2 * ATTEMPT, self.connection())
-            .await
-            .unwrap_or_else(|_| Err(redis::RedisError::from((ErrorKind::Io, "no connection in time"))))?;
+        let (number, connection) =
+            time::timeout(2 * ATTEMPT, self.connection()).await.unwrap_or_else(|_| {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time").into())
+            })?;
         let answer = match connection {
             Connection::Single(connection) => request.send(connection).await,
             Connection::Cluster(connection) => request.send(connection).await,
@@ -376,9 +385,8 @@ fn is_of_the_connection(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
 }
 
-/// Whether an error is what a Redis causes that is being restarted, or replaced in a cluster:
-/// connections end or are refused, and then Redis reads its files. A Redis that says nothing is not
-/// being restarted.
+/// Whether an error is a sign that Redis is being restarted: Redis ends or refuses connections, or
+/// reads its files. A Redis that says nothing is not being restarted.
 fn is_of_a_restart(error: &redis::RedisError) -> bool {
     (is_of_the_connection(error) && !error.is_timeout())
         || matches!(
@@ -386,8 +394,8 @@ fn is_of_a_restart(error: &redis::RedisError) -> bool {
             ErrorKind::ClusterConnectionNotFound
                 | ErrorKind::Server(
                     ServerErrorKind::BusyLoading
-                        | ServerErrorKind::ReadOnly
-                        | ServerErrorKind::MasterDown
+                        // What a transaction gets from a Redis that reads its files.
+                        | ServerErrorKind::ExecAbort
                         | ServerErrorKind::ClusterDown
                 )
         )

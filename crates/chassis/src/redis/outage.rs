@@ -12,14 +12,16 @@ use super::connection::DEADLINE;
 
 /// How long calls wait for a Redis that went away. A planned restart takes a second or two, and more
 /// with a large append-only file. A Redis that is away for longer is not being restarted, and calls
-/// fail by their usual deadline. Shorter than the time for which a script remembers a batch (10 s).
+/// fail by their usual deadline. `HOLD` is shorter than the 10 s for which a script remembers a batch
+/// (`HARNESS` in `batch.rs`).
 const HOLD: Duration = Duration::from_secs(8);
 
 /// Whether Redis is away, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
     last: Mutex<Option<Last>>,
-    /// Whether Redis is away or has just come back, for the many calls that only ask that.
+    /// Whether Redis is away, or was away until lately. Most calls read only this flag and take no
+    /// lock.
     matters: AtomicBool,
 }
 
@@ -31,14 +33,21 @@ struct Last {
 }
 
 impl Outage {
-    /// Notes that Redis ended a connection, refused one, or reads its files.
+    /// Notes that Redis ended a connection, refused one, or reads its files. If Redis came back only
+    /// just now, the outage goes on: a part of Redis is away, which is no restart.
     pub(super) fn begins(&self) {
         let mut last = self.last.lock();
-        if last.is_none_or(|last| last.ended.is_some()) {
-            *last = Some(Last { began: Instant::now(), ended: None });
-            self.matters.store(true, Ordering::Release);
-            metrics::counter!("lonja_redis_outages_total").increment(1);
+        match &mut *last {
+            Some(Last { ended: None, .. }) => return,
+            Some(Last { ended, .. }) if ended.is_some_and(|ended| ended.elapsed() < DEADLINE) => {
+                *ended = None
+            }
+            _ => {
+                *last = Some(Last { began: Instant::now(), ended: None });
+                metrics::counter!("lonja_redis_outages_total").increment(1);
+            }
         }
+        self.matters.store(true, Ordering::Release);
     }
 
     /// Notes that Redis answers.
@@ -62,14 +71,14 @@ impl Outage {
         self.matters.load(Ordering::Acquire)
             && self.last.lock().is_some_and(|last| match last.ended {
                 None => last.began.elapsed() < HOLD,
-                Some(ended) => ended.elapsed() < DEADLINE,
+                Some(ended) => ended.elapsed() < DEADLINE && last.began.elapsed() < HOLD + DEADLINE,
             })
     }
 
-    /// The deadline of a call that waits since `since`: [`DEADLINE`] after that. While Redis is away,
-    /// the end of the hold. A call that was held has [`DEADLINE`] from the moment when Redis is back,
-    /// since the first answer of Redis may be another call's. No call is held for longer than
-    /// [`HOLD`], even if Redis goes away again and again.
+    /// The deadline of a call that has waited since `since`. Usually the deadline is [`DEADLINE`]
+    /// later. While Redis is away, it is the end of the hold. A call that was held has [`DEADLINE`]
+    /// from the return of Redis, since the first answer of Redis may be another call's. No call waits
+    /// for longer than [`HOLD`].
     pub(super) fn deadline(&self, since: Instant) -> Instant {
         let usual = since + DEADLINE;
         if !self.matters.load(Ordering::Acquire) {
@@ -77,7 +86,9 @@ impl Outage {
         }
         let held = self.last.lock().and_then(|last| match last.ended {
             None => Some(last.began.min(since) + HOLD),
-            Some(ended) if since < ended => Some((ended + DEADLINE).min(since + HOLD)),
+            Some(ended) if since < ended => {
+                Some((ended + DEADLINE).min(since + HOLD).min(last.began + HOLD + DEADLINE))
+            }
             Some(_) => None,
         });
         held.map_or(usual, |held| usual.max(held))
@@ -120,6 +131,7 @@ mod tests {
         let after = Instant::now();
         assert_eq!(outage.deadline(after), after + DEADLINE);
         // Another outage holds no call for longer than the hold.
+        tokio::time::advance(SECOND).await;
         outage.begins();
         assert_eq!(outage.deadline(after), after + HOLD);
         assert_eq!(outage.deadline(since), since + HOLD);
@@ -127,5 +139,23 @@ mod tests {
         tokio::time::advance(HOLD + SECOND).await;
         outage.ends();
         assert!(!outage.is_on() && !outage.matters.load(Ordering::Acquire));
+    }
+
+    /// Where some calls succeed and others fail, as at a cluster that has lost a node, nothing is held
+    /// for longer than at a restart.
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_that_comes_and_goes_is_one() {
+        let outage = Outage::default();
+        let began = Instant::now();
+        while began.elapsed() < 2 * HOLD {
+            outage.begins();
+            tokio::time::advance(SECOND / 10).await;
+            outage.ends();
+            tokio::time::advance(SECOND / 10).await;
+        }
+        assert!(!outage.is_on());
+        let now = Instant::now();
+        outage.begins();
+        assert_eq!(outage.deadline(now), now + DEADLINE);
     }
 }

@@ -56,7 +56,8 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Makes a queue whose calls are sent to `replicas` until the last clone of the queue is
-    /// dropped. A batch is answered within `timeout`, or is `held`, or fails.
+    /// dropped. A batch that is not answered within `timeout` fails, unless the service says in
+    /// `held` that it holds the batch.
     pub(super) fn new(replicas: Replicas, timeout: Duration, held: Held) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(send_until_dropped(replicas, waiting, timeout, held));

@@ -151,7 +151,8 @@ impl Channel {
 fn settings(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        // The caller has a deadline of its own, which knows whether calls are held.
+        // The bound for callers without a deadline of their own, such as the sweeper. A call may be
+        // held for this long.
         .timeout(HELD_AT_MOST)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)

@@ -14,12 +14,12 @@ use tokio::{
 
 /// How often a service says that a batch is held.
 pub(super) const SIGN: Duration = Duration::from_millis(250);
-/// How long such a sign counts: a service that is gone holds nothing.
+/// How long after a sign a call counts as held. A service that has ended sends no further sign.
 const COUNTS: Duration = Duration::from_secs(1);
 /// How long a call may take in all when the service says that the call is held.
 pub const HELD_AT_MOST: Duration = Duration::from_secs(10);
 
-/// When a service last said that a call is held. Clones are the same.
+/// The moment at which a service last said that it holds a call. Clones share the moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Held {
     last: Arc<Mutex<Option<Instant>>>,
