@@ -124,9 +124,9 @@ fn traced(stack: &Stack) {
     // Registry and catalog have two replicas each. The tree is the same, whichever was called.
     let trace = eventually("the whole trace", || {
         let traces = jaeger::traces(stack.jaeger, "lonja-gateway", "PUBLISH");
-        let of_tracy = |trace: &Vec<jaeger::Seen>| trace.len() >= 10;
+        let is_whole = |trace: &Vec<jaeger::Seen>| trace.len() >= 10;
         let ok = |trace: &Vec<jaeger::Seen>| trace.iter().any(|span| *span.tag("lonja.status") == 0);
-        traces.into_iter().find(|trace| of_tracy(trace) && ok(trace))
+        traces.into_iter().find(|trace| is_whole(trace) && ok(trace))
     });
     jaeger::assert_publish(&trace);
 }

@@ -1,10 +1,15 @@
 //! `lonja up` with its traces sent to a Jaeger in a container.
 
-use std::net::SocketAddr;
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 
 use crate::{
+    eventually,
     jaeger::{Shape, each_request_is_one_trace},
     process::{Process, lonja},
     stack::{JAEGER, assert_engine, docker, output},
@@ -18,7 +23,16 @@ impl Jaeger {
         let ports = ["-p", "127.0.0.1::4317", "-p", "127.0.0.1::16686"];
         let run = docker().args(["run", "-d", "--rm"]).args(ports).arg(JAEGER).output().unwrap();
         assert!(run.status.success(), "{JAEGER}: {}", String::from_utf8_lossy(&run.stderr));
-        Self(String::from_utf8_lossy(&run.stdout).trim().to_owned())
+        let jaeger = Self(String::from_utf8_lossy(&run.stdout).trim().to_owned());
+        eventually("Jaeger answers", || {
+            let mut stream = TcpStream::connect(jaeger.address("16686")).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+            stream.write_all(b"GET /api/services HTTP/1.0\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            answer.contains(" 200 ").then_some(())
+        });
+        jaeger
     }
 
     /// The address on this machine of a port of the container.

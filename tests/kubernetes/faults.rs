@@ -92,7 +92,9 @@ pub(crate) fn each_pod_is_deleted(release: &Release, load: &Load) {
     let with_redis =
         ROLES.map(|role| (release.namespace, role)).into_iter().chain([(release.of_redis(), "redis")]);
     for (namespace, role) in with_redis {
-        for how in [&["--wait=true"][..], &["--grace-period=0", "--force"]] {
+        for how in
+            [&["--wait=true", "--timeout=120s"][..], &["--grace-period=0", "--force", "--timeout=120s"]]
+        {
             let pod = pods(namespace, &of_role(role)).into_iter().next().expect("a pod");
             namespace.kubectl(&[&["delete", "pod", &pod], how].concat());
             until_ready(release);

@@ -48,10 +48,11 @@ impl Namespace {
         let context = run("kubectl", &["config", "current-context"], None).stdout;
         let meant = env::var("LONJA_TEST_CONTEXT").unwrap_or_default();
         assert!(!context.is_empty() && context == meant, "run this by `make test-kubernetes`");
-        let namespace = Self { name: format!("{prefix}-{}", std::process::id()) };
-        let restricted = "pod-security.kubernetes.io/enforce=restricted";
-        let created = run("kubectl", &["create", "namespace", &namespace.name], None);
+        let name = format!("{prefix}-{}", std::process::id());
+        let created = run("kubectl", &["create", "namespace", &name], None);
         assert!(created.success, "{}", created.stderr);
+        let namespace = Self { name };
+        let restricted = "pod-security.kubernetes.io/enforce=restricted";
         let labelled = run("kubectl", &["label", "namespace", &namespace.name, restricted], None);
         assert!(labelled.success, "{}", labelled.stderr);
         namespace
@@ -117,7 +118,11 @@ impl Drop for Namespace {
             ];
             eprintln!("{}", self.try_kubectl(&logs).stdout);
         }
-        run("kubectl", &["delete", "namespace", &self.name, "--wait=true", "--timeout=120s"], None);
+        let delete = ["delete", "namespace", &self.name, "--wait=true", "--timeout=120s"];
+        let deleted = run("kubectl", &delete, None);
+        if !deleted.success {
+            eprintln!("the namespace {} is left: {}", self.name, deleted.stderr);
+        }
     }
 }
 
@@ -144,7 +149,7 @@ impl Drop for Forward {
 pub(crate) fn pods(namespace: &Namespace, label: &str) -> Vec<String> {
     let format = "jsonpath={range .items[*]}{.metadata.name} {.metadata.deletionTimestamp}{\"\\n\"}{end}";
     let listed = namespace.kubectl(&["get", "pods", "-l", label, "-o", format]);
-    // The last line has lost its space.
+    // The line of a pod that is being removed has a second word.
     let staying = listed.lines().map(str::trim_end).filter(|line| !line.contains(' '));
     staying.map(str::to_owned).collect()
 }

@@ -16,47 +16,107 @@ import tempfile
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CHART = ROOT / "helm" / "lonja"
 POLICIES = "templates/networkpolicies.yaml"
-# What is wrong, the file, what stands there, and what is put in its place.
+# What is wrong, the file, what stands there, what is put in its place, and a part of the failure by
+# which the test must find that.
 FAULTS = [
-    ("peers are led to another port", "templates/services.yaml", "targetPort: {{ $port }}", "targetPort: admin"),
-    ("a policy is missing", POLICIES, 'append $roles "test"', "$roles"),
-    ("nothing may ask for names", POLICIES, "{port: 53, protocol: UDP}", "{port: 54, protocol: UDP}"),
-    ("a probe asks another path", "templates/deployments.yaml", "path: /livez", "path: /alive"),
-    ("Redis keeps an old configuration", "templates/redis.yaml", "checksum/config:", "checksum: #"),
+    (
+        "peers are led to another port",
+        "templates/services.yaml",
+        "targetPort: {{ $port }}",
+        "targetPort: admin",
+        'helm ["test"',
+    ),
+    (
+        "a policy is missing",
+        POLICIES,
+        'append $roles "test"',
+        "$roles",
+        'helm ["test"',
+    ),
+    (
+        "nothing may ask for names",
+        POLICIES,
+        "{port: 53, protocol: UDP}",
+        "{port: 54, protocol: UDP}",
+        'helm ["install"',
+    ),
+    (
+        "a probe asks another path",
+        "templates/deployments.yaml",
+        "path: /livez",
+        "path: /alive",
+        'helm ["install"',
+    ),
+    (
+        "Redis keeps an old configuration",
+        "templates/redis.yaml",
+        "checksum/config:",
+        "checksum: #",
+        'right: ["redis"]',
+    ),
     (
         "an upgrade makes new passwords",
         "templates/redis.yaml",
         "index $known . | default (randAlphaNum 32 | b64enc)",
         "randAlphaNum 32 | b64enc",
+        "upgrade",
     ),
     (
         "each version restarts every pod",
         "templates/_helpers.tpl",
-        "app.kubernetes.io/part-of: lonja\n{{- with .root.Values.commonLabels }}\n{{ toYaml . }}\n{{- end }}\n{{- end -}}\n\n{{- define \"lonja.image\"",
-        "app.kubernetes.io/part-of: {{ .root.Chart.Version }}\n{{- end -}}\n\n{{- define \"lonja.image\"",
+        'app.kubernetes.io/part-of: lonja\n{{- with .root.Values.commonLabels }}\n{{ toYaml . }}\n{{- end }}\n{{- end -}}\n\n{{- define "lonja.image"',
+        'app.kubernetes.io/part-of: {{ .root.Chart.Version }}\n{{- end -}}\n\n{{- define "lonja.image"',
+        "right: []",
     ),
     (
         "an upgrade ends all pods of a service at one time",
         "templates/deployments.yaml",
         "{maxUnavailable: 0, maxSurge: 1}",
         "{maxUnavailable: 100%, maxSurge: 0}",
+        "after another value of every service",
     ),
-    ("a pod that ends takes no last calls", "values.yaml", "preStopSeconds: 5", "preStopSeconds: 0"),
-    ("Redis has no volume", "values.yaml", "    enabled: true\n    # -- Size of the volume.", "    enabled: false\n    # -- Size of the volume."),
-    ("pods may run as root", "templates/_helpers.tpl", "runAsNonRoot: true", "runAsNonRoot: false"),
-    ("traces go to another port", "templates/_helpers.tpl", "-jaeger:4317", "-jaeger:4318"),
+    (
+        "a pod that ends takes no last calls",
+        "values.yaml",
+        "preStopSeconds: 5",
+        "preStopSeconds: 0",
+        "after gateway deleted",
+    ),
+    (
+        "Redis has no volume",
+        "values.yaml",
+        "    enabled: true\n    # -- Size of the volume.",
+        "    enabled: false\n    # -- Size of the volume.",
+        "these are not there once",
+    ),
+    (
+        "pods may run as root",
+        "templates/_helpers.tpl",
+        "runAsNonRoot: true",
+        "runAsNonRoot: false",
+        "PodSecurity",
+    ),
+    (
+        "traces go to another port",
+        "templates/_helpers.tpl",
+        "-jaeger:4317",
+        "-jaeger:4318",
+        "a whole trace for each request",
+    ),
     (
         "uninstall leaves a secret",
         "templates/redis.yaml",
         "type: Opaque",
         "  annotations: {helm.sh/resource-policy: keep}\ntype: Opaque",
+        "the release is gone",
     ),
 ]
 
 
 def found(number, folder):
-    """Runs the test on a chart with this fault, and gives the lines by which it failed."""
-    what, file, here, there = FAULTS[number]
+    """Runs the test on a chart with this fault, and gives the lines by which it failed, and whether
+    they say what they must."""
+    what, file, here, there, expected = FAULTS[number]
     chart = folder / str(number)
     shutil.copytree(CHART, chart)
     text = (chart / file).read_text(encoding="utf-8")
@@ -69,19 +129,20 @@ def found(number, folder):
     lines = (done.stdout + done.stderr).splitlines()
     at = next((at for at, line in enumerate(lines) if " panicked at " in line), None)
     if done.returncode == 0 or at is None:
-        return None
-    return [line[:300] for line in lines[at : at + 3] if line.strip()]
+        return [], False
+    lines = lines[at : at + 8]
+    return [line[:300] for line in lines[:4] if line.strip()], any(expected in line for line in lines)
 
 
 def main(numbers):
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers or range(len(FAULTS)):
-            lines = found(number, pathlib.Path(folder))
-            print(f"{number} {FAULTS[number][0]}: {'found' if lines else 'NOT FOUND'}", flush=True)
-            for line in lines or []:
+            lines, is_found = found(number, pathlib.Path(folder))
+            print(f"{number} {FAULTS[number][0]}: {'found' if is_found else 'NOT FOUND'}", flush=True)
+            for line in lines:
                 print(f"    {line}", flush=True)
-            missed += not lines
+            missed += not is_found
     return 1 if missed else 0
 
 

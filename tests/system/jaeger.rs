@@ -130,11 +130,7 @@ pub(crate) fn each_request_is_one_trace(peers: SocketAddr, query: SocketAddr, sh
         let gateway = if shape == Shape::Up { "lonja" } else { "lonja-gateway" };
         let found = eventually("a whole trace for each request", || {
             let found = traces_since(query, gateway, operation, since);
-            let whole = found.len() >= TIMES && found.iter().all(complete);
-            if !whole {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-            }
-            whole.then_some(found)
+            (found.len() >= TIMES && found.iter().all(complete)).then_some(found)
         });
         assert_eq!(found.len(), TIMES, "{operation}");
         for trace in found {

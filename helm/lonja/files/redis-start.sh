@@ -4,13 +4,15 @@
 set -eu
 here=$(dirname "$0")
 dir=${LONJA_REDIS_DIR:-/data}
-# When a pod is deleted by force, its successor starts while Redis still runs in the pod. The successor
-# must not read the files before the last operation is in them, so it waits for this lock, which
-# Redis holds to its end.
+# A pod that is deleted by force may run on beside its successor for a while. The successor must not
+# read the files before the last operation is in them, so Redis holds this lock until it ends.
 exec 9>"$dir/lonja.lock"
 flock -n 9 || {
   echo "another Redis still uses $dir: waiting until it has ended" >&2
-  flock 9
+  flock -w 300 9 || {
+    echo "$dir is not free after 300 s: stop the other Redis, or use a volume that has locks" >&2
+    exit 1
+  }
 }
 exec redis-server - <<CONF
 $(cat "$here/redis.conf")

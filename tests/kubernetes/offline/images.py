@@ -1,8 +1,9 @@
 """Makes images of one program each, without an engine and without a base."""
 
+import hashlib
 import io
 import json
-import hashlib
+import platform
 import subprocess
 import tarfile
 
@@ -20,7 +21,7 @@ def archive(name, entrypoint, environment=()):
         files.add(programs.program(entrypoint.rsplit("/", 1)[1]), entrypoint.lstrip("/"), filter=plain)
     layer = layer.getvalue()
     config = {
-        "architecture": "amd64",
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
         "os": "linux",
         "config": {"Entrypoint": [entrypoint], "Env": list(environment)},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},

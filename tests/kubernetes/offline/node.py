@@ -21,7 +21,7 @@ BRIDGE = "lonja-pods"
 ETCD = "http://127.0.0.1:12379"
 PAUSE_IMAGE = "docker.io/lonja-cluster/pause:1"
 COREDNS_IMAGE = "docker.io/lonja-cluster/coredns:1"
-VOLUMES = 8
+VOLUMES = 32
 PACKAGES = (
     "etcd-server containerd runc containernetworking-plugins iptables iproute2 conntrack openssl "
     "ethtool socat ipset kmod procps"
@@ -35,6 +35,8 @@ def up(node_dns):
         raise Failed("needs root: it starts containers and sets up their network")
     programs.build()
     need_debian(*PACKAGES)
+    if not STATE.exists() and "KUBE-" in run("iptables-save").decode():
+        raise Failed("another Kubernetes runs on this machine: their rules could not be told apart")
     configure(node_dns)
     set_up_network()
     start_control_plane()
@@ -46,7 +48,7 @@ def up(node_dns):
     ready("the node", 90, "wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s")
     kubectl("label", "node", NODE, "topology.kubernetes.io/zone=zone-1", "--overwrite")
     ready("the name service", 90, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=1s")
-    # Its rules must not come before those of kube-proxy.
+    # kube-router starts last: its rules must come after those of kube-proxy.
     start(
         "kube-router",
         f"--kubeconfig={CONFIG}/system.conf",
@@ -238,7 +240,8 @@ def stop(name):
 
 
 def kubectl(*arguments, **options):
-    return run(programs.program("kubectl"), f"--kubeconfig={CONFIG}/admin.conf", *arguments, **options)
+    command = [programs.program("kubectl"), f"--kubeconfig={CONFIG}/admin.conf", "--request-timeout=30s"]
+    return run(*command, *arguments, **options)
 
 
 def apply(manifest):
@@ -262,7 +265,7 @@ def make_volumes():
     known = json.loads(kubectl("get", "persistentvolumes", "-o", "json"))["items"]
     for volume in known:
         if volume["status"].get("phase") == "Released":
-            kubectl("delete", "persistentvolume", volume["metadata"]["name"])
+            kubectl("delete", "persistentvolume", volume["metadata"]["name"], "--timeout=60s")
             shutil.rmtree(volume["spec"]["hostPath"]["path"])
     for number in range(VOLUMES):
         folder = STATE / "volumes" / str(number)
@@ -296,11 +299,11 @@ def load(names):
         raise Failed("no cluster runs: start it with `tests/kubernetes/cluster up`")
     for name in names:
         say(f"loads {name}")
+        if subprocess.run([engine(), "image", "inspect", name], capture_output=True, check=False).returncode:
+            raise Failed(f"the container engine has no image {name}")
         with subprocess.Popen([engine(), "save", name], stdout=subprocess.PIPE) as saving:
             containerd("images", "import", "-", stdin=saving.stdout)
             saving.stdout.close()
-        if saving.returncode:
-            raise Failed(f"the container engine has no image {name}")
 
 
 # --- end ---------------------------------------------------------------------------------------
@@ -308,6 +311,8 @@ def load(names):
 
 def down():
     """Stops everything and removes what it left on the machine."""
+    if not STATE.exists():
+        return
     for name in ("kube-router", "kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager"):
         stop(name)
     if pid_of("containerd"):

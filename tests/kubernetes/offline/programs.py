@@ -38,8 +38,7 @@ PAUSE = "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n"
 
 
 def cache():
-    default = pathlib.Path.home() / ".cache" / "lonja-cluster"
-    return pathlib.Path(os.environ.get("LONJA_CLUSTER_CACHE", default))
+    return pathlib.Path(os.environ.get("LONJA_CLUSTER_CACHE", "/var/cache/lonja-cluster"))
 
 
 def folder(name):
