@@ -114,7 +114,7 @@ fn each_kind_of_bad_request_gets_its_status_a_line_and_a_count() {
             "control_character",
         ),
         (format!("PUBLISH\0{DATETIME}\0alice\0f\0d\ne\0").into(), Operation::Publish, "control_character"),
-        (format!("REGISTER\0{DATETIME} and more\0a\0").into(), Operation::Register, "too_long"),
+        (format!("REGISTER\0{DATETIME} and more\0a\0").into(), Operation::Register, "not_datetime"),
         (
             [format!("DELETE\0{DATETIME}\0alice\0").as_bytes(), b"\xff\xfe\0"].concat(),
             Operation::Delete,
@@ -141,6 +141,52 @@ fn each_kind_of_bad_request_gets_its_status_a_line_and_a_count() {
 
 fn bad_lines(index: &Index) -> usize {
     index.process.stderr().iter().filter(|line| line.contains("bad request")).count()
+}
+
+/// Peers of other authors, each with the table's first rows in the order in which it writes fields.
+#[test]
+fn other_orders_of_the_fields_are_served() {
+    let index = patient();
+    type Write = fn(&str, &str, &[&str]) -> Vec<Vec<u8>>;
+    let orders: [(&str, Write); 5] = [
+        ("lower", |operation, user, rest| segments(&[&operation.to_lowercase(), DATETIME, user], rest, None)),
+        ("last", |operation, user, rest| segments(&[operation, user], rest, Some(DATETIME))),
+        ("none", |operation, user, rest| segments(&[operation, user], rest, None)),
+        ("address", |operation, user, rest| {
+            let address: &[&str] = if operation == "CONNECT" { &["0.0.0.0"] } else { &[] };
+            segments(&[operation, DATETIME, user], &[rest, address].concat(), None)
+        }),
+        ("before", |operation, user, rest| {
+            let address: &[&str] = if operation == "CONNECT" { &["192.168.1.5"] } else { &[] };
+            segments(&[operation, user], &[address, rest].concat(), Some(DATETIME))
+        }),
+    ];
+    for (user, write) in orders {
+        for (operation, rest, status) in [
+            ("CONNECT", &["50085"][..], b"1"),
+            ("REGISTER", &[], b"0"),
+            ("REGISTER", &[], b"1"),
+            ("PUBLISH", &["a.txt", "a description"], b"2"),
+            ("CONNECT", &["50085"], b"0"),
+            ("CONNECT", &["50085"], b"2"),
+            ("PUBLISH", &["a.txt", "a description"], b"0"),
+            ("DELETE", &["a.txt"], b"0"),
+            ("DELETE", &["a.txt"], b"3"),
+            ("LIST_CONTENT", &["nobody"], b"3"),
+            ("DISCONNECT", &[], b"0"),
+            ("UNREGISTER", &[], b"0"),
+        ] {
+            let segments = write(operation, user, rest);
+            let segments: Vec<_> = segments.iter().map(Vec::as_slice).collect();
+            assert_eq!(exchange_in(index.peers, &segments), status, "{user}: {operation}");
+        }
+    }
+}
+
+/// The fields of a request, each in a segment of its own.
+fn segments(first: &[&str], rest: &[&str], last: Option<&str>) -> Vec<Vec<u8>> {
+    let fields = first.iter().chain(rest).copied().chain(last);
+    fields.map(|field| [field.as_bytes(), b"\0"].concat()).collect()
 }
 
 #[test]

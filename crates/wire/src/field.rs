@@ -28,6 +28,12 @@ pub enum FieldError {
     /// The field is empty where a name is needed.
     #[error("empty")]
     Empty,
+    /// The field is not a datetime.
+    #[error("not dd/mm/yyyy hh:mm:ss")]
+    NotDatetime,
+    /// The field is a datetime where a name is needed.
+    #[error("a datetime and not a name")]
+    MisplacedDatetime,
     /// The field is not a decimal number from 1 to 65535.
     #[error("not a port from 1 to 65535")]
     ImpossiblePort,
@@ -104,10 +110,20 @@ text_field!(
     Description, WIDTH_NAME, empty: true
 );
 text_field!(
-    /// The time that a peer claims to have from the SOAP service: 0 to 19 bytes. Peers may send
-    /// any text here, so the form of the text is not checked.
+    /// The time that a peer claims to have from the SOAP service. Empty if the peer sent none.
     Datetime, WIDTH_DATETIME, empty: true
 );
+
+impl Datetime {
+    /// Whether bytes have the form `dd/mm/yyyy hh:mm:ss`, with any digits.
+    #[must_use]
+    pub fn has_form(bytes: &[u8]) -> bool {
+        const FORM: &[u8; WIDTH_DATETIME - 1] = b"00/00/0000 00:00:00";
+        let fits =
+            |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+        bytes.len() == FORM.len() && bytes.iter().zip(FORM).all(fits)
+    }
+}
 
 /// A TCP port, 1 to 65535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,7 +37,9 @@ pub fn decode(bytes: &[u8]) -> Progress {
         Ok(Some(code)) if code == NAME.as_bytes() => {}
         Ok(Some(_)) | Err(_) => return Progress::UnknownOperation,
     }
-    match reading::conclude(bytes, NAME.len(), &[WIDTH_NAME]) {
+    let widths = &[WIDTH_NAME];
+    let terminated = reading::terminated(&bytes[NAME.len() + 1..], widths);
+    match reading::conclude(bytes, NAME.len(), widths, terminated) {
         Conclusion::Incomplete | Conclusion::Tentative => Progress::Incomplete,
         Conclusion::Bad { error, .. } => Progress::Bad(error),
         Conclusion::Complete(fields, _) => match Filename::from_bytes(fields.get(0).unwrap_or_default()) {

@@ -17,6 +17,7 @@
 mod field;
 pub mod get_file;
 pub mod get_part;
+mod layout;
 mod operation;
 mod reading;
 pub mod reply;

@@ -75,11 +75,10 @@ impl Operation {
         }
     }
 
-    /// The operation with this code; `None` if the gateway answers no such operation. The case of
-    /// letters matters.
+    /// The operation with this code, in any case; `None` if the gateway answers no such operation.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|operation| operation.name().as_bytes() == name)
+        Self::ALL.into_iter().find(|operation| operation.name().as_bytes().eq_ignore_ascii_case(name))
     }
 
     /// The widths of the fields behind the operation code, in order.
@@ -145,11 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_exact() {
+    fn codes_are_whole_and_in_any_case() {
         for operation in Operation::ALL {
             assert_eq!(Operation::from_name(operation.name().as_bytes()), Some(operation));
         }
-        assert_eq!(Operation::from_name(b"register"), None);
+        assert_eq!(Operation::from_name(b"list_Users"), Some(Operation::ListUsers));
+        assert_eq!(Operation::from_name(b"REGISTER "), None);
         assert_eq!(Operation::from_name(b"GET_FILE"), None);
         assert_eq!(Operation::from_name(b""), None);
     }

@@ -37,7 +37,7 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn push(&mut self, field: &'a [u8]) {
+    pub(crate) fn push(&mut self, field: &'a [u8]) {
         self.slices[self.len] = field;
         self.len += 1;
     }
@@ -48,13 +48,13 @@ impl<'a> Fields<'a> {
 }
 
 /// What the bytes behind the operation code are in one of the possible readings.
-enum Read<'a> {
+pub(crate) enum Read<'a> {
     /// Every field has arrived. The last field, with its NULs, ends at the offset `end`.
     Complete { fields: Fields<'a>, end: usize },
     /// More bytes are needed. `known` has the fields whose text has arrived.
     Pending { known: Fields<'a> },
     /// The bytes cannot be read in this way, because of the field of this index.
-    Impossible { field: usize },
+    Impossible { field: usize, error: FieldError },
 }
 
 /// What a message is when all possible readings are considered.
@@ -85,9 +85,14 @@ pub(crate) fn operation_code(bytes: &[u8]) -> Result<Option<&[u8]>, FieldError> 
     }
 }
 
-/// Reads the fields behind the operation code in each possible encoding. The code has `code` bytes
-/// without its NUL.
-pub(crate) fn conclude<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Conclusion<'a> {
+/// Reads the fields behind the operation code in each possible encoding; `terminated` is what they
+/// are in the terminated encoding. The code has `code` bytes without its NUL.
+pub(crate) fn conclude<'a>(
+    bytes: &'a [u8],
+    code: usize,
+    widths: &[usize],
+    terminated: Read<'a>,
+) -> Conclusion<'a> {
     let behind_code = &bytes[code + 1..];
     let readings = [Some(padded(behind_code, widths)), padded_code(bytes, code, widths)];
     let mut doubt = false;
@@ -95,7 +100,7 @@ pub(crate) fn conclude<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Co
     for reading in readings.into_iter().flatten() {
         match reading {
             Read::Complete { fields, end } => {
-                let same = matches!(terminated(behind_code, widths), Read::Complete { end: other, .. } if other == end);
+                let same = matches!(terminated, Read::Complete { end: other, .. } if other == end);
                 // Names of 255 bytes leave no padding: the bytes are the same either way.
                 let dialect = if same { Dialect::Terminated } else { Dialect::Padded };
                 return Conclusion::Complete(fields, dialect);
@@ -107,22 +112,13 @@ pub(crate) fn conclude<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Co
             Read::Impossible { .. } => {}
         }
     }
-    match terminated(behind_code, widths) {
+    match terminated {
         Read::Complete { end, .. } if possible && end < behind_code.len() => Conclusion::Incomplete,
         Read::Complete { .. } if doubt => Conclusion::Tentative,
         Read::Complete { fields, .. } => Conclusion::Complete(fields, Dialect::Terminated),
         Read::Pending { .. } => Conclusion::Incomplete,
         Read::Impossible { .. } if possible => Conclusion::Incomplete,
-        Read::Impossible { field } => Conclusion::Bad { field, error: FieldError::TooLong },
-    }
-}
-
-/// Reads the fields in the terminated encoding only, when no more bytes will come. `None` means
-/// that a field is missing or too long.
-pub(crate) fn conclude_final<'a>(bytes: &'a [u8], code: usize, widths: &[usize]) -> Option<Fields<'a>> {
-    match terminated(&bytes[code + 1..], widths) {
-        Read::Complete { fields, .. } => Some(fields),
-        Read::Pending { .. } | Read::Impossible { .. } => None,
+        Read::Impossible { field, error } => Conclusion::Bad { field, error },
     }
 }
 
@@ -136,18 +132,28 @@ pub(crate) fn encode_field(text: &str, width: usize, dialect: Dialect, out: &mut
     }
 }
 
-fn terminated<'a>(bytes: &'a [u8], widths: &[usize]) -> Read<'a> {
+/// Reads fields that end at their NULs.
+pub(crate) fn terminated<'a>(bytes: &'a [u8], widths: &[usize]) -> Read<'a> {
     let mut known = Fields::default();
     let mut start = 0;
     for (field, width) in widths.iter().enumerate() {
         let window = &bytes[start..bytes.len().min(start + width)];
         let Some(len) = memchr::memchr(0, window) else {
-            return if window.len() == *width { Read::Impossible { field } } else { Read::Pending { known } };
+            return short_of(field, window, *width, known);
         };
         known.push(&window[..len]);
         start += len + 1;
     }
     Read::Complete { fields: known, end: start }
+}
+
+/// What a field is whose NUL has not arrived.
+fn short_of<'a>(field: usize, window: &[u8], width: usize, known: Fields<'a>) -> Read<'a> {
+    if window.len() == width {
+        Read::Impossible { field, error: FieldError::TooLong }
+    } else {
+        Read::Pending { known }
+    }
 }
 
 fn padded<'a>(bytes: &'a [u8], widths: &[usize]) -> Read<'a> {
@@ -156,10 +162,10 @@ fn padded<'a>(bytes: &'a [u8], widths: &[usize]) -> Read<'a> {
     for (field, width) in widths.iter().enumerate() {
         let window = &bytes[start..bytes.len().min(start + width)];
         let Some(len) = memchr::memchr(0, window) else {
-            return if window.len() == *width { Read::Impossible { field } } else { Read::Pending { known } };
+            return short_of(field, window, *width, known);
         };
         if window[len..].iter().any(|byte| *byte != 0) {
-            return Read::Impossible { field };
+            return Read::Impossible { field, error: FieldError::TooLong };
         }
         known.push(&window[..len]);
         if window.len() < *width {

@@ -5,8 +5,9 @@ use crate::{
         Datetime, Description, FieldError, Filename, Port, Username, WIDTH_DATETIME, WIDTH_NAME,
         WIDTH_OPERATION,
     },
+    layout::{self, Terminated},
     operation::{Operation, Outcome},
-    reading::{self, Conclusion, Dialect, Fields},
+    reading::{self, Conclusion, Dialect, Fields, Read},
 };
 
 /// The largest size of a request, in bytes: a PUBLISH with every field padded. What a peer sends
@@ -98,12 +99,14 @@ impl BadRequest {
                 FieldError::ControlCharacter => "control_character",
                 FieldError::Empty => "empty_name",
                 FieldError::ImpossiblePort => "impossible_port",
+                FieldError::NotDatetime => "not_datetime",
+                FieldError::MisplacedDatetime => "misplaced_datetime",
             },
         }
     }
 
     /// Every label that [`Self::reason`] can give.
-    pub const REASONS: [&'static str; 8] = [
+    pub const REASONS: [&'static str; 10] = [
         "unknown_operation",
         "no_operation",
         "incomplete",
@@ -112,6 +115,8 @@ impl BadRequest {
         "control_character",
         "empty_name",
         "impossible_port",
+        "not_datetime",
+        "misplaced_datetime",
     ];
 }
 
@@ -120,9 +125,10 @@ impl BadRequest {
 pub enum Progress {
     /// More bytes are needed.
     Incomplete,
-    /// The bytes are a whole terminated request that ends with an empty filename, port or remote
-    /// username, which no peer has a use for, or the beginning of a padded request. Wait a moment;
-    /// if no more bytes arrive, [`decode_final`] decides.
+    /// The bytes are a whole request unless more bytes arrive. Either the request ends with an empty
+    /// filename, port or remote username, which no peer has a use for, and may be the beginning of a
+    /// padded request; or it has no datetime, which may still come behind the last field. Wait a
+    /// moment; if no more bytes arrive, [`decode_final`] decides.
     Tentative,
     /// The request is complete: answer it at once, in the [`dialect`] of the bytes.
     Complete(Request),
@@ -141,7 +147,7 @@ pub fn decode(bytes: &[u8]) -> Progress {
         Ok(None) => return Progress::Incomplete,
         Err(bad) => return Progress::Bad(bad),
     };
-    match reading::conclude(bytes, code, operation.widths()) {
+    match conclude(bytes, code, operation) {
         Conclusion::Incomplete => Progress::Incomplete,
         Conclusion::Tentative => Progress::Tentative,
         Conclusion::Complete(fields, _) => finish(operation, &fields),
@@ -163,8 +169,12 @@ pub fn decode_final(bytes: &[u8]) -> Result<Request, BadRequest> {
         Progress::Incomplete | Progress::Tentative => {}
     }
     let (code, operation) = known_operation(bytes)?.ok_or(BadRequest::NoOperation)?;
-    let fields = reading::conclude_final(bytes, code, operation.widths())
-        .ok_or(BadRequest::Incomplete { operation })?;
+    let fields = match layout::read(operation, &bytes[code + 1..]) {
+        Terminated::Complete { fields, .. } | Terminated::Undated(fields) => fields,
+        Terminated::Pending | Terminated::Impossible { .. } => {
+            return Err(BadRequest::Incomplete { operation });
+        }
+    };
     match finish(operation, &fields) {
         Progress::Complete(request) => Ok(request),
         Progress::Bad(bad) => Err(bad),
@@ -179,18 +189,50 @@ pub fn dialect(bytes: &[u8]) -> Dialect {
     let Ok(Some((code, operation))) = known_operation(bytes) else {
         return Dialect::Terminated;
     };
-    match reading::conclude(bytes, code, operation.widths()) {
+    match conclude(bytes, code, operation) {
         Conclusion::Complete(_, dialect) => dialect,
         Conclusion::Incomplete => Dialect::Padded,
         Conclusion::Tentative | Conclusion::Bad { .. } => Dialect::Terminated,
     }
 }
 
+/// Reads the fields behind an operation code of `code` bytes in every way that is still possible.
+fn conclude(bytes: &[u8], code: usize, operation: Operation) -> Conclusion<'_> {
+    let behind = &bytes[code + 1..];
+    let terminated = layout::read(operation, behind);
+    // A padded request has its datetime in the first field.
+    let first = memchr::memchr(0, behind).map(|end| &behind[..end]);
+    if first.is_some_and(|first| !first.is_empty() && !Datetime::has_form(first)) {
+        return match terminated {
+            Terminated::Complete { fields, .. } => Conclusion::Complete(fields, Dialect::Terminated),
+            Terminated::Undated(_) => Conclusion::Tentative,
+            Terminated::Pending => Conclusion::Incomplete,
+            Terminated::Impossible { field, error } => Conclusion::Bad { field, error },
+        };
+    }
+    let (undated, terminated) = match terminated {
+        Terminated::Complete { fields, end } => (false, Read::Complete { fields, end }),
+        Terminated::Undated(_) => (true, Read::Pending { known: Fields::default() }),
+        Terminated::Pending => (false, Read::Pending { known: Fields::default() }),
+        Terminated::Impossible { field, error } => (false, Read::Impossible { field, error }),
+    };
+    match reading::conclude(bytes, code, operation.widths(), terminated) {
+        Conclusion::Incomplete if undated => Conclusion::Tentative,
+        other => other,
+    }
+}
+
+/// The operation at the start of `bytes`, and the length of its code; `None` until the code has
+/// arrived. The code ends at its NUL, or at a line feed.
 fn known_operation(bytes: &[u8]) -> Result<Option<(usize, Operation)>, BadRequest> {
-    let code = reading::operation_code(bytes).map_err(|_| BadRequest::UnknownOperation)?;
-    let Some(code) = code else { return Ok(None) };
-    let operation = Operation::from_name(code).ok_or(BadRequest::UnknownOperation)?;
-    Ok(Some((code.len(), operation)))
+    let line = memchr::memchr2(0, b'\n', &bytes[..bytes.len().min(WIDTH_OPERATION)]);
+    if let Some(operation) = line.and_then(|end| Operation::from_name(&bytes[..end])) {
+        return Ok(line.map(|end| (end, operation)));
+    }
+    match reading::operation_code(bytes) {
+        Ok(None) => Ok(None),
+        Ok(Some(_)) | Err(_) => Err(BadRequest::UnknownOperation),
+    }
 }
 
 fn field_name(operation: Operation, index: usize) -> &'static str {
@@ -222,6 +264,10 @@ fn request(operation: Operation, fields: &Fields<'_>) -> Result<Request, (usize,
         name => Username::from_bytes(name).map(Some).map_err(at(index)),
     };
     let datetime = Datetime::from_bytes(field(0)).map_err(at(0))?;
+    if Datetime::has_form(field(1)) {
+        // The fields of such a peer are in an order that is not known.
+        return Err((1, FieldError::MisplacedDatetime));
+    }
     let username = name(1)?;
     if operation == Operation::Register && username.is_none() {
         return Err((1, FieldError::Empty));

@@ -183,6 +183,148 @@ fn names_of_255_bytes_fill_their_fields() {
     }
 }
 
+// --- the orders in which other authors' peers write their fields ----------------------
+
+const DATE: &str = "12/05/2024 10:00:00";
+
+/// A terminated request in each order that peers write it in: what the order is, and the bytes. The
+/// last two have no datetime.
+fn in_each_order(command: &Command) -> Vec<(&'static str, Vec<u8>)> {
+    let operation = command.operation().name();
+    let lower = operation.to_ascii_lowercase();
+    let mut orders =
+        vec![("lower case", DATE, lower.as_str(), '\0', ""), ("line feed", DATE, operation, '\n', "")];
+    orders.push(("datetime last", "", operation, '\0', DATE));
+    orders.push(("no datetime", "", operation, '\0', ""));
+    let fields: Vec<Vec<String>> = match command {
+        Command::Connect(port) => vec![
+            vec![port.to_string()],
+            vec!["192.168.1.5".to_owned(), port.to_string()],
+            vec![port.to_string(), "0.0.0.0".to_owned()],
+        ],
+        Command::Publish(filename, description) => vec![vec![filename.to_string(), description.to_string()]],
+        Command::Delete(filename) => vec![vec![filename.to_string()]],
+        Command::ListContent(remote) => vec![vec![remote.as_ref().unwrap().to_string()]],
+        _ => vec![vec![]],
+    };
+    let mut all = Vec::new();
+    for (name, first, operation, end, last) in orders {
+        for fields in &fields {
+            let mut text = format!("{operation}{end}");
+            for field in [first, "alice"].into_iter().skip(usize::from(first.is_empty())) {
+                text += &format!("{field}\0");
+            }
+            for field in fields.iter().map(String::as_str).chain((!last.is_empty()).then_some(last)) {
+                text += &format!("{field}\0");
+            }
+            all.push((name, text.into_bytes()));
+        }
+    }
+    all
+}
+
+fn every_command() -> Vec<Command> {
+    let named = |request: Request| (request.username.is_some()).then_some(request.command);
+    every_operation("alice").into_iter().filter_map(named).collect()
+}
+
+#[test]
+fn golden_orders() {
+    let alice = |datetime: &str, command| Request {
+        datetime: datetime.parse().unwrap(),
+        ..request("alice", command)
+    };
+    let cases: Vec<(&[u8], Request)> = vec![
+        (b"register\x0012/05/2024 10:00:00\0alice\0", alice(DATE, Command::Register)),
+        (b"LIST_USERS\n12/05/2024 10:00:00\0alice\0", alice(DATE, Command::ListUsers)),
+        (
+            b"CONNECT\x0012/05/2024 10:00:00\0alice\x0050085\x0010.0.0.7\0",
+            alice(DATE, Command::Connect(port(50_085))),
+        ),
+        (
+            b"CONNECT\x0012/05/2024 10:00:00\0alice\x0010.0.0.7\x0050085\0",
+            alice(DATE, Command::Connect(port(50_085))),
+        ),
+        (b"CONNECT\0alice\x0050085\x0012/05/2024 10:00:00\0", alice(DATE, Command::Connect(port(50_085)))),
+        (
+            b"CONNECT\0alice\x0050085\x000.0.0.0\x0012/05/2024 10:00:00\0",
+            alice(DATE, Command::Connect(port(50_085))),
+        ),
+        (b"REGISTER\0alice\x0012/05/2024 10:00:00\0", alice(DATE, Command::Register)),
+        (b"DELETE\0alice\0a.txt\0", alice("", Command::Delete("a.txt".parse().unwrap()))),
+        (b"CONNECT\0alice\x0010.0.0.7\x0050085\0", alice("", Command::Connect(port(50_085)))),
+    ];
+    for (bytes, expected) in cases {
+        assert_eq!(decode_final(bytes), Ok(expected), "{}", String::from_utf8_lossy(bytes));
+        assert_eq!(dialect(bytes), Dialect::Terminated);
+    }
+}
+
+#[test]
+fn every_split_of_every_order_is_the_same_request() {
+    for command in every_command() {
+        for (order, bytes) in in_each_order(&command) {
+            let datetime = if order == "no datetime" { "" } else { DATE };
+            let expected =
+                Request { datetime: datetime.parse().unwrap(), ..request("alice", command.clone()) };
+            for split in 0..=bytes.len() {
+                assert_eq!(
+                    arrive(&bytes, &[split, bytes.len()]).as_ref(),
+                    Ok(&expected),
+                    "{order} split at {split}"
+                );
+            }
+            let each: Vec<usize> = (1..=bytes.len()).collect();
+            assert_eq!(arrive(&bytes, &each).as_ref(), Ok(&expected), "{order} byte by byte");
+        }
+    }
+}
+
+#[test]
+fn only_a_request_without_a_datetime_waits_for_one() {
+    for command in every_command() {
+        for (order, bytes) in in_each_order(&command) {
+            let progress = decode(&bytes);
+            if order == "no datetime" {
+                assert_eq!(progress, Progress::Tentative, "{}", String::from_utf8_lossy(&bytes));
+            } else {
+                assert!(matches!(progress, Progress::Complete(_)), "{order} of {command:?}: {progress:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_meant_as_a_datetime_is_no_username() {
+    for first in
+        ["2024-05-12 10:00:00", "12/05/24 10:00:00", "12/05/2024 10:00", "now", "12/05/2024 10:00:00 "]
+    {
+        for (behind, operation) in [
+            ("alice\0", Operation::Register),
+            ("alice\x0050085\0", Operation::Connect),
+            ("alice\0a.txt\0a description\0", Operation::Publish),
+            ("alice\0a.txt\0", Operation::Delete),
+            ("alice\0", Operation::ListUsers),
+        ] {
+            let bytes = format!("{}\0{first}\0{behind}", operation.name()).into_bytes();
+            let bad = BadRequest::Field { operation, field: "datetime", error: FieldError::NotDatetime };
+            assert_eq!(decode_final(&bytes), Err(bad), "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+    let clock = format!("REGISTER\0bob\0{DATE}\0");
+    assert_eq!(decode_final(clock.as_bytes()).unwrap().username.unwrap().as_str(), "bob");
+    let clock = format!("REGISTER\0{DATE}\0{DATE}\0");
+    assert!(decode_final(clock.as_bytes()).is_err());
+}
+
+#[test]
+fn a_peer_that_writes_no_datetime_may_have_no_username() {
+    let bytes = b"PUBLISH\0\0hello.txt\0d\0";
+    let publish = Command::Publish("hello.txt".parse().unwrap(), "d".parse().unwrap());
+    assert_eq!(decode(bytes), Progress::Tentative);
+    assert_eq!(decode_final(bytes), Ok(Request { datetime: "".parse().unwrap(), ..request("", publish) }));
+}
+
 // --- bad requests -------------------------------------------------------------------
 
 #[test]
@@ -193,7 +335,9 @@ fn bad_fields_are_answered_with_the_failure_of_the_operation() {
         (format!("REGISTER\0{date}\0{long}").into(), "too_long", 2),
         (format!("REGISTER\0{date}\0\0").into(), "empty_name", 2),
         (format!("REGISTER\0{date}\0a\x1bb\0").into(), "control_character", 2),
-        (format!("REGISTER\0{date} and more\0a\0").into(), "too_long", 2),
+        (format!("REGISTER\0{date} and more\0a\0").into(), "not_datetime", 2),
+        (format!("REGISTER\0{date}\0{date}\0").into(), "misplaced_datetime", 2),
+        (format!("REGISTER\0{long}").into(), "too_long", 2),
         ([format!("UNREGISTER\0{date}\0").as_bytes(), b"\xff\0"].concat(), "not_utf8", 2),
         (format!("CONNECT\0{date}\0a\x000\0").into(), "impossible_port", 3),
         (format!("CONNECT\0{date}\0a\x0065536\0").into(), "impossible_port", 3),
@@ -219,7 +363,7 @@ fn unknown_operations_have_no_answer() {
     for bytes in [
         b"HELLO\0".as_slice(),
         b"\0",
-        b"register\0",
+        b"regist\0",
         b"GET_FILE\0a\0",
         b"GET / HTTP/1.1\r\n\r\n\0",
         &[b'R'; 256],
@@ -298,7 +442,7 @@ fn name() -> impl Strategy<Value = String> {
 prop_compose! {
     fn any_request()(
         which in 0..8,
-        datetime in "[ -~]{19}",
+        datetime in "[0-9]{2}/[0-9]{2}/[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}",
         username in name(),
         nobody in any::<bool>(),
         third in name(),

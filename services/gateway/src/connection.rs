@@ -36,9 +36,9 @@ use crate::{
     recorder::Recorder,
 };
 
-/// How long to wait for more bytes of a request that is complete unless padding follows
-/// (docs/protocol.md 2).
-const GRACE: Duration = Duration::from_millis(200);
+/// How long to wait for more bytes of a request that is complete unless padding or a datetime
+/// follows (docs/protocol.md 2).
+const GRACE: Duration = Duration::from_millis(300);
 /// How long a peer may read nothing of its reply before sending is given up.
 const STALL: Duration = Duration::from_secs(5);
 /// How long a peer may take to close after its reply, and the largest number of bytes from the peer
