@@ -2,7 +2,7 @@
 //! way for the next.
 
 use std::{
-    fs, io,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::{
@@ -263,7 +263,7 @@ where
     })
 }
 
-/// Opens a connection, sends a request, and reads the reply to the end of the stream.
+/// Opens a connection, sends a request, reads the reply and closes, as peers do.
 async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
     static DIALLED: AtomicU64 = AtomicU64::new(0);
     let host =
@@ -272,15 +272,13 @@ async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) ->
     stream.write_all(request).await?;
     let mut read = 0;
     let mut status = None;
-    loop {
-        match stream.read(buffer).await {
-            Ok(0) => break,
-            Ok(more) => {
+    while read < reply {
+        match stream.read(buffer).await? {
+            0 => break,
+            more => {
                 status.get_or_insert(buffer[0]);
                 read += more;
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && read >= reply => break,
-            Err(error) => return Err(error.into()),
         }
     }
     // The intervals in opentracker's replies are random and have three or four digits.

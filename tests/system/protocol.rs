@@ -143,6 +143,38 @@ fn bad_lines(index: &Index) -> usize {
     index.process.stderr().iter().filter(|line| line.contains("bad request")).count()
 }
 
+/// A peer of another author that reads its status as a string, and one that reads a byte.
+#[test]
+fn a_status_is_a_byte_for_who_closes_and_a_string_for_who_waits() {
+    let index = Index::start();
+    let strings = "lonja_gateway_statuses_as_strings_total";
+    for (number, waits) in [false, true, false, true].into_iter().enumerate() {
+        let before = index.metric(strings);
+        let mut stream = wire::connect(index.peers);
+        let request = bytes(&format!("user{number}"), Command::Register, Dialect::Terminated);
+        stream.write_all(&request).unwrap();
+        let mut status = [0];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"0");
+        if waits {
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, b"\0");
+        }
+        drop(stream);
+        let expected = before + f64::from(u8::from(waits));
+        crate::eventually("the count", || (index.metric(strings) >= expected).then_some(()));
+        assert_eq!(index.metric(strings), expected);
+    }
+    // A padded request has its status and the end of the stream at once, as the report says.
+    let padded = bytes("padded", Command::Register, Dialect::Padded);
+    let mut stream = wire::connect(index.peers);
+    stream.write_all(&padded).unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    assert_eq!(reply, b"0");
+}
+
 /// Peers of other authors, each with the table's first rows in the order in which it writes fields.
 #[test]
 fn other_orders_of_the_fields_are_served() {
@@ -252,5 +284,7 @@ fn a_reply_waits_for_no_other_byte() {
     let mut status = [0];
     stream.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"0");
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"\0", "the end of a string for a peer that waits");
     assert_eq!(stream.read(&mut status).unwrap(), 0, "the gateway closes after its reply");
 }

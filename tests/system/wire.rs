@@ -43,6 +43,10 @@ pub(crate) fn exchange_in(peers: SocketAddr, segments: &[&[u8]]) -> Vec<u8> {
     }
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).unwrap();
+    // A peer that waits for the end of the stream gets a NUL behind its status.
+    if let [_, 0] = reply[..] {
+        reply.pop();
+    }
     reply
 }
 

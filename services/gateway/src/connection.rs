@@ -41,6 +41,10 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a peer may read nothing of its reply before sending is given up.
 const STALL: Duration = Duration::from_secs(5);
+/// How long the stream stays open behind a status that went to a peer of the terminated encoding. An
+/// original peer closes at once. A peer that waits longer reads the status as a string, and gets the
+/// string's NUL (docs/protocol.md 3).
+const STRING: Duration = Duration::from_millis(150);
 /// How long a peer may take to close after its reply, and the largest number of bytes from the peer
 /// that are read and thrown away meanwhile. Closing on unread input would reset the connection, and
 /// the reply could be lost with it.
@@ -157,9 +161,20 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
         }
     }
     // A peer that is gone needs no reply.
-    let sent = send(&mut stream, reply).await;
+    let is_status = answer.list.is_none();
+    let sent = write(&mut stream, reply, if is_status { SendFlags::NOSIGNAL } else { MORE_COMES }).await;
     drop(trace);
-    if let Ok(()) = sent {
+    if sent.is_err() {
+        return;
+    }
+    if is_status && dialect == Dialect::Terminated {
+        let closed = time::timeout(STRING, linger(&mut stream, &mut input.bytes)).await;
+        if closed.is_ok() || end_string(&mut stream).await.is_err() {
+            return;
+        }
+        shared.metrics.ended_strings.increment(1);
+    }
+    if stream.shutdown().await.is_ok() {
         let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
     }
 }
@@ -276,15 +291,20 @@ const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
 #[cfg(not(target_os = "linux"))]
 const MORE_COMES: SendFlags = SendFlags::empty();
 
-/// Sends a reply, then ends the stream to the peer.
-async fn send(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
+/// Sends a reply.
+async fn write(stream: &mut TcpStream, reply: Reply, flags: SendFlags) -> io::Result<()> {
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {
-        let write = || Ok(rustix::net::send(&*stream, reply.chunk(), MORE_COMES)?);
+        let write = || Ok(rustix::net::send(&*stream, reply.chunk(), flags)?);
         let written = time::timeout(STALL, stream.async_io(Interest::WRITABLE, write)).await??;
         reply.advance(written);
     }
-    stream.shutdown().await
+    Ok(())
+}
+
+/// Sends the NUL behind a status to a peer that reads the status as a string.
+async fn end_string(stream: &mut TcpStream) -> io::Result<()> {
+    write(stream, Reply { head: Bytes::from_static(b"\0"), body: Bytes::new() }, MORE_COMES).await
 }
 
 /// Reads and throws away what the peer sends, until it closes too or has sent as much as [`LINGER`]

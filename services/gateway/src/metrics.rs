@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     pub(crate) timed_out: Counter,
     pub(crate) lists_cut: Counter,
     pub(crate) held: Counter,
+    pub(crate) ended_strings: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -51,6 +52,7 @@ impl Metrics {
             timed_out: counter!("lonja_gateway_connections_timed_out_total"),
             lists_cut: counter!("lonja_gateway_lists_cut_total"),
             held: counter!("lonja_gateway_requests_held_total"),
+            ended_strings: counter!("lonja_gateway_statuses_as_strings_total"),
         }
     }
 
