@@ -50,6 +50,22 @@ fn a_call_is_answered_and_anything_else_is_a_fault() {
     assert_eq!(http_get(index.datetime, "/elsewhere?wsdl").0, 404);
 }
 
+/// Peers of other authors ask without SOAP.
+#[test]
+fn the_bare_time_is_text_or_json() {
+    let index = Index::start();
+    for path in ["/datetime", "/get_time"] {
+        let (status, time) = http_get(index.datetime, path);
+        assert_eq!((status, time.len()), (200, "12/05/2024 10:00:00".len()), "{time}");
+        for asks in ["Host: 127.0.0.0:8000", "Host: index\r\nAccept: application/json"] {
+            let request = format!("GET {path} HTTP/1.1\r\n{asks}\r\nConnection: close\r\n\r\n");
+            let (status, json) = http(index.datetime, &request);
+            let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!((status, json["datetime"].as_str().unwrap().len()), (200, 19), "{json}");
+        }
+    }
+}
+
 #[test]
 fn the_time_is_that_of_the_time_zone() {
     let hour = |zone: &str| {

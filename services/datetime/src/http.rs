@@ -1,4 +1,4 @@
-//! The service over HTTP: the WSDL by GET, calls by POST.
+//! The service over HTTP: the WSDL and the bare time by GET, calls by POST.
 
 use std::time::Duration;
 
@@ -25,7 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The routes of the service.
 pub fn router() -> Router {
-    Router::new().route("/", get(describe).post(call))
+    let bare = get(bare_time);
+    Router::new()
+        .route("/", get(describe).post(call))
+        .route("/datetime", bare.clone())
+        .route("/get_time", bare)
 }
 
 fn xml(status: StatusCode, document: String) -> Response {
@@ -42,12 +46,29 @@ async fn describe(RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     xml(StatusCode::OK, wsdl(host))
 }
 
+/// Answers peers that ask without SOAP: with the time alone, or in JSON for those that accept only
+/// that. One kind of peer does not say so, and asks at an address that nobody else uses.
+async fn bare_time(headers: HeaderMap) -> Response {
+    metrics::counter!("lonja_datetime_requests_total", "result" => "ok").increment(1);
+    let says = |name, what: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with(what))
+    };
+    let time = format_time(&Zoned::now());
+    let (content_type, body) = if says(header::ACCEPT, "application/json") || says(header::HOST, "127.0.0.0")
+    {
+        ("application/json", format!("{{\"datetime\": \"{time}\"}}"))
+    } else {
+        ("text/plain; charset=utf-8", time)
+    };
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
 async fn call(body: Body) -> Response {
     let answer = read(body).await.and_then(|message| soap::read_call(&message));
     let result = if answer.is_ok() { "ok" } else { "fault" };
     metrics::counter!("lonja_datetime_requests_total", "result" => result).increment(1);
     match answer {
-        Ok(()) => xml(StatusCode::OK, soap::answer(&format_time(&Zoned::now()))),
+        Ok(operation) => xml(StatusCode::OK, soap::answer(operation, &format_time(&Zoned::now()))),
         Err(bad) => xml(StatusCode::INTERNAL_SERVER_ERROR, soap::fault(bad)),
     }
 }

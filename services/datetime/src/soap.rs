@@ -7,7 +7,7 @@ use quick_xml::{
     name::ResolveResult,
 };
 
-use crate::wsdl::NAMESPACE;
+use crate::wsdl::{NAMESPACE, OPERATIONS};
 
 /// The namespace of SOAP 1.1 envelopes.
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
@@ -30,7 +30,7 @@ pub(crate) enum BadCall {
     NoEnvelope,
     #[error("a header with mustUnderstand is not supported")]
     MustUnderstand,
-    #[error("the only operation is datetime in http://tests.python-zeep.org/")]
+    #[error("no such operation: use datetime in http://tests.python-zeep.org/")]
     UnknownOperation,
 }
 
@@ -43,13 +43,13 @@ enum Place {
     Body,
 }
 
-/// Checks that a message calls `datetime`.
-pub(crate) fn read_call(message: &[u8]) -> Result<(), BadCall> {
+/// Reads which of the [`OPERATIONS`] a message calls.
+pub(crate) fn read_call(message: &[u8]) -> Result<&'static str, BadCall> {
     let mut reader = NsReader::from_reader(message);
     reader.config_mut().expand_empty_elements = true;
     let mut depth = 0_usize;
     let mut place = Place::Outside;
-    let mut called = false;
+    let mut called = None;
     let mut buffer = Vec::new();
     loop {
         match reader.read_event_into(&mut buffer).map_err(|_| BadCall::Malformed)? {
@@ -67,11 +67,9 @@ pub(crate) fn read_call(message: &[u8]) -> Result<(), BadCall> {
                         return Err(BadCall::MustUnderstand);
                     }
                     (2, Place::Body) => {
-                        let known = is(&namespace, NAMESPACE) && name.as_ref() == "datetime";
-                        if called || !known {
-                            return Err(BadCall::UnknownOperation);
-                        }
-                        called = true;
+                        let known = OPERATIONS.into_iter().find(|known| name.as_ref() == *known);
+                        let known = known.filter(|_| called.is_none() && is(&namespace, NAMESPACE));
+                        called = Some(known.ok_or(BadCall::UnknownOperation)?);
                     }
                     _ => {}
                 }
@@ -80,7 +78,7 @@ pub(crate) fn read_call(message: &[u8]) -> Result<(), BadCall> {
             Event::End(_) => depth -= 1,
             Event::Eof if depth > 0 => return Err(BadCall::Malformed),
             Event::Eof if place == Place::Outside => return Err(BadCall::NoEnvelope),
-            Event::Eof => return if called { Ok(()) } else { Err(BadCall::UnknownOperation) },
+            Event::Eof => return called.ok_or(BadCall::UnknownOperation),
             _ => {}
         }
         buffer.clear();
@@ -100,11 +98,11 @@ fn must_understand<R>(reader: &NsReader<R>, header: &BytesStart<'_>) -> bool {
     })
 }
 
-/// The message that answers a call with the time.
-pub(crate) fn answer(datetime: &str) -> String {
+/// The message that answers a call of an operation with the time.
+pub(crate) fn answer(operation: &str, datetime: &str) -> String {
     envelope(&format!(
-        "<tns:datetimeResponse xmlns:tns=\"{NAMESPACE}\">\
-         <tns:datetimeResult>{}</tns:datetimeResult></tns:datetimeResponse>",
+        "<tns:{operation}Response xmlns:tns=\"{NAMESPACE}\">\
+         <tns:{operation}Result>{}</tns:{operation}Result></tns:{operation}Response>",
         escape(datetime)
     ))
 }
@@ -141,9 +139,20 @@ mod tests {
 
     #[test]
     fn the_call_is_read_with_any_prefix() {
-        assert_eq!(read_call(call("", DATETIME).as_bytes()), Ok(()));
+        assert_eq!(read_call(call("", DATETIME).as_bytes()), Ok("datetime"));
         let other = "<datetime xmlns=\"http://tests.python-zeep.org/\"></datetime>";
-        assert_eq!(read_call(call("<s:Header/>", other).as_bytes()), Ok(()));
+        assert_eq!(read_call(call("<s:Header/>", other).as_bytes()), Ok("datetime"));
+    }
+
+    #[test]
+    fn each_operation_is_answered_under_its_name() {
+        for name in OPERATIONS {
+            let body = format!("<{name} xmlns=\"http://tests.python-zeep.org/\"/>");
+            assert_eq!(read_call(call("", &body).as_bytes()), Ok(name));
+            assert!(answer(name, "12/05/2024 10:00:00").contains(&format!(
+                "<tns:{name}Result>12/05/2024 10:00:00</tns:{name}Result></tns:{name}Response>"
+            )));
+        }
     }
 
     #[test]
@@ -157,7 +166,7 @@ mod tests {
         for (message, expected) in [
             (doctype.as_str(), Err(BadCall::Doctype)),
             (&call(must, DATETIME), Err(BadCall::MustUnderstand)),
-            (&call(may, DATETIME), Ok(())),
+            (&call(may, DATETIME), Ok("datetime")),
             (&soap12, Err(BadCall::NoEnvelope)),
             (&call("", ""), Err(BadCall::UnknownOperation)),
             (&call("", "<datetime/>"), Err(BadCall::UnknownOperation)),
@@ -176,6 +185,6 @@ mod tests {
     fn deep_nesting_is_no_danger() {
         let deep = call("", DATETIME)
             .replace("<s:Body>", &format!("{}{}<s:Body>", "<a>".repeat(9000), "</a>".repeat(9000)));
-        assert_eq!(read_call(deep.as_bytes()), Ok(()));
+        assert_eq!(read_call(deep.as_bytes()), Ok("datetime"));
     }
 }
