@@ -175,6 +175,48 @@ fn a_status_is_a_byte_for_who_closes_and_a_string_for_who_waits() {
     assert_eq!(reply, b"0");
 }
 
+/// A network whose peers are known to read another form of replies.
+#[test]
+fn peers_of_a_network_get_the_form_that_a_rule_says() {
+    for (form, ok, taken, users, files, nothing) in [
+        (
+            "text",
+            "0\0",
+            "1\0",
+            "0\x001\0alice\x00127.0.0.1\x0050085\0",
+            "0\x001\0a.txt\0text\0",
+            "0\x000\0\0",
+        ),
+        ("byte", "\0", "\x01", "\x001\0alice\x00127.0.0.1\x0050085\0", "\x001\0a.txt\0", "\x000\0"),
+        ("names", "0", "1", "01\0alice\0", "01\0a.txt\0", "00\0"),
+        ("char", "0", "1", "", "", ""),
+    ] {
+        let index = Index::start_with(&["--dialect", &format!("10.0.0.0/8=byte,127.0.0.1={form}")]);
+        // What the gateway sends, to the end of the stream, which comes at once.
+        let raw = |command: Command| {
+            let mut stream = wire::connect(index.peers);
+            stream.write_all(&bytes("alice", command, Dialect::Terminated)).unwrap();
+            let mut reply = Vec::new();
+            stream.read_to_end(&mut reply).unwrap();
+            reply
+        };
+        let alices = || Command::ListContent(Some("alice".parse().unwrap()));
+        assert_eq!(raw(Command::Register), ok.as_bytes(), "{form}");
+        assert_eq!(raw(Command::Register), taken.as_bytes(), "{form}");
+        let port = std::num::NonZeroU16::new(50_085).unwrap().into();
+        assert_eq!(raw(Command::Connect(port)), ok.as_bytes(), "{form}");
+        if form == "char" {
+            assert_eq!(raw(alices()), b"00000");
+            continue;
+        }
+        assert_eq!(raw(alices()), nothing.as_bytes(), "{form}");
+        let publish = Command::Publish("a.txt".parse().unwrap(), "text".parse().unwrap());
+        assert_eq!(raw(publish), ok.as_bytes(), "{form}");
+        assert_eq!(raw(alices()), files.as_bytes(), "{form}");
+        assert_eq!(raw(Command::ListUsers), users.as_bytes(), "{form}");
+    }
+}
+
 /// Peers of other authors, each with the table's first rows in the order in which it writes fields.
 #[test]
 fn other_orders_of_the_fields_are_served() {

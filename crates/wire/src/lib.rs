@@ -15,6 +15,7 @@
 //! ```
 
 mod field;
+mod form;
 pub mod get_file;
 pub mod get_part;
 mod layout;
@@ -27,6 +28,7 @@ pub use field::{
     Datetime, Description, FieldError, Filename, Port, Username, WIDTH_ADDRESS, WIDTH_DATETIME, WIDTH_NAME,
     WIDTH_OPERATION, WIDTH_PORT,
 };
+pub use form::{BadForm, ReplyForm};
 pub use operation::{Operation, Outcome};
 pub use reading::Dialect;
 pub use request::{BadRequest, Command, MAX_REQUEST, Progress, Request, decode, decode_final, dialect};

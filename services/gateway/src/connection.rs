@@ -17,8 +17,8 @@ use lonja_chassis::{
 };
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_wire::{
-    BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, Request, Username, decode,
-    decode_final, dialect, reply,
+    BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, ReplyForm, Request, Username,
+    decode, decode_final, dialect,
 };
 use opentelemetry::{KeyValue, context::FutureExt as _};
 use rustix::net::SendFlags;
@@ -30,6 +30,7 @@ use tokio::{
 
 use crate::{
     backend::{DEADLINE, NotDone},
+    forms::Forms,
     lists::Rendered,
     metrics::Metrics,
     operations::{Done, Operations},
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) lines: OperationLog,
     pub(crate) metrics: Metrics,
+    pub(crate) forms: Forms,
     pub(crate) request_timeout: Duration,
 }
 
@@ -152,7 +154,8 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
     };
     let dialect = input.dialect(&stream);
     shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
-    let reply = shared.reply(&answer, dialect, peer);
+    let form = shared.forms.of(peer.ip());
+    let reply = shared.reply(&answer, dialect, form, peer);
     if let Some(root) = &trace {
         root.set(KeyValue::new(names::DIALECT, dialect.name()));
         root.set(KeyValue::new(names::STATUS, i64::from(answer.status)));
@@ -167,7 +170,7 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
     if sent.is_err() {
         return;
     }
-    if is_status && dialect == Dialect::Terminated {
+    if is_status && dialect == Dialect::Terminated && form.is_none() {
         let closed = time::timeout(STRING, linger(&mut stream, &mut input.bytes)).await;
         if closed.is_ok() || end_string(&mut stream).await.is_err() {
             return;
@@ -259,13 +262,16 @@ impl Shared {
         bad.answer().map(|(operation, status)| Answer { operation, status, list: None })
     }
 
-    fn reply(&self, answer: &Answer, dialect: Dialect, peer: SocketAddr) -> Reply {
+    fn reply(&self, answer: &Answer, dialect: Dialect, form: Option<ReplyForm>, peer: SocketAddr) -> Reply {
+        let form = form.unwrap_or(ReplyForm::Char);
         let Some(list) = &answer.list else {
-            return Reply {
-                head: Bytes::copy_from_slice(&[reply::status(answer.status)]),
-                body: Bytes::new(),
-            };
+            let mut head = Vec::new();
+            form.push_status(answer.status, &mut head);
+            return Reply { head: head.into(), body: Bytes::new() };
         };
+        if let Some(strings) = form.list(answer.operation, list.entries()) {
+            return Reply { head: strings.into(), body: Bytes::new() };
+        }
         let (head, body, sent) = list.reply(dialect);
         if sent < list.count() {
             self.metrics.lists_cut.increment(1);

@@ -7,6 +7,7 @@
 mod advertise;
 mod backend;
 mod connection;
+mod forms;
 mod lists;
 mod metrics;
 mod operations;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::Backend;
+pub use forms::{BadFormRule, Forms};
 pub use proxy::{BadNetwork, Networks};
 pub use server::Gateway;
 
@@ -41,6 +43,11 @@ pub struct GatewayConfig {
     /// the default gateway of this machine: a container sees peers on its own host at that address
     #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4,...", default_value = "")]
     pub advertise: Rules,
+    /// Rules CIDR=FORM: peers seen from CIDR read replies in FORM, which is char, text, byte or names
+    /// (docs/compatibility.md). Without a rule, a peer shows by what it does whether it reads char or
+    /// text
+    #[arg(long, env = "LONJA_DIALECT", value_name = "CIDR=FORM,...", default_value = "")]
+    pub dialect: Forms,
     /// Networks of load balancers that begin each connection with a PROXY header, version 1 or 2;
     /// from any other address such a header is a bad request
     #[arg(long, env = "LONJA_TRUSTED_PROXIES", value_name = "CIDR,...", default_value = "")]

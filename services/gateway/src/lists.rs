@@ -49,6 +49,11 @@ impl Rendered {
         self.count
     }
 
+    /// The entries, each with fields of fixed width.
+    pub(crate) fn entries(&self) -> &[u8] {
+        &self.reply[LIST_HEADER..]
+    }
+
     /// The reply in two pieces, and how many entries of the list the reply has.
     pub(crate) fn reply(&self, dialect: Dialect) -> (Bytes, Bytes, u32) {
         let (header, sent) = list_header(self.count, dialect);

@@ -56,6 +56,7 @@ impl Gateway {
             recorder: Recorder::new(),
             lines,
             metrics: Metrics::new(),
+            forms: config.dialect,
             request_timeout: config.request_timeout,
         };
         Self {

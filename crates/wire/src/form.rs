@@ -1,0 +1,194 @@
+//! The forms in which peers of other authors read replies (docs/protocol.md 3). To serve another
+//! form, add a line to the table of this file.
+
+use std::{io::Write as _, str::FromStr};
+
+use crate::{
+    field::{WIDTH_ADDRESS, WIDTH_NAME, WIDTH_PORT},
+    operation::Operation,
+    reply::{FILE_ENTRY, USER_ENTRY},
+};
+
+/// How a peer reads a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReplyForm {
+    /// The original's: the status is a digit, and lists have fields of fixed width.
+    Char,
+    /// Everything is a string that ends in a NUL.
+    Text,
+    /// The status is a byte of value 0 to 4, and lists are strings.
+    Byte,
+    /// The status is a digit, and lists are strings, names only.
+    Names,
+}
+
+/// What a status is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Digit,
+    DigitString,
+    Value,
+}
+
+/// What a list is whose entries are strings: how many fields of a user and of a file are sent, and
+/// whether an empty string follows a count of 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Strings {
+    users: usize,
+    files: usize,
+    ends_empty: bool,
+}
+
+struct Style {
+    form: ReplyForm,
+    name: &'static str,
+    status: Status,
+    /// `None` for lists of fixed width, which [`crate::reply`] writes.
+    lists: Option<Strings>,
+}
+
+const STYLES: [Style; 4] = [
+    Style { form: ReplyForm::Char, name: "char", status: Status::Digit, lists: None },
+    Style {
+        form: ReplyForm::Text,
+        name: "text",
+        status: Status::DigitString,
+        lists: Some(Strings { users: 3, files: 2, ends_empty: true }),
+    },
+    Style {
+        form: ReplyForm::Byte,
+        name: "byte",
+        status: Status::Value,
+        lists: Some(Strings { users: 3, files: 1, ends_empty: false }),
+    },
+    Style {
+        form: ReplyForm::Names,
+        name: "names",
+        status: Status::Digit,
+        lists: Some(Strings { users: 1, files: 1, ends_empty: false }),
+    },
+];
+
+/// The error for a text that is not the name of a form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not char, text, byte or names")]
+pub struct BadForm;
+
+impl FromStr for ReplyForm {
+    type Err = BadForm;
+
+    fn from_str(name: &str) -> Result<Self, BadForm> {
+        STYLES.iter().find(|style| style.name == name).map(|style| style.form).ok_or(BadForm)
+    }
+}
+
+impl ReplyForm {
+    fn style(self) -> &'static Style {
+        &STYLES[self as usize]
+    }
+
+    /// The form's name in settings, logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.style().name
+    }
+
+    /// Appends a status from 0 to 9.
+    pub fn push_status(self, status: u8, out: &mut Vec<u8>) {
+        match self.style().status {
+            Status::Digit => out.push(b'0' + status),
+            Status::DigitString => out.extend_from_slice(&[b'0' + status, 0]),
+            Status::Value => out.push(status),
+        }
+    }
+
+    /// Gives the reply to LIST_USERS or LIST_CONTENT, the status included, made of entries of fixed
+    /// width as [`crate::reply`] writes them. `None` if this form reads those as they are.
+    #[must_use]
+    pub fn list(self, operation: Operation, entries: &[u8]) -> Option<Vec<u8>> {
+        let lists = self.style().lists?;
+        let (size, widths, sent): (_, &[usize], _) = match operation {
+            Operation::ListUsers => (USER_ENTRY, &[WIDTH_NAME, WIDTH_ADDRESS, WIDTH_PORT], lists.users),
+            _ => (FILE_ENTRY, &[WIDTH_NAME, WIDTH_NAME], lists.files),
+        };
+        let mut out = Vec::with_capacity(entries.len() / 4);
+        self.push_status(0, &mut out);
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{}\0", entries.len() / size);
+        for entry in entries.chunks_exact(size) {
+            let mut start = 0;
+            for width in &widths[..sent] {
+                let field = &entry[start..start + width];
+                let end = memchr::memchr(0, field).unwrap_or(*width);
+                out.extend_from_slice(&field[..end]);
+                out.push(0);
+                start += width;
+            }
+        }
+        if entries.is_empty() && lists.ends_empty {
+            out.push(0);
+        }
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::reply::{push_file, push_user};
+
+    #[test]
+    fn each_form_has_its_line_and_its_name() {
+        for (at, style) in STYLES.iter().enumerate() {
+            assert_eq!((style.form as usize, style.name.parse()), (at, Ok(style.form)));
+            assert_eq!(style.form.name(), style.name);
+        }
+        assert_eq!("Text".parse::<ReplyForm>(), Err(BadForm));
+    }
+
+    #[test]
+    fn golden_statuses() {
+        for (form, expected) in [
+            (ReplyForm::Char, &b"3"[..]),
+            (ReplyForm::Text, b"3\0"),
+            (ReplyForm::Byte, b"\x03"),
+            (ReplyForm::Names, b"3"),
+        ] {
+            let mut out = Vec::new();
+            form.push_status(3, &mut out);
+            assert_eq!(out, expected, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn golden_lists() {
+        let (mut users, mut files) = (Vec::new(), Vec::new());
+        push_user("alice", Ipv4Addr::LOCALHOST, 50_085, &mut users);
+        push_user(&"b".repeat(255), Ipv4Addr::new(192, 168, 100, 200), 65_535, &mut users);
+        push_file("a.txt", "a description", &mut files);
+        push_file("año.txt", "", &mut files);
+        let long = "b".repeat(255);
+        let cases = [
+            (
+                ReplyForm::Text,
+                format!("0\x002\0alice\x00127.0.0.1\x0050085\0{long}\x00192.168.100.200\x0065535\0"),
+                "0\x002\0a.txt\0a description\0año.txt\0\0".to_owned(),
+            ),
+            (
+                ReplyForm::Byte,
+                format!("\x002\0alice\x00127.0.0.1\x0050085\0{long}\x00192.168.100.200\x0065535\0"),
+                "\x002\0a.txt\0año.txt\0".to_owned(),
+            ),
+            (ReplyForm::Names, format!("02\0alice\0{long}\0"), "02\0a.txt\0año.txt\0".to_owned()),
+        ];
+        for (form, of_users, of_files) in cases {
+            assert_eq!(form.list(Operation::ListUsers, &users).unwrap(), of_users.into_bytes(), "{form:?}");
+            assert_eq!(form.list(Operation::ListContent, &files).unwrap(), of_files.into_bytes(), "{form:?}");
+        }
+        assert_eq!(ReplyForm::Text.list(Operation::ListUsers, b"").unwrap(), b"0\x000\0\0");
+        assert_eq!(ReplyForm::Byte.list(Operation::ListContent, b"").unwrap(), b"\x000\0");
+        assert_eq!(ReplyForm::Char.list(Operation::ListUsers, &users), None);
+    }
+}
