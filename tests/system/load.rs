@@ -35,16 +35,16 @@ impl Acknowledged {
     fn ask(&self, peers: SocketAddr, name: &str, operation: Operation, command: Command, file: &str) -> bool {
         let started = Instant::now();
         let failure = command.operation().status(Outcome::Failed);
-        let status = wire::try_ask(peers, name, command);
+        let answer = wire::ask_or_why(peers, name, command);
         self.times.lock().unwrap().push(started.elapsed());
-        if status.is_none_or(|status| status == failure) {
-            let what = format!("{operation:?} of {name}: {status:?} after {:?}", started.elapsed());
+        if answer.as_ref().map_or(true, |status| *status == failure) {
+            let what = format!("{operation:?} of {name}: {answer:?} after {:?}", started.elapsed());
             self.failed.lock().unwrap().push(what);
         }
-        if status == Some(0) {
+        if answer == Ok(0) {
             self.operations.lock().unwrap().push((name.to_owned(), operation, file.to_owned()));
         }
-        status == Some(0)
+        answer == Ok(0)
     }
 
     /// How many operations were sent.

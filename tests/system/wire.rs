@@ -63,12 +63,22 @@ pub(crate) fn exchange_all(peers: SocketAddr, request: &[u8]) -> Vec<u8> {
 /// Sends a request in the terminated encoding and gives the status; `None` if there was no whole
 /// answer.
 pub(crate) fn try_ask(peers: SocketAddr, username: &str, command: Command) -> Option<u8> {
-    let mut stream = TcpStream::connect(peers).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    stream.write_all(&bytes(username, command, Dialect::Terminated)).ok()?;
+    ask_or_why(peers, username, command).ok()
+}
+
+/// Sends a request in the terminated encoding and gives the status, or what was in the way of an
+/// answer.
+pub(crate) fn ask_or_why(peers: SocketAddr, username: &str, command: Command) -> Result<u8, String> {
+    let at = |step: &str| {
+        let step = step.to_owned();
+        move |error: std::io::Error| format!("{step}: {error}")
+    };
+    let mut stream = TcpStream::connect(peers).map_err(at("connecting"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(at("setting up"))?;
+    stream.write_all(&bytes(username, command, Dialect::Terminated)).map_err(at("sending"))?;
     let mut status = [0];
-    stream.read_exact(&mut status).ok()?;
-    read_status(status[0]).ok()
+    stream.read_exact(&mut status).map_err(at("reading"))?;
+    read_status(status[0]).map_err(|error| error.to_string())
 }
 
 /// Sends a request in the terminated encoding and gives the status.
