@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use lonja_wire::Command;
@@ -20,6 +21,10 @@ use crate::{
 };
 
 const WRITERS: usize = 4;
+/// How long a writer pauses behind each answer. For two minutes after a pod is gone, the node may lead a
+/// client's port that was connected to the pod to nowhere, so no port may be used again that soon: of
+/// 28,000 ports, 230 may be used each second.
+const PAUSE: Duration = Duration::from_millis(25);
 /// The roles that have Deployments.
 const ROLES: [&str; 6] = ["gateway", "registry", "catalog", "audit", "datetime", "console"];
 
@@ -33,7 +38,7 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(release: &Release) -> Self {
-        let (done, stop) = (Arc::new(Acknowledged::default()), Arc::new(AtomicBool::new(false)));
+        let (done, stop) = (Arc::new(Acknowledged::paced(PAUSE)), Arc::new(AtomicBool::new(false)));
         let peers = release.node_port();
         let writers = (0..WRITERS).map(|writer| {
             let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));

@@ -27,11 +27,11 @@ FAULTS = [
         'helm ["test"',
     ),
     (
-        "a policy is missing",
+        "a policy lacks the calls of the gateway",
         POLICIES,
-        'append $roles "test"',
-        "$roles",
-        'helm ["test"',
+        "{{- if has $role $callers }}",
+        '{{- if eq $role "console" }}',
+        'helm ["install"',
     ),
     (
         "nothing may ask for names",

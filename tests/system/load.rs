@@ -28,15 +28,23 @@ pub(crate) struct Acknowledged {
     times: Mutex<Vec<Duration>>,
     /// The operations that were answered with "any other failure", or not at all.
     failed: Mutex<Vec<String>>,
+    /// How long each writer pauses behind an answer.
+    pause: Duration,
 }
 
 impl Acknowledged {
+    /// Nothing yet, of writers that pause for so long behind each answer.
+    pub(crate) fn paced(pause: Duration) -> Self {
+        Self { pause, ..Self::default() }
+    }
+
     /// Sends a request, notes the time and a success, and says whether it was a success.
     fn ask(&self, peers: SocketAddr, name: &str, operation: Operation, command: Command, file: &str) -> bool {
         let started = Instant::now();
         let failure = command.operation().status(Outcome::Failed);
         let answer = wire::ask_or_why(peers, name, command);
         self.times.lock().unwrap().push(started.elapsed());
+        thread::sleep(self.pause);
         if answer.as_ref().map_or(true, |status| *status == failure) {
             let what = format!("{operation:?} of {name}: {answer:?} after {:?}", started.elapsed());
             self.failed.lock().unwrap().push(what);
