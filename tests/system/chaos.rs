@@ -79,7 +79,7 @@ fn fault(cluster: &mut Cluster, number: usize) {
 #[test]
 fn fifty_kills_and_pauses_lose_and_double_nothing() {
     let mut cluster = Cluster::on_redis();
-    let done = Arc::new(Acknowledged::default());
+    let done = Arc::new(Acknowledged::paced(Duration::ZERO));
     let stop = Arc::new(AtomicBool::new(false));
     let peers = cluster.peers;
     let writers: Vec<_> = (0..WRITERS)
