@@ -110,6 +110,34 @@ FAULTS = [
         "  annotations: {helm.sh/resource-policy: keep}\ntype: Opaque",
         "the release is gone",
     ),
+    (
+        "a password has another key",
+        "templates/deployments.yaml",
+        "key: {{ $role }}}}",
+        "key: the-{{ $role }}}}",
+        'helm ["install"',
+    ),
+    (
+        "a Service selects pods of another role",
+        "templates/services.yaml",
+        '(dict "root" $root "role" $role) | nindent 4 }}\n  ports:\n    - {name: grpc',
+        '(dict "root" $root "role" "datetime") | nindent 4 }}\n  ports:\n    - {name: grpc',
+        'helm ["install"',
+    ),
+    (
+        "the name of the port leads to another port",
+        "templates/deployments.yaml",
+        "{name: peers, containerPort: 5050}",
+        "{name: peers, containerPort: 5051}",
+        'helm ["test"',
+    ),
+    (
+        "the services log in as a user that is not there",
+        "templates/_helpers.tpl",
+        "{{- $user := .role -}}",
+        '{{- $user := "nobody" -}}',
+        'helm ["install"',
+    ),
 ]
 
 
