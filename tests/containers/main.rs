@@ -27,10 +27,6 @@ mod wire;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -39,7 +35,7 @@ use lonja_wire::Command;
 use tempfile::TempDir;
 
 use crate::{
-    load::{Acknowledged, until_recorded, verify, write},
+    load::{Load, until_recorded, verify},
     peer::Peer,
     stack::{Stack, docker, output},
 };
@@ -165,15 +161,7 @@ fn the_stack_with_mutual_tls() {
 /// is lost.
 fn survives(stack: &Stack) {
     let audit = format!("http://{}", stack.audit);
-    let done = Arc::new(Acknowledged::default());
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..4)
-        .map(|writer: usize| {
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            let peers = stack.peers[writer % stack.peers.len()];
-            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
-        })
-        .collect();
+    let load = Load::start(&stack.peers, 4, Duration::ZERO);
     for service in ["registry", "catalog", "audit", "gateway", "redis", "datetime", "console"] {
         for container in stack.containers(service) {
             stack.crash(&container);
@@ -187,10 +175,7 @@ fn survives(stack: &Stack) {
             recovers(stack, &audit, &format!("paused {service} {container}"));
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
-    let peers = stack.peers[0];
-    verify(peers, &audit, &done);
+    verify(stack.peers[0], &audit, &load.stop());
 }
 
 /// Waits until the stack is healthy again by itself, every gateway serves peers, and the audit has

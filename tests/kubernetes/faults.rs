@@ -1,14 +1,6 @@
 //! What is done to a release while peers use it: no peer may get a failure.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use lonja_wire::Command;
 
@@ -16,7 +8,7 @@ use crate::{
     eventually,
     install::Release,
     kubectl::{Namespace, pods, until_settled},
-    load::{Acknowledged, until_recorded, write},
+    load::{Acknowledged, Load, until_recorded},
     wire,
 };
 
@@ -28,51 +20,32 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// The roles that have Deployments.
 const ROLES: [&str; 6] = ["gateway", "registry", "catalog", "audit", "datetime", "console"];
 
-/// Peers that use the index all the while.
-pub(crate) struct Load {
-    done: Arc<Acknowledged>,
-    stop: Arc<AtomicBool>,
-    writers: Vec<JoinHandle<()>>,
-    peers: SocketAddr,
+/// Starts peers that use the index through a port of the node.
+pub(crate) fn start_load(release: &Release) -> Load {
+    Load::start(&[release.node_port()], WRITERS, PAUSE)
 }
 
-impl Load {
-    pub(crate) fn start(release: &Release) -> Self {
-        let (done, stop) = (Arc::new(Acknowledged::paced(PAUSE)), Arc::new(AtomicBool::new(false)));
-        let peers = release.node_port();
-        let writers = (0..WRITERS).map(|writer| {
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
-        });
-        Self { writers: writers.collect(), done, stop, peers }
-    }
-
-    /// Asserts that nobody got a failure so far, and that peers are served.
-    fn goes_on(&self, release: &Release, after: &str) {
-        let sent = self.done.sent();
-        eventually("peers are served", || (self.done.sent() > sent + 100).then_some(()));
-        let failed = self.done.failed();
-        assert!(failed.is_empty(), "after {after}, of {} operations: {failed:#?}", self.done.sent());
-        let name = after.replace([' ', '/'], "-");
-        until_recorded(self.peers, &release.audit().url(), &name);
-        println!("{after}: {} operations, none failed", self.done.sent());
-    }
-
-    /// Goes on until at least `operations` were sent, and stops.
-    pub(crate) fn stop_after(mut self, operations: usize) -> Arc<Acknowledged> {
-        eventually("enough operations", || (self.done.sent() >= operations).then_some(()));
-        self.stop.store(true, Ordering::Relaxed);
-        self.writers.drain(..).for_each(|writer| writer.join().unwrap());
-        let failed = self.done.failed();
-        assert!(failed.is_empty(), "of {} operations: {failed:#?}", self.done.sent());
-        Arc::clone(&self.done)
-    }
+/// Asserts that nobody got a failure so far, and that peers are served.
+fn goes_on(load: &Load, release: &Release, after: &str) {
+    let sent = load.done.sent();
+    eventually("peers are served", || (load.done.sent() > sent + 100).then_some(()));
+    nobody_failed(&load.done, after);
+    let name = after.replace([' ', '/'], "-");
+    until_recorded(release.node_port(), &release.audit().url(), &name);
+    println!("{after}: {} operations, none failed", load.done.sent());
 }
 
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+/// Goes on until at least `operations` were sent, stops, and asserts that nobody got a failure.
+pub(crate) fn stop_after(load: Load, operations: usize) -> Arc<Acknowledged> {
+    eventually("enough operations", || (load.done.sent() >= operations).then_some(()));
+    let done = load.stop();
+    nobody_failed(&done, "everything");
+    done
+}
+
+fn nobody_failed(done: &Acknowledged, after: &str) {
+    let failed = done.failed();
+    assert!(failed.is_empty(), "after {after}, of {} operations: {failed:#?}", done.sent());
 }
 
 /// Waits until everything of a release is ready, and nothing is being removed.
@@ -103,7 +76,7 @@ pub(crate) fn each_pod_is_deleted(release: &Release, load: &Load) {
             let pod = pods(namespace, &of_role(role)).into_iter().next().expect("a pod");
             namespace.kubectl(&[&["delete", "pod", &pod], how].concat());
             until_ready(release);
-            load.goes_on(release, &format!("{role} deleted {}", how[0].trim_start_matches("--")));
+            goes_on(load, release, &format!("{role} deleted {}", how[0].trim_start_matches("--")));
         }
     }
 }
@@ -134,7 +107,7 @@ pub(crate) fn every_service_gets_another_value(release: &mut Release, load: &Loa
     let mut all = ROLES.map(str::to_owned).to_vec();
     all.sort();
     assert_eq!(replaced(&before, &identities(release.namespace)), all);
-    load.goes_on(release, "another value of every service");
+    goes_on(load, release, "another value of every service");
 }
 
 /// An upgrade to another version of the chart in which no pod changes replaces no pod.
@@ -144,7 +117,7 @@ pub(crate) fn another_version_of_the_chart(release: &mut Release, load: &Load) {
     release.upgrade(Some(chart), None);
     until_ready(release);
     assert_eq!(replaced(&before, &identities(release.namespace)), [""; 0]);
-    load.goes_on(release, "another version of the chart");
+    goes_on(load, release, "another version of the chart");
 }
 
 /// An upgrade that changes the configuration of the release's Redis replaces Redis, and nothing else.
@@ -157,7 +130,7 @@ pub(crate) fn another_configuration_of_redis(release: &mut Release, load: &Load)
     until_ready(release);
     let expected: &[&str] = if has_redis { &["redis"] } else { &[] };
     assert_eq!(replaced(&before, &identities(release.namespace)), expected);
-    load.goes_on(release, "another configuration of Redis");
+    goes_on(load, release, "another configuration of Redis");
 }
 
 /// A rollback to the revision of the install.
@@ -167,6 +140,6 @@ pub(crate) fn back_to_the_first_revision(release: &mut Release, load: &Load) {
     let level = "jsonpath={.spec.template.spec.containers[0].env[?(@.name==\"LONJA_LOG\")].value}";
     let level = release.namespace.kubectl(&["get", "deployment/lonja-gateway", "-o", level]);
     assert_eq!(level, "info");
-    load.goes_on(release, "back to the first revision");
-    assert_eq!(wire::ask(load.peers, "nobody", Command::Disconnect), 1);
+    goes_on(load, release, "back to the first revision");
+    assert_eq!(wire::ask(release.node_port(), "nobody", Command::Disconnect), 1);
 }

@@ -66,7 +66,7 @@ impl<'a> Release<'a> {
         self.helm(&[&install[..], &values].concat());
     }
 
-    /// Runs `helm test`.
+    /// Runs the pod of `helm test`, and asserts that the pod succeeds.
     pub(crate) fn test(&self) {
         let printed = self.helm(&["test", RELEASE, "--timeout", "2m"]);
         assert!(printed.contains("Succeeded"), "{printed}");

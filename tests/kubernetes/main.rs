@@ -34,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{faults::Load, install::Release, kubectl::Namespace};
+use crate::{install::Release, kubectl::Namespace};
 
 /// How long the test waits for a condition before it fails, such as for a pod to be ready.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -71,13 +71,13 @@ fn the_chart_from_its_first_install_to_its_second() {
     use_cases::the_console(&release);
     use_cases::one_trace_for_each_request(&release);
 
-    let load = Load::start(&release);
+    let load = faults::start_load(&release);
     faults::each_pod_is_deleted(&release, &load);
     faults::every_service_gets_another_value(&mut release, &load);
     faults::another_version_of_the_chart(&mut release, &load);
     faults::another_configuration_of_redis(&mut release, &load);
     faults::back_to_the_first_revision(&mut release, &load);
-    let done = load.stop_after(OPERATIONS);
+    let done = faults::stop_after(load, OPERATIONS);
     use_cases::nothing_is_lost(&release, &done);
 
     release.uninstall();

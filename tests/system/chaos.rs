@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     cluster::Cluster,
     eventually,
-    load::{Acknowledged, until_recorded, verify, write},
+    load::{Load, until_recorded, verify},
     process, wire,
 };
 
@@ -79,20 +79,12 @@ fn fault(cluster: &mut Cluster, number: usize) {
 #[test]
 fn fifty_kills_and_pauses_lose_and_double_nothing() {
     let mut cluster = Cluster::on_redis();
-    let done = Arc::new(Acknowledged::paced(Duration::ZERO));
-    let stop = Arc::new(AtomicBool::new(false));
     let peers = cluster.peers;
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
-        })
-        .collect();
+    let load = Load::start(&[peers], WRITERS, Duration::ZERO);
     for number in 0..FAULTS {
         fault(&mut cluster, number);
     }
-    stop.store(true, Ordering::Relaxed);
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    let done = load.stop();
     let late = done.later_than(DEADLINE);
     assert!(late.len() <= LATE, "peers waited {late:?}");
     assert!(late.iter().all(|time| *time < 4 * DEADLINE), "a peer waited {late:?}");
@@ -107,17 +99,11 @@ fn a_restart_of_redis_costs_nobody_an_answer() {
     let admin = [("LONJA_ADMIN_LISTEN", "127.0.0.1:0")];
     let mut cluster = Cluster::on(&store, Some(redis), TempDir::new().unwrap(), &admin);
     let admin = cluster.gateway.process.address("admin listens on");
-    let done = Arc::new(Acknowledged::default());
-    let stop = Arc::new(AtomicBool::new(false));
     let peers = cluster.peers;
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
-        })
-        .collect();
+    let load = Load::start(&[peers], WRITERS, Duration::ZERO);
     assert_eq!(wire::register(peers, "watcher"), 0);
     assert_eq!(wire::connect_as(peers, "watcher", 50_085), 0);
+    let stop = Arc::new(AtomicBool::new(false));
     let lister = thread::spawn({
         let stop = Arc::clone(&stop);
         move || {
@@ -127,8 +113,8 @@ fn a_restart_of_redis_costs_nobody_an_answer() {
         }
     });
     for _ in 0..3 {
-        let before = done.sent();
-        eventually("peers are served", || (done.sent() > before + 500).then_some(()));
+        let before = load.done.sent();
+        eventually("peers are served", || (load.done.sent() > before + 500).then_some(()));
         // An outage that comes back at once would be the same outage.
         thread::sleep(Duration::from_secs(2));
         let redis = cluster.redis.as_mut().unwrap();
@@ -136,11 +122,11 @@ fn a_restart_of_redis_costs_nobody_an_answer() {
         thread::sleep(Duration::from_secs(3));
         redis.restart();
     }
-    let before = done.sent();
-    eventually("peers are served again", || (done.sent() > before + 500).then_some(()));
+    let before = load.done.sent();
+    eventually("peers are served again", || (load.done.sent() > before + 500).then_some(()));
     stop.store(true, Ordering::Relaxed);
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
     lister.join().unwrap();
+    let done = load.stop();
     let failed = done.failed();
     assert!(failed.is_empty(), "of {}: {failed:#?}", done.sent());
     assert!(done.later_than(HELD).is_empty());
@@ -156,22 +142,14 @@ fn a_restart_of_redis_costs_nobody_an_answer() {
 #[test]
 fn a_redis_that_hangs_is_not_waited_for() {
     let cluster = Cluster::on_redis();
-    let done = Arc::new(Acknowledged::default());
-    let stop = Arc::new(AtomicBool::new(false));
     let peers = cluster.peers;
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
-        })
-        .collect();
-    eventually("peers are served", || (done.sent() > 500).then_some(()));
+    let load = Load::start(&[peers], WRITERS, Duration::ZERO);
+    eventually("peers are served", || (load.done.sent() > 500).then_some(()));
     let redis = cluster.redis.as_ref().unwrap();
     redis.signal("STOP");
     thread::sleep(Duration::from_secs(6));
     redis.signal("CONT");
-    stop.store(true, Ordering::Relaxed);
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    let done = load.stop();
     assert!(!done.failed().is_empty(), "a Redis that hangs costs answers");
     let late = done.later_than(DEADLINE);
     assert!(late.is_empty(), "peers waited {late:?}");

@@ -5,10 +5,10 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Acknowledged {
 
 impl Acknowledged {
     /// Nothing yet, of writers that pause for so long behind each answer.
-    pub(crate) fn paced(pause: Duration) -> Self {
+    fn paced(pause: Duration) -> Self {
         Self { pause, ..Self::default() }
     }
 
@@ -77,9 +77,44 @@ impl Acknowledged {
     }
 }
 
+/// Writers that use the index until the load is stopped or dropped.
+pub(crate) struct Load {
+    pub(crate) done: Arc<Acknowledged>,
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Starts writers, each at one of the gateways, which pause for so long behind each answer.
+    pub(crate) fn start(gateways: &[SocketAddr], writers: usize, pause: Duration) -> Self {
+        let (done, stop) = (Arc::new(Acknowledged::paced(pause)), Arc::new(AtomicBool::new(false)));
+        let writers = (0..writers).map(|writer| {
+            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
+            let peers = gateways[writer % gateways.len()];
+            thread::spawn(move || write(peers, &format!("w{writer}"), &stop, &done))
+        });
+        Self { writers: writers.collect(), done, stop }
+    }
+
+    /// Stops the writers, and gives what was acknowledged.
+    pub(crate) fn stop(mut self) -> Arc<Acknowledged> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writers.drain(..).for_each(|writer| writer.join().unwrap());
+        Arc::clone(&self.done)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A test that fails has its own reason.
+        self.writers.drain(..).for_each(|writer| drop(writer.join()));
+    }
+}
+
 /// Registers and connects one user after the other, until `stop` is set. Each publishes three
 /// files and asks for the lists, and every third then disconnects.
-pub(crate) fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &Acknowledged) {
+fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &Acknowledged) {
     let port = std::num::NonZeroU16::new(50_085).unwrap().into();
     for user in 0.. {
         if stop.load(Ordering::Relaxed) {

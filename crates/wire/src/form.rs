@@ -93,12 +93,16 @@ impl ReplyForm {
         self.style().name
     }
 
-    /// Appends a status from 0 to 9.
-    pub fn push_status(self, status: u8, out: &mut Vec<u8>) {
+    /// The bytes of a status from 0 to 4, which are all that an operation has.
+    #[must_use]
+    pub fn status(self, status: u8) -> &'static [u8] {
+        const STRINGS: &[u8; 10] = b"0\x001\x002\x003\x004\0";
+        const VALUES: &[u8; 5] = &[0, 1, 2, 3, 4];
+        let at = usize::from(status.min(4));
         match self.style().status {
-            Status::Digit => out.push(b'0' + status),
-            Status::DigitString => out.extend_from_slice(&[b'0' + status, 0]),
-            Status::Value => out.push(status),
+            Status::Digit => &STRINGS[2 * at..=2 * at],
+            Status::DigitString => &STRINGS[2 * at..2 * at + 2],
+            Status::Value => &VALUES[at..=at],
         }
     }
 
@@ -112,7 +116,7 @@ impl ReplyForm {
             _ => (FILE_ENTRY, &[WIDTH_NAME, WIDTH_NAME], lists.files),
         };
         let mut out = Vec::with_capacity(entries.len() / 4);
-        self.push_status(0, &mut out);
+        out.extend_from_slice(self.status(0));
         // Writing to a vector cannot fail.
         let _ = write!(out, "{}\0", entries.len() / size);
         for entry in entries.chunks_exact(size) {
@@ -156,9 +160,7 @@ mod tests {
             (ReplyForm::Byte, b"\x03"),
             (ReplyForm::Names, b"3"),
         ] {
-            let mut out = Vec::new();
-            form.push_status(3, &mut out);
-            assert_eq!(out, expected, "{form:?}");
+            assert_eq!(form.status(3), expected, "{form:?}");
         }
     }
 

@@ -58,6 +58,16 @@ fn is_address(field: &[u8]) -> bool {
     std::str::from_utf8(field).is_ok_and(|text| text.parse::<Ipv4Addr>().is_ok())
 }
 
+/// Which of the two kinds of orders a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The datetime comes first, or its place is empty, or nothing is known yet. Such a request may be
+    /// padded.
+    Original,
+    /// The username comes first. Such a request is terminated.
+    Other,
+}
+
 /// What the bytes behind the operation code are, read as a terminated request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Terminated<'a> {
@@ -116,9 +126,9 @@ enum Piece<'a> {
 }
 
 /// Reads the bytes behind the code of an operation.
-pub(crate) fn read(operation: Operation, bytes: &[u8]) -> Terminated<'_> {
+pub(crate) fn read(operation: Operation, bytes: &[u8]) -> (Order, Terminated<'_>) {
     let pieces = Pieces::split(bytes);
-    match pieces.at(0) {
+    let terminated = match pieces.at(0) {
         Piece::Begun(begun) if begun.len() >= WIDTH_NAME => {
             Terminated::Impossible { field: 0, error: FieldError::TooLong }
         }
@@ -133,8 +143,9 @@ pub(crate) fn read(operation: Operation, bytes: &[u8]) -> Terminated<'_> {
             other => other,
         },
         Piece::Whole(first) if Datetime::has_form(first) => dated(operation, &pieces),
-        Piece::Whole(_) => undated(operation, &pieces),
-    }
+        Piece::Whole(_) => return (Order::Other, undated(operation, &pieces)),
+    };
+    (Order::Original, terminated)
 }
 
 /// Where the fields of one order end.

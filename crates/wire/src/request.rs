@@ -5,7 +5,7 @@ use crate::{
         Datetime, Description, FieldError, Filename, Port, Username, WIDTH_DATETIME, WIDTH_NAME,
         WIDTH_OPERATION,
     },
-    layout::{self, Terminated},
+    layout::{self, Order, Terminated},
     operation::{Operation, Outcome},
     reading::{self, Conclusion, Dialect, Fields, Read},
 };
@@ -169,7 +169,7 @@ pub fn decode_final(bytes: &[u8]) -> Result<Request, BadRequest> {
         Progress::Incomplete | Progress::Tentative => {}
     }
     let (code, operation) = known_operation(bytes)?.ok_or(BadRequest::NoOperation)?;
-    let fields = match layout::read(operation, &bytes[code + 1..]) {
+    let fields = match layout::read(operation, &bytes[code + 1..]).1 {
         Terminated::Complete { fields, .. } | Terminated::Undated(fields) => fields,
         Terminated::Pending | Terminated::Impossible { .. } => {
             return Err(BadRequest::Incomplete { operation });
@@ -198,11 +198,8 @@ pub fn dialect(bytes: &[u8]) -> Dialect {
 
 /// Reads the fields behind an operation code of `code` bytes in every way that is still possible.
 fn conclude(bytes: &[u8], code: usize, operation: Operation) -> Conclusion<'_> {
-    let behind = &bytes[code + 1..];
-    let terminated = layout::read(operation, behind);
-    // A padded request has its datetime in the first field.
-    let first = memchr::memchr(0, behind).map(|end| &behind[..end]);
-    if first.is_some_and(|first| !first.is_empty() && !Datetime::has_form(first)) {
+    let (order, terminated) = layout::read(operation, &bytes[code + 1..]);
+    if order == Order::Other {
         return match terminated {
             Terminated::Complete { fields, .. } => Conclusion::Complete(fields, Dialect::Terminated),
             Terminated::Undated(_) => Conclusion::Tentative,

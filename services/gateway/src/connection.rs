@@ -265,9 +265,7 @@ impl Shared {
     fn reply(&self, answer: &Answer, dialect: Dialect, form: Option<ReplyForm>, peer: SocketAddr) -> Reply {
         let form = form.unwrap_or(ReplyForm::Char);
         let Some(list) = &answer.list else {
-            let mut head = Vec::new();
-            form.push_status(answer.status, &mut head);
-            return Reply { head: head.into(), body: Bytes::new() };
+            return Reply { head: Bytes::from_static(form.status(answer.status)), body: Bytes::new() };
         };
         if let Some(strings) = form.list(answer.operation, list.entries()) {
             return Reply { head: strings.into(), body: Bytes::new() };
@@ -297,7 +295,7 @@ const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
 #[cfg(not(target_os = "linux"))]
 const MORE_COMES: SendFlags = SendFlags::empty();
 
-/// Sends a reply.
+/// Sends the bytes of a reply, and leaves the stream open for more.
 async fn write(stream: &mut TcpStream, reply: Reply, flags: SendFlags) -> io::Result<()> {
     let mut reply = reply.head.chain(reply.body);
     while reply.has_remaining() {

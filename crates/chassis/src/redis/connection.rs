@@ -405,20 +405,17 @@ fn is_of_a_restart(error: &redis::RedisError) -> bool {
 /// it.
 fn is_worth_another(error: &redis::RedisError) -> bool {
     is_of_the_connection(error)
+        || is_of_a_restart(error)
         || matches!(
             error.kind(),
-            ErrorKind::ClusterConnectionNotFound
-                | ErrorKind::Server(
-                    ServerErrorKind::BusyLoading
-                        | ServerErrorKind::ExecAbort
-                        | ServerErrorKind::NoScript
-                        | ServerErrorKind::ReadOnly
-                        | ServerErrorKind::MasterDown
-                        | ServerErrorKind::ClusterDown
-                        | ServerErrorKind::TryAgain
-                        | ServerErrorKind::Moved
-                        | ServerErrorKind::Ask
-                )
+            ErrorKind::Server(
+                ServerErrorKind::NoScript
+                    | ServerErrorKind::ReadOnly
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::TryAgain
+                    | ServerErrorKind::Moved
+                    | ServerErrorKind::Ask
+            )
         )
         || !matches!(error.retry_method(), RetryMethod::NoRetry)
 }
