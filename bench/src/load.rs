@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use lonja_wire::{
-    Command, Dialect, Request,
+    Command, Encoding, Request,
     reply::{LIST_HEADER, USER_ENTRY},
 };
 use tokio::{
@@ -120,7 +120,7 @@ fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
     let request =
         Request { datetime: "12/05/2024 10:00:00".parse()?, username: Some(username.parse()?), command };
     let mut bytes = Vec::new();
-    request.encode(Dialect::Terminated, &mut bytes);
+    request.encode(Encoding::Terminated, &mut bytes);
     Ok(bytes)
 }
 

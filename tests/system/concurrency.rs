@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 
 use crate::{process::Index, wire};
 
@@ -68,16 +68,16 @@ fn sixty_four_peers_each_do_everything_and_nothing_is_lost() {
         assert_eq!(wire::connect_as(peers, &name, 40_000 + number as u16), 0);
         for file in 0..FILES {
             assert_eq!(wire::publish(peers, &name, &format!("file{file}")), 0);
-            assert!(wire::list_users(peers, &name, Dialect::Terminated).is_ok());
+            assert!(wire::list_users(peers, &name, Encoding::Terminated).is_ok());
         }
     });
-    let users = wire::list_users(peers, "peer0", Dialect::Padded).unwrap();
+    let users = wire::list_users(peers, "peer0", Encoding::Padded).unwrap();
     let names: BTreeSet<_> = users.iter().map(|user| user.username.to_string()).collect();
     assert_eq!((users.len(), names.len()), (PEERS, PEERS));
     for user in &users {
         let number: u16 = user.username.as_str().strip_prefix("peer").unwrap().parse().unwrap();
         assert_eq!(user.port.get(), 40_000 + number);
-        let files = wire::list_content(peers, "peer0", user.username.as_str(), Dialect::Terminated).unwrap();
+        let files = wire::list_content(peers, "peer0", user.username.as_str(), Encoding::Terminated).unwrap();
         let names: Vec<_> = files.iter().map(|file| file.filename.to_string()).collect();
         let expected: Vec<_> = (0..FILES).map(|file| format!("file{file}")).collect();
         assert_eq!(names, expected, "in the order of publishing");
@@ -95,12 +95,12 @@ fn a_list_is_of_one_moment_while_users_come_and_go() {
         assert_eq!(wire::register(peers, &name), 0);
         for _ in 0..5 {
             assert_eq!(wire::connect_as(peers, &name, 50_085), 0);
-            let users = wire::list_users(peers, "watcher", Dialect::Terminated).unwrap();
+            let users = wire::list_users(peers, "watcher", Encoding::Terminated).unwrap();
             let names: BTreeSet<_> = users.iter().map(|user| user.username.to_string()).collect();
             assert_eq!(names.len(), users.len(), "nobody twice");
             assert!(names.contains(&name) && names.contains("watcher"));
             assert_eq!(wire::ask(peers, &name, Command::Disconnect), 0);
         }
     });
-    assert_eq!(wire::list_users(peers, "watcher", Dialect::Terminated).unwrap().len(), 1);
+    assert_eq!(wire::list_users(peers, "watcher", Encoding::Terminated).unwrap().len(), 1);
 }

@@ -18,7 +18,7 @@ use lonja_audit::{
 };
 use lonja_chassis::journal::Journal;
 use lonja_proto::audit::Operation;
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 
 use crate::{eventually, process::Index, wire};
 
@@ -91,14 +91,14 @@ fn verify(index: &Index, done: &Acknowledged) {
         assert_eq!(wire::register_again(index.peers, name), 1, "{name} is lost");
     }
     let watcher = &done.connected[0];
-    let users = wire::list_users(index.peers, watcher, Dialect::Padded).unwrap();
+    let users = wire::list_users(index.peers, watcher, Encoding::Padded).unwrap();
     let online: std::collections::HashSet<_> = users.iter().map(|user| user.username.as_str()).collect();
     assert_eq!(online.len(), users.len(), "nobody twice");
     for name in &done.connected {
         assert!(online.contains(name.as_str()), "the session of {name} is lost");
     }
     for (name, files) in &done.published {
-        let listed = wire::list_content(index.peers, watcher, name, Dialect::Padded).unwrap();
+        let listed = wire::list_content(index.peers, watcher, name, Encoding::Padded).unwrap();
         let listed: Vec<_> = listed.iter().map(|file| file.filename.to_string()).collect();
         // The file that was being published at the kill may be there or not.
         assert!(listed.starts_with(files), "{name}: {listed:?} lacks some of {files:?}");

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 
 use crate::{
     eventually,
@@ -28,7 +28,7 @@ fn thousands_of_slow_connections_are_held_and_cut_while_others_are_served() {
     assert_eq!(wire::register(index.peers, "warm-up"), 0);
     let before = index.process.resident_kib();
 
-    let request = bytes("slow", Command::Register, Dialect::Terminated);
+    let request = bytes("slow", Command::Register, Encoding::Terminated);
     let mut slow: Vec<_> = (0..SLOW)
         .map(|_| {
             let mut stream = wire::connect(index.peers);
@@ -89,7 +89,7 @@ fn a_slow_request_that_has_named_its_operation_is_answered_at_the_deadline() {
 fn no_answer_is_lost_when_input_follows_the_request() {
     let index = Index::start();
     for round in 0..500 {
-        let mut request = bytes(&format!("user{round}"), Command::Register, Dialect::Terminated);
+        let mut request = bytes(&format!("user{round}"), Command::Register, Encoding::Terminated);
         request.extend(vec![b'x'; 1 + 397 * round]);
         let reply = wire::exchange(index.peers, &request);
         assert_eq!(reply, b"0", "round {round}");
@@ -107,7 +107,7 @@ fn one_address_cannot_take_every_place() {
     assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "closed at once");
     assert_eq!(index.metric("lonja_gateway_connections_refused_total"), 1.0);
     let mut other = connect_from([127, 0, 0, 2], index.peers);
-    other.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
+    other.write_all(&bytes("alice", Command::Register, Encoding::Terminated)).unwrap();
     let mut status = [0];
     other.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"0", "another address still has a place");
@@ -137,7 +137,7 @@ fn further_connections_wait_for_a_place() {
         (index.metric("lonja_gateway_connections_open") == 2.0).then_some(())
     });
     let mut waiting = wire::connect(index.peers);
-    waiting.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
+    waiting.write_all(&bytes("alice", Command::Register, Encoding::Terminated)).unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut status = [0];
     assert!(waiting.read_exact(&mut status).is_err(), "answered although there is no place");
@@ -170,7 +170,7 @@ fn peers_that_do_not_read_hold_up_nobody_and_are_cut() {
 
     // Each reply has 4.6 MB, far more than the operating system holds for a socket.
     let everything = Command::ListContent(Some("alice".parse().unwrap()));
-    let request = bytes("bob", everything, Dialect::Terminated);
+    let request = bytes("bob", everything, Encoding::Terminated);
     let deaf: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = wire::connect(peers);
@@ -181,8 +181,8 @@ fn peers_that_do_not_read_hold_up_nobody_and_are_cut() {
     eventually("the gateway holds the connections", || {
         (index.metric("lonja_gateway_connections_open") >= 20.0).then_some(())
     });
-    assert_eq!(wire::list_content(peers, "alice", "bob", Dialect::Terminated).unwrap().len(), 1);
-    assert_eq!(wire::list_content(peers, "bob", "alice", Dialect::Terminated).unwrap().len(), FILES);
+    assert_eq!(wire::list_content(peers, "alice", "bob", Encoding::Terminated).unwrap().len(), 1);
+    assert_eq!(wire::list_content(peers, "bob", "alice", Encoding::Terminated).unwrap().len(), FILES);
     eventually("the gateway has cut the connections", || {
         (index.metric("lonja_gateway_connections_open") == 0.0).then_some(())
     });
@@ -194,7 +194,7 @@ fn a_rule_says_under_which_address_a_peer_is_listed() {
     let index = Index::start_with(&["--advertise", "127.0.0.0/8=192.0.2.7"]);
     assert_eq!(wire::register(index.peers, "alice"), 0);
     assert_eq!(wire::connect_as(index.peers, "alice", 50_085), 0);
-    let users = wire::list_users(index.peers, "alice", Dialect::Padded).unwrap();
+    let users = wire::list_users(index.peers, "alice", Encoding::Padded).unwrap();
     assert_eq!(users[0].address.to_string(), "192.0.2.7");
 }
 
@@ -215,7 +215,7 @@ fn a_flood_of_bad_requests_does_not_flood_the_log() {
 fn a_trusted_proxy_says_whom_it_speaks_for() {
     let index = Index::start_with(&["--trusted-proxies", "127.0.0.0/8"]);
     let through = |header: &[u8], command: Command| {
-        let request = bytes("alice", command, Dialect::Terminated);
+        let request = bytes("alice", command, Encoding::Terminated);
         wire::exchange_in(index.peers, &[header, &request])
     };
     let port = std::num::NonZeroU16::new(50_085).unwrap().into();
@@ -235,7 +235,7 @@ fn a_trusted_proxy_says_whom_it_speaks_for() {
 fn from_anyone_else_a_proxy_header_is_a_bad_request() {
     let index = Index::start_with(&["--trusted-proxies", "192.0.2.0/24"]);
     let mut request = b"PROXY TCP4 203.0.113.9 127.0.0.1 51000 5050\r\n".to_vec();
-    request.extend(bytes("alice", Command::Register, Dialect::Terminated));
+    request.extend(bytes("alice", Command::Register, Encoding::Terminated));
     assert_eq!(wire::exchange(index.peers, &request), b"");
     assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"unknown_operation\"}"), 1.0);
     assert_eq!(wire::register(index.peers, "alice"), 0);

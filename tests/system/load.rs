@@ -14,7 +14,7 @@ use std::{
 
 use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
-use lonja_wire::{Command, Dialect, Outcome};
+use lonja_wire::{Command, Encoding, Outcome};
 
 use crate::{eventually, wire};
 
@@ -204,7 +204,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     let doubtful = |name: &str| name.rsplit('-').next().unwrap().parse::<usize>().unwrap() % 3 == 0;
     let watcher = "verifier";
     let _ = (wire::register_again(peers, watcher), wire::connect_as(peers, watcher, 50_085));
-    let users = wire::list_users(peers, watcher, Dialect::Padded).unwrap();
+    let users = wire::list_users(peers, watcher, Encoding::Padded).unwrap();
     let mut online: Vec<_> = users.iter().map(|user| user.username.to_string()).collect();
     online.sort();
     assert!(online.windows(2).all(|pair| pair[0] != pair[1]), "nobody twice");
@@ -218,7 +218,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     }
     let published = published.into_iter().filter(|(name, _)| connected.contains(name) && !doubtful(name));
     at_once(&published.collect::<Vec<_>>(), |(name, files)| {
-        let listed = wire::list_content(peers, watcher, name, Dialect::Padded).unwrap();
+        let listed = wire::list_content(peers, watcher, name, Encoding::Padded).unwrap();
         for file in files {
             let times = listed.iter().filter(|listed| listed.filename.to_string() == *file).count();
             assert_eq!(times, 1, "{file} of {name}");

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use lonja_wire::{Command, Dialect, reply::FILE_ENTRY};
+use lonja_wire::{Command, Encoding, reply::FILE_ENTRY};
 use tempfile::TempDir;
 
 use crate::{
@@ -84,7 +84,7 @@ fn canonically_equal_names_find_each_other() {
     assert_eq!(wire::register(index.peers, "dora"), 0);
     assert_eq!(wire::connect_as(index.peers, "dora", 50_085), 0);
     let list = Command::ListContent(Some("carol".parse().unwrap()));
-    let reply = wire::exchange(index.peers, &wire::bytes("dora", list, Dialect::Terminated));
+    let reply = wire::exchange(index.peers, &wire::bytes("dora", list, Encoding::Terminated));
     assert_eq!(reply.len(), 5 + FILE_ENTRY);
     assert!(reply[5..].starts_with(name(0).as_bytes()), "{reply:?}");
 

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::symlink,
 };
 
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 use tempfile::TempDir;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 fn published(index: &Index, user: &str) -> BTreeSet<String> {
-    let files = wire::list_content(index.peers, user, user, Dialect::Padded).unwrap_or_default();
+    let files = wire::list_content(index.peers, user, user, Encoding::Padded).unwrap_or_default();
     files.into_iter().map(|file| file.filename.to_string()).collect()
 }
 

@@ -6,7 +6,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -114,7 +114,7 @@ fn a_session_that_was_left_behind_is_replaced_with_what_it_published() {
     ] {
         assert_eq!(alice.run(command), [reply]);
     }
-    let port = || wire::list_users(index.peers, "alice", Dialect::Padded).unwrap()[0].port;
+    let port = || wire::list_users(index.peers, "alice", Encoding::Padded).unwrap()[0].port;
     let first = port();
 
     // A second peer of the same name is refused, in the same directory and in another.

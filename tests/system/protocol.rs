@@ -3,14 +3,14 @@
 
 use std::io::{Read as _, Write as _};
 
-use lonja_wire::{Command, Dialect, Operation};
+use lonja_wire::{Command, Encoding, Operation};
 
 use crate::{
     process::Index,
     wire::{self, DATETIME, bytes, exchange, exchange_all, exchange_in},
 };
 
-const BOTH: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
+const BOTH: [Encoding; 2] = [Encoding::Terminated, Encoding::Padded];
 
 /// An index that waits for the rest of a request for longer than `exchange` waits for a reply.
 fn patient() -> Index {
@@ -29,8 +29,8 @@ fn with_alice() -> Index {
 #[test]
 fn both_encodings_get_the_counts_they_expect() {
     let index = with_alice();
-    let terminated = exchange(index.peers, &bytes("alice", Command::ListUsers, Dialect::Terminated));
-    let padded = exchange(index.peers, &bytes("alice", Command::ListUsers, Dialect::Padded));
+    let terminated = exchange(index.peers, &bytes("alice", Command::ListUsers, Encoding::Terminated));
+    let padded = exchange(index.peers, &bytes("alice", Command::ListUsers, Encoding::Padded));
     assert_eq!(&terminated[..5], b"00001");
     assert_eq!(&padded[..5], b"0\0\0\0\x01");
     assert_eq!(terminated[5..], padded[5..]);
@@ -43,15 +43,15 @@ fn any_split_of_a_request_gets_the_same_reply() {
     let index = with_alice();
     let commands = [Command::ListUsers, Command::ListContent(Some("alice".parse().unwrap()))];
     for command in commands {
-        for dialect in BOTH {
-            let request = bytes("alice", command.clone(), dialect);
+        for encoding in BOTH {
+            let request = bytes("alice", command.clone(), encoding);
             let whole = exchange(index.peers, &request);
             for split in 1..request.len() {
                 let in_two = || exchange_in(index.peers, &[&request[..split], &request[split..]]);
                 // If the machine stands still between the two segments, the gateway may answer
                 // before the second has come (docs/protocol.md 2).
                 let same = (0..3).any(|_| in_two() == whole);
-                assert!(same, "{command:?} {dialect:?} split at {split}");
+                assert!(same, "{command:?} {encoding:?} split at {split}");
             }
         }
     }
@@ -60,7 +60,7 @@ fn any_split_of_a_request_gets_the_same_reply() {
 #[test]
 fn one_byte_at_a_time_is_enough() {
     let index = with_alice();
-    let request = bytes("alice", wire::publish_command("slow.txt"), Dialect::Terminated);
+    let request = bytes("alice", wire::publish_command("slow.txt"), Encoding::Terminated);
     let pieces: Vec<_> = request.chunks(1).collect();
     assert_eq!(exchange_in(index.peers, &pieces), b"0");
 }
@@ -84,15 +84,15 @@ fn names_of_255_bytes_and_of_any_script_are_kept() {
     let index = Index::start();
     let long = "x".repeat(255);
     for name in [long.as_str(), "josé", "名前", "a b", "../../etc/passwd", "<img src=x>"] {
-        assert_eq!(exchange(index.peers, &bytes(name, Command::Register, Dialect::Padded)), b"0", "{name}");
+        assert_eq!(exchange(index.peers, &bytes(name, Command::Register, Encoding::Padded)), b"0", "{name}");
         assert_eq!(
-            exchange(index.peers, &bytes(name, Command::Register, Dialect::Terminated)),
+            exchange(index.peers, &bytes(name, Command::Register, Encoding::Terminated)),
             b"1",
             "{name}"
         );
         assert_eq!(wire::connect_as(index.peers, name, 50_085), 0, "{name}");
     }
-    let users = wire::list_users(index.peers, &long, Dialect::Terminated).unwrap();
+    let users = wire::list_users(index.peers, &long, Encoding::Terminated).unwrap();
     let names: Vec<_> = users.iter().map(|user| user.username.as_str()).collect();
     assert_eq!(names, [long.as_str(), "josé", "名前", "a b", "../../etc/passwd", "<img src=x>"]);
 }
@@ -149,7 +149,7 @@ fn a_status_is_a_byte_for_who_closes_and_a_string_for_who_waits() {
     let index = Index::start();
     for (number, waits) in [false, true, false, true].into_iter().enumerate() {
         let mut stream = wire::connect(index.peers);
-        let request = bytes(&format!("user{number}"), Command::Register, Dialect::Terminated);
+        let request = bytes(&format!("user{number}"), Command::Register, Encoding::Terminated);
         stream.write_all(&request).unwrap();
         let mut status = [0];
         stream.read_exact(&mut status).unwrap();
@@ -163,7 +163,7 @@ fn a_status_is_a_byte_for_who_closes_and_a_string_for_who_waits() {
     // The last peer waited for as long as a NUL to one of those that had closed would have taken.
     assert_eq!(index.metric("lonja_gateway_statuses_as_strings_total"), 2.0);
     // A padded request has its status and the end of the stream at once, as the report says.
-    let padded = bytes("padded", Command::Register, Dialect::Padded);
+    let padded = bytes("padded", Command::Register, Encoding::Padded);
     let mut stream = wire::connect(index.peers);
     stream.write_all(&padded).unwrap();
     let mut reply = Vec::new();
@@ -191,7 +191,7 @@ fn peers_of_a_network_get_the_form_that_a_rule_says() {
         // What the gateway sends, to the end of the stream, which comes at once.
         let raw = |command: Command| {
             let mut stream = wire::connect(index.peers);
-            stream.write_all(&bytes("alice", command, Dialect::Terminated)).unwrap();
+            stream.write_all(&bytes("alice", command, Encoding::Terminated)).unwrap();
             let mut reply = Vec::new();
             stream.read_to_end(&mut reply).unwrap();
             reply
@@ -318,7 +318,7 @@ fn a_reply_waits_for_no_other_byte() {
     let index = Index::start();
     // The connection stays open for writing, so only the bytes of the request show its end.
     let mut stream = wire::connect(index.peers);
-    stream.write_all(&bytes("alice", Command::Register, Dialect::Terminated)).unwrap();
+    stream.write_all(&bytes("alice", Command::Register, Encoding::Terminated)).unwrap();
     let mut status = [0];
     stream.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"0");

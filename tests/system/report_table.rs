@@ -7,7 +7,7 @@ use crate::{
     rows::{copy_a_file, each_row},
     wire,
 };
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 
 #[test]
 fn each_row_as_a_person_sees_it() {
@@ -39,10 +39,10 @@ fn state_is_kept_across_a_restart() {
 
     assert_eq!(wire::register(index.peers, "carol"), 1);
     assert_eq!(wire::ask(index.peers, "carol", Command::ListUsers), 2);
-    let users = wire::list_users(index.peers, "alice", Dialect::Padded).unwrap();
+    let users = wire::list_users(index.peers, "alice", Encoding::Padded).unwrap();
     let names: Vec<_> = users.iter().map(|user| user.username.as_str()).collect();
     assert_eq!(names, ["alice", "bob"]);
-    let files = wire::list_content(index.peers, "bob", "alice", Dialect::Padded).unwrap();
+    let files = wire::list_content(index.peers, "bob", "alice", Encoding::Padded).unwrap();
     let names: Vec<_> = files.iter().map(|file| file.filename.as_str()).collect();
     assert_eq!(names, ["z.txt", "a.txt"]);
 }

@@ -15,7 +15,7 @@ use lonja_proto::{
     registry::{ListSessionsRequest, registry_service_client::RegistryServiceClient},
 };
 use lonja_testing::RedisServer;
-use lonja_wire::{Command, Dialect};
+use lonja_wire::{Command, Encoding};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic_reflection::pb::v1::{
@@ -265,9 +265,9 @@ fn what_a_crash_left_in_the_catalog_is_swept() {
             let statistics = statistics.ok()?.into_inner();
             ((statistics.sessions, statistics.files) == (1, 1)).then_some(())
         });
-        assert_eq!(wire::list_content(cluster.peers, "bob", "bob", Dialect::Terminated).unwrap().len(), 1);
+        assert_eq!(wire::list_content(cluster.peers, "bob", "bob", Encoding::Terminated).unwrap().len(), 1);
         assert_eq!(
-            wire::list_content(cluster.peers, "bob", "alice", Dialect::Terminated),
+            wire::list_content(cluster.peers, "bob", "alice", Encoding::Terminated),
             Err(0).or(Ok(vec![]))
         );
     });
@@ -334,8 +334,8 @@ fn with_the_users_of_deploy_each_service_reaches_its_own_keys_only() {
     assert_eq!(wire::register(cluster.peers, "alice"), 0);
     assert_eq!(wire::connect_as(cluster.peers, "alice", 50_085), 0);
     assert_eq!(wire::publish(cluster.peers, "alice", "a.txt"), 0);
-    assert_eq!(wire::list_users(cluster.peers, "alice", Dialect::Padded).unwrap().len(), 1);
-    assert_eq!(wire::list_content(cluster.peers, "alice", "alice", Dialect::Padded).unwrap().len(), 1);
+    assert_eq!(wire::list_users(cluster.peers, "alice", Encoding::Padded).unwrap().len(), 1);
+    assert_eq!(wire::list_content(cluster.peers, "alice", "alice", Encoding::Padded).unwrap().len(), 1);
     assert_eq!(wire::ask(cluster.peers, "alice", Command::Delete("a.txt".parse().unwrap())), 0);
     assert_eq!(wire::publish(cluster.peers, "alice", "b.txt"), 0);
     assert_eq!(wire::ask(cluster.peers, "alice", Command::Disconnect), 0);
@@ -406,7 +406,7 @@ fn with_the_users_of_deploy_redis_comes_back_with_everything() {
     redis.kill();
     redis.restart();
     eventually("peers are served again", || {
-        let files = wire::list_content(cluster.peers, "alice", "alice", Dialect::Padded);
+        let files = wire::list_content(cluster.peers, "alice", "alice", Encoding::Padded);
         match files {
             Ok(files) => {
                 let _: () = assert_eq!(files.len(), 1);

@@ -7,18 +7,18 @@ use std::{
 };
 
 use lonja_wire::{
-    Command, Dialect, Request,
+    Command, Encoding, Request,
     reply::{FILE_ENTRY, FileEntry, USER_ENTRY, UserEntry, read_count, read_file, read_status, read_user},
 };
 
 pub(crate) const DATETIME: &str = "12/05/2024 10:00:00";
 
 /// The bytes of a request.
-pub(crate) fn bytes(username: &str, command: Command, dialect: Dialect) -> Vec<u8> {
+pub(crate) fn bytes(username: &str, command: Command, encoding: Encoding) -> Vec<u8> {
     let username = (!username.is_empty()).then(|| username.parse().unwrap());
     let request = Request { datetime: DATETIME.parse().unwrap(), username, command };
     let mut bytes = Vec::new();
-    request.encode(dialect, &mut bytes);
+    request.encode(encoding, &mut bytes);
     bytes
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn ask_or_why(peers: SocketAddr, username: &str, command: Command) ->
     };
     let mut stream = TcpStream::connect(peers).map_err(at("connecting"))?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(at("setting up"))?;
-    stream.write_all(&bytes(username, command, Dialect::Terminated)).map_err(at("sending"))?;
+    stream.write_all(&bytes(username, command, Encoding::Terminated)).map_err(at("sending"))?;
     let mut status = [0];
     stream.read_exact(&mut status).map_err(at("reading"))?;
     read_status(status[0]).map_err(|error| error.to_string())
@@ -109,9 +109,13 @@ pub(crate) fn publish_command(filename: &str) -> Command {
 }
 
 /// Sends a LIST_USERS. Gives the connected users, or the status if it is not 0.
-pub(crate) fn list_users(peers: SocketAddr, username: &str, dialect: Dialect) -> Result<Vec<UserEntry>, u8> {
-    let reply = exchange(peers, &bytes(username, Command::ListUsers, dialect));
-    entries::<USER_ENTRY, _>(&reply, dialect, |entry| read_user(entry).unwrap())
+pub(crate) fn list_users(
+    peers: SocketAddr,
+    username: &str,
+    encoding: Encoding,
+) -> Result<Vec<UserEntry>, u8> {
+    let reply = exchange(peers, &bytes(username, Command::ListUsers, encoding));
+    entries::<USER_ENTRY, _>(&reply, encoding, |entry| read_user(entry).unwrap())
 }
 
 /// Sends a LIST_CONTENT. Gives what `remote` has published, or the status if it is not 0.
@@ -119,16 +123,16 @@ pub(crate) fn list_content(
     peers: SocketAddr,
     username: &str,
     remote: &str,
-    dialect: Dialect,
+    encoding: Encoding,
 ) -> Result<Vec<FileEntry>, u8> {
     let command = Command::ListContent(Some(remote.parse().unwrap()));
-    let reply = exchange(peers, &bytes(username, command, dialect));
-    entries::<FILE_ENTRY, _>(&reply, dialect, |entry| read_file(entry).unwrap())
+    let reply = exchange(peers, &bytes(username, command, encoding));
+    entries::<FILE_ENTRY, _>(&reply, encoding, |entry| read_file(entry).unwrap())
 }
 
 fn entries<const N: usize, T>(
     reply: &[u8],
-    dialect: Dialect,
+    encoding: Encoding,
     read: impl Fn(&[u8; N]) -> T,
 ) -> Result<Vec<T>, u8> {
     let status = read_status(reply[0]).unwrap();
@@ -136,7 +140,7 @@ fn entries<const N: usize, T>(
         assert_eq!(reply.len(), 1);
         return Err(status);
     }
-    let count = read_count(reply[1..5].try_into().unwrap(), dialect).unwrap();
+    let count = read_count(reply[1..5].try_into().unwrap(), encoding).unwrap();
     let (entries, rest) = reply[5..].as_chunks::<N>();
     assert!(rest.is_empty() && entries.len() == count as usize, "{count} entries in {} bytes", reply.len());
     Ok(entries.iter().map(read).collect())

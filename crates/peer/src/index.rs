@@ -7,7 +7,7 @@ use std::{
 };
 
 use lonja_wire::{
-    Command, Datetime, Dialect, Operation, Outcome, Request, Username,
+    Command, Datetime, Encoding, Operation, Outcome, Request, Username,
     reply::{self, BadReply, FileEntry, UserEntry},
 };
 
@@ -100,7 +100,7 @@ impl Index {
             let _watched = interrupt.watch(&stream)?;
             let mut bytes = Vec::new();
             // In the padded encoding, a list of more than 9,999 entries arrives whole.
-            request.encode(Dialect::Padded, &mut bytes);
+            request.encode(Encoding::Padded, &mut bytes);
             (&stream).write_all(&bytes)?;
             let mut stream = io::BufReader::new(&stream);
             match reply::read_status(read_array::<1>(&mut stream)?[0])? {
@@ -180,7 +180,7 @@ fn list<T, const N: usize>(
     stream: &mut impl io::Read,
     read: fn(&[u8; N]) -> Result<T, BadReply>,
 ) -> Result<Vec<T>, ReplyError> {
-    let count = reply::read_count(read_array(stream)?, Dialect::Padded)?;
+    let count = reply::read_count(read_array(stream)?, Encoding::Padded)?;
     if count > LIST {
         return Err(ReplyError::Io(io::Error::other("the list has more than 1,000,000 entries")));
     }

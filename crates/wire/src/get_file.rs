@@ -2,7 +2,7 @@
 
 use crate::{
     field::{FieldError, Filename, WIDTH_NAME},
-    reading::{self, Conclusion, Dialect},
+    reading::{self, Conclusion, Encoding},
 };
 
 /// The operation code of GET_FILE.
@@ -53,7 +53,7 @@ pub fn decode(bytes: &[u8]) -> Progress {
 pub fn encode(filename: &Filename, out: &mut Vec<u8>) {
     out.extend_from_slice(NAME.as_bytes());
     out.push(0);
-    reading::encode_field(filename.as_str(), WIDTH_NAME, Dialect::Terminated, out);
+    reading::encode_field(filename.as_str(), WIDTH_NAME, Encoding::Terminated, out);
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::{
     field::{FieldError, Filename, WIDTH_NAME},
-    reading::{self, Dialect},
+    reading::{self, Encoding},
 };
 
 /// The operation code of GET_PART. The code is as long as GET_FILE, because original peers read
@@ -93,7 +93,7 @@ impl Part {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(NAME.as_bytes());
         out.push(0);
-        reading::encode_field(self.filename.as_str(), WIDTH_NAME, Dialect::Terminated, out);
+        reading::encode_field(self.filename.as_str(), WIDTH_NAME, Encoding::Terminated, out);
         out.extend_from_slice(&self.offset.to_be_bytes());
         out.extend_from_slice(&self.length.to_be_bytes());
     }

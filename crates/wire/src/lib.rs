@@ -14,8 +14,8 @@
 //! assert_eq!(request.username.unwrap().as_str(), "alice");
 //! ```
 
+mod dialect;
 mod field;
-mod form;
 pub mod get_file;
 pub mod get_part;
 mod layout;
@@ -24,11 +24,11 @@ mod reading;
 pub mod reply;
 mod request;
 
+pub use dialect::{BadDialect, Dialect};
 pub use field::{
     Datetime, Description, FieldError, Filename, Port, Username, WIDTH_ADDRESS, WIDTH_DATETIME, WIDTH_NAME,
     WIDTH_OPERATION, WIDTH_PORT,
 };
-pub use form::{BadForm, ReplyForm};
 pub use operation::{Operation, Outcome};
-pub use reading::Dialect;
-pub use request::{BadRequest, Command, MAX_REQUEST, Progress, Request, decode, decode_final, dialect};
+pub use reading::Encoding;
+pub use request::{BadRequest, Command, MAX_REQUEST, Progress, Request, decode, decode_final, encoding_of};

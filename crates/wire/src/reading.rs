@@ -8,15 +8,15 @@ use crate::field::{FieldError, WIDTH_OPERATION};
 
 /// How a request was encoded, which decides the form of the counts in its reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dialect {
+pub enum Encoding {
     /// Each field ends at its NUL. Counts are four decimal digits.
     Terminated,
     /// Each field fills its width. Counts are 32-bit big-endian numbers.
     Padded,
 }
 
-impl Dialect {
-    /// The dialect's name in logs and metrics.
+impl Encoding {
+    /// The encoding's name in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ pub(crate) enum Conclusion<'a> {
     Tentative,
     /// The message is complete. More bytes may still show that the message is padded, but they
     /// cannot change its fields.
-    Complete(Fields<'a>, Dialect),
+    Complete(Fields<'a>, Encoding),
     /// The field of this index is bad; index 0 is the first field behind the operation code.
     Bad { field: usize, error: FieldError },
 }
@@ -102,8 +102,8 @@ pub(crate) fn conclude<'a>(
             Read::Complete { fields, end } => {
                 let same = matches!(terminated, Read::Complete { end: other, .. } if other == end);
                 // Names of 255 bytes leave no padding: the bytes are the same either way.
-                let dialect = if same { Dialect::Terminated } else { Dialect::Padded };
-                return Conclusion::Complete(fields, dialect);
+                let encoding = if same { Encoding::Terminated } else { Encoding::Padded };
+                return Conclusion::Complete(fields, encoding);
             }
             Read::Pending { known } => {
                 possible = true;
@@ -115,20 +115,20 @@ pub(crate) fn conclude<'a>(
     match terminated {
         Read::Complete { end, .. } if possible && end < behind_code.len() => Conclusion::Incomplete,
         Read::Complete { .. } if doubt => Conclusion::Tentative,
-        Read::Complete { fields, .. } => Conclusion::Complete(fields, Dialect::Terminated),
+        Read::Complete { fields, .. } => Conclusion::Complete(fields, Encoding::Terminated),
         Read::Pending { .. } => Conclusion::Incomplete,
         Read::Impossible { .. } if possible => Conclusion::Incomplete,
         Read::Impossible { field, error } => Conclusion::Bad { field, error },
     }
 }
 
-/// Appends a field in this dialect. The caller makes sure that the text fits the width.
-pub(crate) fn encode_field(text: &str, width: usize, dialect: Dialect, out: &mut Vec<u8>) {
+/// Appends a field in this encoding. The caller makes sure that the text fits the width.
+pub(crate) fn encode_field(text: &str, width: usize, encoding: Encoding, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(text.as_bytes());
-    match dialect {
-        Dialect::Terminated => out.push(0),
-        Dialect::Padded => out.resize(start + width, 0),
+    match encoding {
+        Encoding::Terminated => out.push(0),
+        Encoding::Padded => out.resize(start + width, 0),
     }
 }
 

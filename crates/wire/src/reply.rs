@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr};
 
 use crate::{
     field::{Description, FieldError, Filename, Port, Username, WIDTH_ADDRESS, WIDTH_NAME, WIDTH_PORT},
-    reading::Dialect,
+    reading::Encoding,
 };
 
 /// Size of one user in a LIST_USERS reply, in bytes.
@@ -26,14 +26,14 @@ pub const fn status(status: u8) -> u8 {
 /// The status and the count before a list of `count` entries, and the number of entries to send:
 /// a list for a terminated request is cut at [`MAX_TERMINATED_COUNT`].
 #[must_use]
-pub fn list_header(count: u32, dialect: Dialect) -> ([u8; LIST_HEADER], u32) {
+pub fn list_header(count: u32, encoding: Encoding) -> ([u8; LIST_HEADER], u32) {
     let mut header = [status(0); LIST_HEADER];
-    match dialect {
-        Dialect::Padded => {
+    match encoding {
+        Encoding::Padded => {
             header[1..].copy_from_slice(&count.to_be_bytes());
             (header, count)
         }
-        Dialect::Terminated => {
+        Encoding::Terminated => {
             let sent = count.min(MAX_TERMINATED_COUNT);
             let mut rest = sent;
             for digit in header[1..].iter_mut().rev() {
@@ -126,10 +126,10 @@ pub fn read_status(byte: u8) -> Result<u8, BadReply> {
 ///
 /// # Errors
 /// When a terminated count is not four decimal digits.
-pub fn read_count(bytes: [u8; 4], dialect: Dialect) -> Result<u32, BadReply> {
-    match dialect {
-        Dialect::Padded => Ok(u32::from_be_bytes(bytes)),
-        Dialect::Terminated => bytes.iter().try_fold(0, |count, byte| {
+pub fn read_count(bytes: [u8; 4], encoding: Encoding) -> Result<u32, BadReply> {
+    match encoding {
+        Encoding::Padded => Ok(u32::from_be_bytes(bytes)),
+        Encoding::Terminated => bytes.iter().try_fold(0, |count, byte| {
             byte.is_ascii_digit().then(|| count * 10 + u32::from(byte - b'0')).ok_or(BadReply::Count)
         }),
     }
@@ -216,15 +216,15 @@ mod tests {
         assert_eq!(&entries[..6], b"alice\0");
         assert_eq!(&entries[256..278], b"127.0.0.1\0\0\0\0\0\0\x0050085\0");
         assert_eq!(&entries[278..282], b"bob\0");
-        assert_eq!(list_header(2, Dialect::Terminated), (*b"00002", 2));
-        assert_eq!(list_header(2, Dialect::Padded), (*b"0\0\0\0\x02", 2));
+        assert_eq!(list_header(2, Encoding::Terminated), (*b"00002", 2));
+        assert_eq!(list_header(2, Encoding::Padded), (*b"0\0\0\0\x02", 2));
     }
 
     #[test]
     fn four_digits_end_at_9999() {
-        assert_eq!(list_header(9999, Dialect::Terminated), (*b"09999", 9999));
-        assert_eq!(list_header(10_000, Dialect::Terminated), (*b"09999", 9999));
-        assert_eq!(list_header(10_000, Dialect::Padded), (*b"0\0\0\x27\x10", 10_000));
+        assert_eq!(list_header(9999, Encoding::Terminated), (*b"09999", 9999));
+        assert_eq!(list_header(10_000, Encoding::Terminated), (*b"09999", 9999));
+        assert_eq!(list_header(10_000, Encoding::Padded), (*b"0\0\0\x27\x10", 10_000));
     }
 
     #[test]
@@ -252,8 +252,8 @@ mod tests {
     #[test]
     fn replies_that_no_gateway_sends_are_refused() {
         assert_eq!(read_status(b'x'), Err(BadReply::Status));
-        assert_eq!(read_count(*b"00a2", Dialect::Terminated), Err(BadReply::Count));
-        assert_eq!(read_count(*b"0012", Dialect::Terminated), Ok(12));
+        assert_eq!(read_count(*b"00a2", Encoding::Terminated), Err(BadReply::Count));
+        assert_eq!(read_count(*b"0012", Encoding::Terminated), Ok(12));
         assert!(read_user(&[0; USER_ENTRY]).is_err());
         assert!(read_file(&[1; FILE_ENTRY]).is_err());
     }

@@ -7,7 +7,7 @@ use crate::{
     },
     layout::{self, Order, Terminated},
     operation::{Operation, Outcome},
-    reading::{self, Conclusion, Dialect, Fields, Read},
+    reading::{self, Conclusion, Encoding, Fields, Read},
 };
 
 /// The largest size of a request, in bytes: a PUBLISH with every field padded. What a peer sends
@@ -130,7 +130,7 @@ pub enum Progress {
     /// padded request; or it has no datetime, which may still come behind the last field. Wait a
     /// moment; if no more bytes arrive, [`decode_final`] decides.
     Tentative,
-    /// The request is complete: answer it at once, in the [`dialect`] of the bytes.
+    /// The request is complete: answer it at once, in the [`encoding_of`] of the bytes.
     Complete(Request),
     /// The request cannot be carried out.
     Bad(BadRequest),
@@ -185,14 +185,14 @@ pub fn decode_final(bytes: &[u8]) -> Result<Request, BadRequest> {
 /// How the request at the start of `bytes` is encoded (docs/protocol.md 2). Where only the NULs
 /// behind the last field show the encoding, NULs that arrive before the reply is written count too.
 #[must_use]
-pub fn dialect(bytes: &[u8]) -> Dialect {
+pub fn encoding_of(bytes: &[u8]) -> Encoding {
     let Ok(Some((code, operation))) = known_operation(bytes) else {
-        return Dialect::Terminated;
+        return Encoding::Terminated;
     };
     match conclude(bytes, code, operation) {
-        Conclusion::Complete(_, dialect) => dialect,
-        Conclusion::Incomplete => Dialect::Padded,
-        Conclusion::Tentative | Conclusion::Bad { .. } => Dialect::Terminated,
+        Conclusion::Complete(_, encoding) => encoding,
+        Conclusion::Incomplete => Encoding::Padded,
+        Conclusion::Tentative | Conclusion::Bad { .. } => Encoding::Terminated,
     }
 }
 
@@ -201,7 +201,7 @@ fn conclude(bytes: &[u8], code: usize, operation: Operation) -> Conclusion<'_> {
     let (order, terminated) = layout::read(operation, &bytes[code + 1..]);
     if order == Order::Other {
         return match terminated {
-            Terminated::Complete { fields, .. } => Conclusion::Complete(fields, Dialect::Terminated),
+            Terminated::Complete { fields, .. } => Conclusion::Complete(fields, Encoding::Terminated),
             Terminated::Undated(_) => Conclusion::Tentative,
             Terminated::Pending => Conclusion::Incomplete,
             Terminated::Impossible { field, error } => Conclusion::Bad { field, error },
@@ -303,8 +303,8 @@ impl Command {
 }
 
 impl Request {
-    /// Appends the request's bytes to `out`, as a peer of this dialect sends them.
-    pub fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) {
+    /// Appends the request's bytes to `out`, as a peer of this encoding sends them.
+    pub fn encode(&self, encoding: Encoding, out: &mut Vec<u8>) {
         let operation = self.command.operation();
         out.extend_from_slice(operation.name().as_bytes());
         out.push(0);
@@ -322,7 +322,7 @@ impl Request {
         let username = self.username.as_ref().map_or("", Username::as_str);
         let fields = [self.datetime.as_str(), username, third, fourth];
         for (text, width) in fields.into_iter().zip(operation.widths()) {
-            reading::encode_field(text, *width, dialect, out);
+            reading::encode_field(text, *width, encoding, out);
         }
     }
 }

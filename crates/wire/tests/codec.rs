@@ -6,12 +6,12 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use lonja_wire::{
-    BadRequest, Command, Dialect, FieldError, MAX_REQUEST, Operation, Progress, Request, Username, decode,
-    decode_final, dialect,
+    BadRequest, Command, Encoding, FieldError, MAX_REQUEST, Operation, Progress, Request, Username, decode,
+    decode_final, encoding_of,
 };
 use proptest::prelude::*;
 
-const BOTH: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
+const BOTH: [Encoding; 2] = [Encoding::Terminated, Encoding::Padded];
 
 fn request(username: &str, command: Command) -> Request {
     Request {
@@ -44,9 +44,9 @@ fn port(number: u16) -> lonja_wire::Port {
     std::num::NonZeroU16::new(number).unwrap().into()
 }
 
-fn encoded(request: &Request, dialect: Dialect) -> Vec<u8> {
+fn encoded(request: &Request, encoding: Encoding) -> Vec<u8> {
     let mut bytes = Vec::new();
-    request.encode(dialect, &mut bytes);
+    request.encode(encoding, &mut bytes);
     bytes
 }
 
@@ -73,8 +73,8 @@ fn golden_register_terminated() {
     assert_eq!(bytes.len(), 35);
     let alice = request("alice", Command::Register);
     assert_eq!(decode(bytes), Progress::Complete(alice.clone()));
-    assert_eq!(dialect(bytes), Dialect::Terminated);
-    assert_eq!(encoded(&alice, Dialect::Terminated), bytes);
+    assert_eq!(encoding_of(bytes), Encoding::Terminated);
+    assert_eq!(encoded(&alice, Encoding::Terminated), bytes);
 }
 
 #[test]
@@ -83,8 +83,8 @@ fn golden_register_padded() {
     bytes.resize(285, 0);
     let alice = request("alice", Command::Register);
     assert_eq!(decode(&bytes), Progress::Complete(alice.clone()));
-    assert_eq!(dialect(&bytes), Dialect::Padded);
-    assert_eq!(encoded(&alice, Dialect::Padded), bytes);
+    assert_eq!(encoding_of(&bytes), Encoding::Padded);
+    assert_eq!(encoded(&alice, Encoding::Padded), bytes);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn the_operation_code_may_be_padded_too() {
     bytes.extend_from_slice(b"12/05/2024 10:00:00\0alice");
     bytes.resize(256 + 20 + 256, 0);
     assert_eq!(decode(&bytes), Progress::Complete(request("alice", Command::ListUsers)));
-    assert_eq!(dialect(&bytes), Dialect::Padded);
+    assert_eq!(encoding_of(&bytes), Encoding::Padded);
     for end in 0..bytes.len() {
         assert!(
             !matches!(decode(&bytes[..end]), Progress::Complete(other) if other.username.is_none()),
@@ -120,7 +120,7 @@ fn an_empty_username_in_the_middle_is_no_padding() {
         assert_eq!(decode(&bytes[..end]), Progress::Incomplete, "{end}");
     }
     assert_eq!(decode(bytes), Progress::Complete(request("", publish)));
-    assert_eq!(dialect(bytes), Dialect::Terminated);
+    assert_eq!(encoding_of(bytes), Encoding::Terminated);
 }
 
 #[test]
@@ -138,12 +138,12 @@ fn an_empty_description_is_answered_at_once() {
 
 #[test]
 fn nuls_behind_a_complete_terminated_reading_are_padding() {
-    let padded = encoded(&request("alice", Command::ListUsers), Dialect::Padded);
+    let padded = encoded(&request("alice", Command::ListUsers), Encoding::Padded);
     let terminated = b"LIST_USERS\x0012/05/2024 10:00:00\0alice\0".len();
-    assert_eq!(dialect(&padded[..terminated]), Dialect::Terminated);
+    assert_eq!(encoding_of(&padded[..terminated]), Encoding::Terminated);
     for end in terminated + 1..padded.len() {
         assert_eq!(decode(&padded[..end]), Progress::Incomplete, "{end}");
-        assert_eq!(dialect(&padded[..end]), Dialect::Padded, "{end}");
+        assert_eq!(encoding_of(&padded[..end]), Encoding::Padded, "{end}");
     }
 }
 
@@ -151,7 +151,7 @@ fn nuls_behind_a_complete_terminated_reading_are_padding() {
 fn what_follows_a_terminated_request_does_not_matter() {
     let bytes = b"REGISTER\x0012/05/2024 10:00:00\0alice\0and more";
     assert_eq!(decode(bytes), Progress::Complete(request("alice", Command::Register)));
-    assert_eq!(dialect(bytes), Dialect::Terminated);
+    assert_eq!(encoding_of(bytes), Encoding::Terminated);
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn an_empty_last_name_waits_for_the_padding_that_would_explain_it() {
 fn names_of_255_bytes_fill_their_fields() {
     let long = "y".repeat(255);
     for request in every_operation(&long) {
-        for dialect in BOTH {
-            assert_eq!(decode_final(&encoded(&request, dialect)), Ok(request.clone()));
+        for encoding in BOTH {
+            assert_eq!(decode_final(&encoded(&request, encoding)), Ok(request.clone()));
         }
     }
 }
@@ -256,7 +256,7 @@ fn golden_orders() {
     ];
     for (bytes, expected) in cases {
         assert_eq!(decode_final(bytes), Ok(expected), "{}", String::from_utf8_lossy(bytes));
-        assert_eq!(dialect(bytes), Dialect::Terminated);
+        assert_eq!(encoding_of(bytes), Encoding::Terminated);
     }
 }
 
@@ -379,7 +379,7 @@ fn unknown_operations_have_no_answer() {
 #[test]
 fn a_known_operation_that_stops_early_still_has_an_answer() {
     let bytes =
-        encoded(&request("alice", Command::ListContent(Some("bob".parse().unwrap()))), Dialect::Terminated);
+        encoded(&request("alice", Command::ListContent(Some("bob".parse().unwrap()))), Encoding::Terminated);
     for end in b"LIST_CONTENT\0".len()..bytes.len() {
         let bad = decode_final(&bytes[..end]);
         if end == bytes.len() - "bob\0".len() + 1 {
@@ -402,10 +402,10 @@ fn every_split_of_every_message_is_the_same_request() {
                     let arrived = arrive(&bytes, &[split, bytes.len()]);
                     assert_eq!(arrived.as_ref(), Ok(&request), "{encoding:?} split at {split}");
                 }
-                // Once all bytes are there, the dialect is certain, even if the answer came before.
-                let same = encoded(&request, Dialect::Terminated) == encoded(&request, Dialect::Padded);
-                let expected = if same { Dialect::Terminated } else { encoding };
-                assert_eq!(dialect(&bytes), expected, "{request:?}");
+                // Once all bytes are there, the encoding is certain, even if the answer came before.
+                let same = encoded(&request, Encoding::Terminated) == encoded(&request, Encoding::Padded);
+                let expected = if same { Encoding::Terminated } else { encoding };
+                assert_eq!(encoding_of(&bytes), expected, "{request:?}");
             }
         }
     }
@@ -425,7 +425,7 @@ fn byte_by_byte_is_the_same_request() {
 #[test]
 fn a_terminated_request_is_complete_at_its_last_byte_and_not_before() {
     for request in every_operation("alice") {
-        let bytes = encoded(&request, Dialect::Terminated);
+        let bytes = encoded(&request, Encoding::Terminated);
         for end in 0..bytes.len() {
             assert!(!matches!(decode(&bytes[..end]), Progress::Complete(_)), "{request:?} at {end}");
         }
@@ -516,7 +516,7 @@ fn check_any_bytes(bytes: &[u8]) {
         assert!(!matches!(decode(bytes), Progress::Incomplete), "a full buffer must be decided");
     }
     if let Ok(request) = decode_final(bytes) {
-        let _ = dialect(bytes);
+        let _ = encoding_of(bytes);
         for encoding in BOTH {
             assert_eq!(decode_final(&encoded(&request, encoding)), Ok(request.clone()));
         }

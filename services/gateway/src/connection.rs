@@ -17,8 +17,8 @@ use lonja_chassis::{
 };
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_wire::{
-    BadRequest, Command, Dialect, MAX_REQUEST, Operation, Outcome, Progress, ReplyForm, Request, Username,
-    decode, decode_final, dialect,
+    BadRequest, Command, Dialect, Encoding, MAX_REQUEST, Operation, Outcome, Progress, Request, Username,
+    decode, decode_final, encoding_of,
 };
 use opentelemetry::{KeyValue, context::FutureExt as _};
 use rustix::net::SendFlags;
@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     backend::{DEADLINE, NotDone},
-    forms::Forms,
+    dialects::Dialects,
     lists::Rendered,
     metrics::Metrics,
     operations::{Done, Operations},
@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) lines: OperationLog,
     pub(crate) metrics: Metrics,
-    pub(crate) forms: Forms,
+    pub(crate) dialects: Dialects,
     pub(crate) request_timeout: Duration,
 }
 
@@ -121,11 +121,11 @@ impl Input {
     }
 
     /// The encoding of the request, judged by the bytes that have arrived by now.
-    fn dialect(&mut self, stream: &TcpStream) -> Dialect {
+    fn encoding(&mut self, stream: &TcpStream) -> Encoding {
         if let Ok(more) = stream.try_read(&mut self.bytes[self.len..]) {
             self.len += more;
         }
-        dialect(self.arrived())
+        encoding_of(self.arrived())
     }
 }
 
@@ -152,12 +152,12 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
             None => return,
         },
     };
-    let dialect = input.dialect(&stream);
-    shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
-    let form = shared.forms.of(peer.ip());
-    let reply = shared.reply(&answer, dialect, form, peer);
+    let encoding = input.encoding(&stream);
+    shared.metrics.answered(answer.operation, encoding, answer.status, started.elapsed());
+    let dialect = shared.dialects.of(peer.ip());
+    let reply = shared.reply(&answer, encoding, dialect, peer);
     if let Some(root) = &trace {
-        root.set(KeyValue::new(names::DIALECT, dialect.name()));
+        root.set(KeyValue::new(names::DIALECT, encoding.name()));
         root.set(KeyValue::new(names::STATUS, i64::from(answer.status)));
         if answer.status == answer.operation.status(Outcome::Failed) {
             root.fail("failed".to_owned());
@@ -170,7 +170,7 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: In
     if sent.is_err() {
         return;
     }
-    if is_status && dialect == Dialect::Terminated && form.is_none() {
+    if is_status && encoding == Encoding::Terminated && dialect.is_none() {
         let closed = time::timeout(STRING, linger(&mut stream, &mut input.bytes)).await;
         if closed.is_ok() || end_string(&mut stream).await.is_err() {
             return;
@@ -262,15 +262,21 @@ impl Shared {
         bad.answer().map(|(operation, status)| Answer { operation, status, list: None })
     }
 
-    fn reply(&self, answer: &Answer, dialect: Dialect, form: Option<ReplyForm>, peer: SocketAddr) -> Reply {
-        let form = form.unwrap_or(ReplyForm::Char);
+    fn reply(
+        &self,
+        answer: &Answer,
+        encoding: Encoding,
+        dialect: Option<Dialect>,
+        peer: SocketAddr,
+    ) -> Reply {
+        let dialect = dialect.unwrap_or(Dialect::Char);
         let Some(list) = &answer.list else {
-            return Reply { head: Bytes::from_static(form.status(answer.status)), body: Bytes::new() };
+            return Reply { head: Bytes::from_static(dialect.status(answer.status)), body: Bytes::new() };
         };
-        if let Some(strings) = form.list(answer.operation, list.entries()) {
+        if let Some(strings) = dialect.list(answer.operation, list.entries()) {
             return Reply { head: strings.into(), body: Bytes::new() };
         }
-        let (head, body, sent) = list.reply(dialect);
+        let (head, body, sent) = list.reply(encoding);
         if sent < list.count() {
             self.metrics.lists_cut.increment(1);
             if let Some(suppressed) = LISTS_CUT.admit() {

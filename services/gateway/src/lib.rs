@@ -7,7 +7,7 @@
 mod advertise;
 mod backend;
 mod connection;
-mod forms;
+mod dialects;
 mod lists;
 mod metrics;
 mod operations;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::Backend;
-pub use forms::{BadFormRule, Forms};
+pub use dialects::{BadDialectRule, Dialects};
 pub use proxy::{BadNetwork, Networks};
 pub use server::Gateway;
 
@@ -47,7 +47,7 @@ pub struct GatewayConfig {
     /// (docs/compatibility.md). Without a rule, a peer shows by what it does whether it reads char or
     /// text
     #[arg(long, env = "LONJA_DIALECT", value_name = "CIDR=FORM,...", default_value = "")]
-    pub dialect: Forms,
+    pub dialect: Dialects,
     /// Networks of load balancers that begin each connection with a PROXY header, version 1 or 2;
     /// from any other address such a header is a bad request
     #[arg(long, env = "LONJA_TRUSTED_PROXIES", value_name = "CIDR,...", default_value = "")]

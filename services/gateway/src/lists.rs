@@ -9,7 +9,7 @@ use lonja_proto::{
     registry::{self, registry_service_client::RegistryServiceClient},
 };
 use lonja_wire::{
-    Dialect, Outcome,
+    Encoding, Outcome,
     reply::{FILE_ENTRY, LIST_HEADER, USER_ENTRY, list_header, push_file, push_user},
 };
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ const BUDGET: usize = 256 << 20;
 /// The unit in which the budget is counted, in bytes.
 const UNIT: usize = 4096;
 
-/// A list as a whole reply for the terminated dialect, with header and entries in one buffer. When
+/// A list as a whole reply for the terminated encoding, with header and entries in one buffer. When
 /// they are sent from two buffers, a long list takes the processor three times as long to copy,
 /// because source and target are never aligned to one another.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(crate) struct Rendered {
 
 impl Rendered {
     fn new(count: u32, mut reply: Vec<u8>, budget: Option<OwnedSemaphorePermit>) -> Self {
-        let (header, _) = list_header(count, Dialect::Terminated);
+        let (header, _) = list_header(count, Encoding::Terminated);
         reply[..LIST_HEADER].copy_from_slice(&header);
         Self { count, reply: reply.into(), _budget: budget }
     }
@@ -55,13 +55,13 @@ impl Rendered {
     }
 
     /// The reply in two pieces, and how many entries of the list the reply has.
-    pub(crate) fn reply(&self, dialect: Dialect) -> (Bytes, Bytes, u32) {
-        let (header, sent) = list_header(self.count, dialect);
+    pub(crate) fn reply(&self, encoding: Encoding) -> (Bytes, Bytes, u32) {
+        let (header, sent) = list_header(self.count, encoding);
         let entry = (self.reply.len() - LIST_HEADER) / (self.count as usize).max(1);
         let end = LIST_HEADER + sent as usize * entry;
-        match dialect {
-            Dialect::Terminated => (self.reply.slice(..end), Bytes::new(), sent),
-            Dialect::Padded => (Bytes::copy_from_slice(&header), self.reply.slice(LIST_HEADER..end), sent),
+        match encoding {
+            Encoding::Terminated => (self.reply.slice(..end), Bytes::new(), sent),
+            Encoding::Padded => (Bytes::copy_from_slice(&header), self.reply.slice(LIST_HEADER..end), sent),
         }
     }
 }

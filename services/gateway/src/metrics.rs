@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lonja_wire::{BadRequest, Dialect, Operation};
+use lonja_wire::{BadRequest, Encoding, Operation};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// The number of statuses that an answer can have: 0 to 4.
 const STATUSES: usize = 5;
-const DIALECTS: [Dialect; 2] = [Dialect::Terminated, Dialect::Padded];
+const DIALECTS: [Encoding; 2] = [Encoding::Terminated, Encoding::Padded];
 
 /// The metrics, each looked up once, since looking up a counter costs more than counting.
 pub(crate) struct Metrics {
@@ -57,8 +57,8 @@ impl Metrics {
     }
 
     /// Counts a request that was answered, and how long that took.
-    pub(crate) fn answered(&self, operation: Operation, dialect: Dialect, status: u8, took: Duration) {
-        let dialect = usize::from(dialect == Dialect::Padded);
+    pub(crate) fn answered(&self, operation: Operation, dialect: Encoding, status: u8, took: Duration) {
+        let dialect = usize::from(dialect == Encoding::Padded);
         let index = (operation as usize * DIALECTS.len() + dialect) * STATUSES + usize::from(status);
         self.requests[index].increment(1);
         self.durations[operation as usize].record(took);

@@ -56,7 +56,7 @@ impl Gateway {
             recorder: Recorder::new(),
             lines,
             metrics: Metrics::new(),
-            forms: config.dialect,
+            dialects: config.dialect,
             request_timeout: config.request_timeout,
         };
         Self {

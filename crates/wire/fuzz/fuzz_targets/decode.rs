@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lonja_wire::{Dialect, MAX_REQUEST, Progress, decode, decode_final, dialect};
+use lonja_wire::{Encoding, MAX_REQUEST, Progress, decode, decode_final, encoding_of};
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = &bytes[..bytes.len().min(MAX_REQUEST)];
@@ -13,8 +13,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert_ne!(decode(bytes), Progress::Incomplete);
     }
     if let Ok(request) = decode_final(bytes) {
-        let _ = dialect(bytes);
-        for encoding in [Dialect::Terminated, Dialect::Padded] {
+        let _ = encoding_of(bytes);
+        for encoding in [Encoding::Terminated, Encoding::Padded] {
             let mut again = Vec::new();
             request.encode(encoding, &mut again);
             assert_eq!(decode_final(&again).as_ref(), Ok(&request));

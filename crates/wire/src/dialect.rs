@@ -1,5 +1,5 @@
-//! The forms in which peers of other authors read replies (docs/protocol.md 3). To serve another
-//! form, add a line to the table of this file.
+//! The dialects in which peers of other authors read replies (docs/protocol.md 3). To serve another
+//! dialect, add a line to the table of this file.
 
 use std::{io::Write as _, str::FromStr};
 
@@ -11,7 +11,7 @@ use crate::{
 
 /// How a peer reads a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReplyForm {
+pub enum Dialect {
     /// The original's: the status is a digit, and lists have fields of fixed width.
     Char,
     /// Everything is a string that ends in a NUL.
@@ -40,7 +40,7 @@ struct Strings {
 }
 
 struct Style {
-    form: ReplyForm,
+    dialect: Dialect,
     name: &'static str,
     status: Status,
     /// `None` for lists of fixed width, which [`crate::reply`] writes.
@@ -48,46 +48,46 @@ struct Style {
 }
 
 const STYLES: [Style; 4] = [
-    Style { form: ReplyForm::Char, name: "char", status: Status::Digit, lists: None },
+    Style { dialect: Dialect::Char, name: "char", status: Status::Digit, lists: None },
     Style {
-        form: ReplyForm::Text,
+        dialect: Dialect::Text,
         name: "text",
         status: Status::DigitString,
         lists: Some(Strings { users: 3, files: 2, ends_empty: true }),
     },
     Style {
-        form: ReplyForm::Byte,
+        dialect: Dialect::Byte,
         name: "byte",
         status: Status::Value,
         lists: Some(Strings { users: 3, files: 1, ends_empty: false }),
     },
     Style {
-        form: ReplyForm::Names,
+        dialect: Dialect::Names,
         name: "names",
         status: Status::Digit,
         lists: Some(Strings { users: 1, files: 1, ends_empty: false }),
     },
 ];
 
-/// The error for a text that is not the name of a form.
+/// The error for a text that is not the name of a dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not char, text, byte or names")]
-pub struct BadForm;
+pub struct BadDialect;
 
-impl FromStr for ReplyForm {
-    type Err = BadForm;
+impl FromStr for Dialect {
+    type Err = BadDialect;
 
-    fn from_str(name: &str) -> Result<Self, BadForm> {
-        STYLES.iter().find(|style| style.name == name).map(|style| style.form).ok_or(BadForm)
+    fn from_str(name: &str) -> Result<Self, BadDialect> {
+        STYLES.iter().find(|style| style.name == name).map(|style| style.dialect).ok_or(BadDialect)
     }
 }
 
-impl ReplyForm {
+impl Dialect {
     fn style(self) -> &'static Style {
         &STYLES[self as usize]
     }
 
-    /// The form's name in settings, logs and metrics.
+    /// The dialect's name in settings, logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.style().name
@@ -107,7 +107,7 @@ impl ReplyForm {
     }
 
     /// Gives the reply to LIST_USERS or LIST_CONTENT, the status included, made of entries of fixed
-    /// width as [`crate::reply`] writes them. `None` if this form reads those as they are.
+    /// width as [`crate::reply`] writes them. `None` if this dialect reads those as they are.
     #[must_use]
     pub fn list(self, operation: Operation, entries: &[u8]) -> Option<Vec<u8>> {
         let lists = self.style().lists?;
@@ -146,21 +146,21 @@ mod tests {
     #[test]
     fn each_form_has_its_line_and_its_name() {
         for (at, style) in STYLES.iter().enumerate() {
-            assert_eq!((style.form as usize, style.name.parse()), (at, Ok(style.form)));
-            assert_eq!(style.form.name(), style.name);
+            assert_eq!((style.dialect as usize, style.name.parse()), (at, Ok(style.dialect)));
+            assert_eq!(style.dialect.name(), style.name);
         }
-        assert_eq!("Text".parse::<ReplyForm>(), Err(BadForm));
+        assert_eq!("Text".parse::<Dialect>(), Err(BadDialect));
     }
 
     #[test]
     fn golden_statuses() {
-        for (form, expected) in [
-            (ReplyForm::Char, &b"3"[..]),
-            (ReplyForm::Text, b"3\0"),
-            (ReplyForm::Byte, b"\x03"),
-            (ReplyForm::Names, b"3"),
+        for (dialect, expected) in [
+            (Dialect::Char, &b"3"[..]),
+            (Dialect::Text, b"3\0"),
+            (Dialect::Byte, b"\x03"),
+            (Dialect::Names, b"3"),
         ] {
-            assert_eq!(form.status(3), expected, "{form:?}");
+            assert_eq!(dialect.status(3), expected, "{dialect:?}");
         }
     }
 
@@ -174,23 +174,31 @@ mod tests {
         let long = "b".repeat(255);
         let cases = [
             (
-                ReplyForm::Text,
+                Dialect::Text,
                 format!("0\x002\0alice\x00127.0.0.1\x0050085\0{long}\x00192.168.100.200\x0065535\0"),
                 "0\x002\0a.txt\0a description\0año.txt\0\0".to_owned(),
             ),
             (
-                ReplyForm::Byte,
+                Dialect::Byte,
                 format!("\x002\0alice\x00127.0.0.1\x0050085\0{long}\x00192.168.100.200\x0065535\0"),
                 "\x002\0a.txt\0año.txt\0".to_owned(),
             ),
-            (ReplyForm::Names, format!("02\0alice\0{long}\0"), "02\0a.txt\0año.txt\0".to_owned()),
+            (Dialect::Names, format!("02\0alice\0{long}\0"), "02\0a.txt\0año.txt\0".to_owned()),
         ];
-        for (form, of_users, of_files) in cases {
-            assert_eq!(form.list(Operation::ListUsers, &users).unwrap(), of_users.into_bytes(), "{form:?}");
-            assert_eq!(form.list(Operation::ListContent, &files).unwrap(), of_files.into_bytes(), "{form:?}");
+        for (dialect, of_users, of_files) in cases {
+            assert_eq!(
+                dialect.list(Operation::ListUsers, &users).unwrap(),
+                of_users.into_bytes(),
+                "{dialect:?}"
+            );
+            assert_eq!(
+                dialect.list(Operation::ListContent, &files).unwrap(),
+                of_files.into_bytes(),
+                "{dialect:?}"
+            );
         }
-        assert_eq!(ReplyForm::Text.list(Operation::ListUsers, b"").unwrap(), b"0\x000\0\0");
-        assert_eq!(ReplyForm::Byte.list(Operation::ListContent, b"").unwrap(), b"\x000\0");
-        assert_eq!(ReplyForm::Char.list(Operation::ListUsers, &users), None);
+        assert_eq!(Dialect::Text.list(Operation::ListUsers, b"").unwrap(), b"0\x000\0\0");
+        assert_eq!(Dialect::Byte.list(Operation::ListContent, b"").unwrap(), b"\x000\0");
+        assert_eq!(Dialect::Char.list(Operation::ListUsers, &users), None);
     }
 }
