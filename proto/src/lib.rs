@@ -61,6 +61,9 @@ pub mod registry {
     /// The method that gives a user's session.
     pub const GET_SESSION: Method<GetSessionRequest, GetSessionResponse> =
         Method::new("/lonja.registry.v1.RegistryService/GetSession");
+    /// The method that keeps in a user's session how the user's peer reads replies.
+    pub const NOTE_DIALECT: Method<NoteDialectRequest, NoteDialectResponse> =
+        Method::new("/lonja.registry.v1.RegistryService/NoteDialect");
     /// The method that gives a remote user's session to a connected user.
     pub const GET_REMOTE_SESSION: Method<GetRemoteSessionRequest, GetRemoteSessionResponse> =
         Method::new("/lonja.registry.v1.RegistryService/GetRemoteSession");

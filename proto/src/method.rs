@@ -10,12 +10,13 @@ use tonic::{Request, Response, Status};
 use crate::{audit, catalog, registry};
 
 /// The paths of all methods that this crate has as values.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     registry::REGISTER_USER.path,
     registry::UNREGISTER_USER.path,
     registry::OPEN_SESSION.path,
     registry::CLOSE_SESSION.path,
     registry::GET_SESSION.path,
+    registry::NOTE_DIALECT.path,
     registry::GET_REMOTE_SESSION.path,
     catalog::PUBLISH_FILE.path,
     catalog::DELETE_FILE.path,
@@ -93,7 +94,7 @@ mod tests {
     use crate::DESCRIPTORS;
 
     /// The path of each method, with the names of its request and its response.
-    fn all() -> [(&'static str, String, String); 10] {
+    fn all() -> [(&'static str, String, String); 11] {
         fn of<Q, A>(method: &Method<Q, A>) -> (&'static str, String, String) {
             let name = |full: &str| full.rsplit("::").next().unwrap().to_owned();
             (method.path, name(std::any::type_name::<Q>()), name(std::any::type_name::<A>()))
@@ -104,6 +105,7 @@ mod tests {
             of(&registry::OPEN_SESSION),
             of(&registry::CLOSE_SESSION),
             of(&registry::GET_SESSION),
+            of(&registry::NOTE_DIALECT),
             of(&registry::GET_REMOTE_SESSION),
             of(&catalog::PUBLISH_FILE),
             of(&catalog::DELETE_FILE),

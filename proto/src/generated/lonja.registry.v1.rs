@@ -70,7 +70,23 @@ pub struct GetSessionRequest {
 pub struct GetSessionResponse {
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub endpoint: ::core::option::Option<Endpoint>,
+    /// The dialect that was noted for the session; empty if none was.
+    #[prost(string, tag = "3")]
+    pub dialect: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoteDialectRequest {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+    /// The dialect in which the user's peer reads replies, such as text: at most 16 letters and digits.
+    /// Empty forgets what was noted.
+    #[prost(string, tag = "2")]
+    pub dialect: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoteDialectResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRemoteSessionRequest {
     /// The user who asks. This user must be connected.
@@ -85,6 +101,9 @@ pub struct GetRemoteSessionResponse {
     /// The session of the remote user; empty when that user is not connected.
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
+    /// The dialect that was noted for the session of the user who asks; empty if none was.
+    #[prost(string, tag = "2")]
+    pub dialect: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSessionsRequest {
@@ -111,6 +130,10 @@ pub struct ListSessionsResponse {
     pub total: u32,
     #[prost(message, repeated, tag = "4")]
     pub sessions: ::prost::alloc::vec::Vec<Session>,
+    /// The dialect that was noted for the session of the user who asks; empty if none was. Only the
+    /// first page has it.
+    #[prost(string, tag = "5")]
+    pub dialect: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionKey {
@@ -417,6 +440,34 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
+        /// SESSION_NOT_FOUND.
+        pub async fn note_dialect(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NoteDialectRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoteDialectResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.registry.v1.RegistryService/NoteDialect",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.registry.v1.RegistryService", "NoteDialect"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Gives the session of a remote user, on behalf of a connected user. Refused with
         /// USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
         pub async fn get_remote_session(
@@ -643,6 +694,15 @@ pub mod registry_service_server {
             request: tonic::Request<super::GetSessionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetSessionResponse>,
+            tonic::Status,
+        >;
+        /// Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
+        /// SESSION_NOT_FOUND.
+        async fn note_dialect(
+            &self,
+            request: tonic::Request<super::NoteDialectRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoteDialectResponse>,
             tonic::Status,
         >;
         /// Gives the session of a remote user, on behalf of a connected user. Refused with
@@ -991,6 +1051,51 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lonja.registry.v1.RegistryService/NoteDialect" => {
+                    #[allow(non_camel_case_types)]
+                    struct NoteDialectSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::NoteDialectRequest>
+                    for NoteDialectSvc<T> {
+                        type Response = super::NoteDialectResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NoteDialectRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::note_dialect(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NoteDialectSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -16,7 +16,7 @@ use lonja_proto::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use model::{Endpoint, Session};
+pub use model::{Endpoint, OpenSession, Session};
 use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
@@ -31,6 +31,7 @@ const CALLERS: Callers = &[
             "lonja.registry.v1.RegistryService/OpenSession",
             "lonja.registry.v1.RegistryService/CloseSession",
             "lonja.registry.v1.RegistryService/GetSession",
+            "lonja.registry.v1.RegistryService/NoteDialect",
             "lonja.registry.v1.RegistryService/GetRemoteSession",
             "lonja.registry.v1.RegistryService/ListSessions",
             "lonja.registry.v1.RegistryService/FindEndedSessions",

@@ -25,3 +25,14 @@ pub struct Session {
     /// When the session was opened, in milliseconds of the Unix epoch.
     pub opened_at_ms: i64,
 }
+
+/// What a user's session is to the user's own peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSession {
+    /// The session's id.
+    pub id: SessionId,
+    /// Where others dial the user.
+    pub endpoint: Endpoint,
+    /// The dialect in which the peer reads replies, as it was noted; empty if none was noted.
+    pub dialect: Box<str>,
+}

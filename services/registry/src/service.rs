@@ -32,6 +32,8 @@ const FOUND_PAGE: usize = 50;
 const MAX_FOUND_PAGE: usize = 1000;
 /// The largest number of sessions or users that one call may ask about.
 const MAX_KEYS: usize = 1000;
+/// The largest size of a dialect's name, in bytes.
+const MAX_DIALECT: usize = 16;
 
 /// Answers `lonja.registry.v1` from a store.
 #[derive(Debug, Clone)]
@@ -62,17 +64,25 @@ fn endpoint(endpoint: Option<proto::Endpoint>) -> Result<Endpoint, Status> {
     })
 }
 
+fn dialect(name: &str) -> Result<&str, Status> {
+    if name.len() > MAX_DIALECT || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(Status::invalid_argument("dialect: at most 16 letters and digits"));
+    }
+    Ok(name)
+}
+
 fn id(id: Option<SessionId>) -> String {
     id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn endpoint_message(endpoint: Endpoint) -> proto::Endpoint {
+    proto::Endpoint { ipv4: endpoint.address.to_bits(), port: endpoint.port.into() }
 }
 
 fn session(session: &Session) -> proto::Session {
     proto::Session {
         username: session.username.to_string(),
-        endpoint: Some(proto::Endpoint {
-            ipv4: session.endpoint.address.to_bits(),
-            port: session.endpoint.port.into(),
-        }),
+        endpoint: Some(endpoint_message(session.endpoint)),
         opened_at_ms: session.opened_at_ms,
     }
 }
@@ -87,6 +97,9 @@ impl<S: Store> Unary for RegistryGrpc<S> {
         match path {
             _ if path == proto::GET_SESSION.path() => {
                 proto::GET_SESSION.answer(request, |request| self.get_session(request)).await
+            }
+            _ if path == proto::NOTE_DIALECT.path() => {
+                proto::NOTE_DIALECT.answer(request, |request| self.note_dialect(request)).await
             }
             _ if path == proto::REGISTER_USER.path() => {
                 proto::REGISTER_USER.answer(request, |request| self.register_user(request)).await
@@ -157,7 +170,20 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
         let session = self.store.session(username(&request.get_ref().username)?).await?;
-        Ok(Response::new(proto::GetSessionResponse { session_id: session.to_string() }))
+        Ok(Response::new(proto::GetSessionResponse {
+            session_id: session.id.to_string(),
+            endpoint: Some(endpoint_message(session.endpoint)),
+            dialect: session.dialect.into(),
+        }))
+    }
+
+    async fn note_dialect(
+        &self,
+        request: Request<proto::NoteDialectRequest>,
+    ) -> Result<Response<proto::NoteDialectResponse>, Status> {
+        let request = request.get_ref();
+        self.store.note_dialect(username(&request.username)?, dialect(&request.dialect)?).await?;
+        Ok(Response::new(proto::NoteDialectResponse {}))
     }
 
     async fn get_remote_session(
@@ -166,9 +192,10 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
     ) -> Result<Response<proto::GetRemoteSessionResponse>, Status> {
         let request = request.get_ref();
         // An empty remote name is not checked here: the store says that nobody has this name.
-        let session =
+        let remote =
             self.store.remote_session(username(&request.username)?, &request.remote_username).await?;
-        Ok(Response::new(proto::GetRemoteSessionResponse { session_id: id(session) }))
+        let session_id = id(remote.session);
+        Ok(Response::new(proto::GetRemoteSessionResponse { session_id, dialect: remote.dialect.into() }))
     }
 
     async fn list_sessions(
@@ -178,16 +205,17 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         let request = request.get_ref();
         let asker = (!request.username.is_empty()).then_some(request.username.as_str());
         let listing = self.store.list(asker, &request.known_revision).await?;
-        let revision = listing.revision;
+        let (revision, dialect) = (listing.revision, listing.dialect.into());
         let Some(sessions) = listing.sessions else {
-            let page = proto::ListSessionsResponse { revision, not_modified: true, ..Default::default() };
+            let not_modified = true;
+            let page = proto::ListSessionsResponse { revision, not_modified, dialect, ..Default::default() };
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(page)))));
         };
         let size = match request.page_size as usize {
             0 => PAGE,
             size => size.min(MAX_PAGE),
         };
-        Ok(Response::new(Box::pin(tokio_stream::iter(pages(revision, sessions, size)))))
+        Ok(Response::new(Box::pin(tokio_stream::iter(pages(revision, dialect, sessions, size)))))
     }
 
     async fn find_ended_sessions(
@@ -271,6 +299,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
 /// page.
 fn pages(
     revision: String,
+    dialect: String,
     sessions: Vec<Arc<Session>>,
     size: usize,
 ) -> impl Iterator<Item = Result<proto::ListSessionsResponse, Status>> + Send {
@@ -282,6 +311,7 @@ fn pages(
             not_modified: false,
             total,
             sessions: rest[..rest.len().min(size)].iter().map(|one| session(one)).collect(),
+            dialect: if page == 0 { dialect.clone() } else { String::new() },
         })
     })
 }

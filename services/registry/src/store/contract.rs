@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use lonja_proto::{Failure, Reason, SessionId};
 
-use super::{Statistics, Store};
+use super::{RemoteSession, Statistics, Store};
 use crate::model::Endpoint;
 
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
@@ -15,6 +15,7 @@ macro_rules! suite {
             unregistering_ends_the_session,
             a_user_has_one_session_at_a_time,
             a_session_is_found_until_it_ends,
+            a_noted_dialect_is_of_the_session,
             remote_sessions_are_for_connected_users,
             sessions_are_listed_in_order_of_opening,
             any_change_makes_another_revision,
@@ -72,7 +73,8 @@ pub(crate) async fn a_user_has_one_session_at_a_time(store: impl Store) {
 pub(crate) async fn a_session_is_found_until_it_ends(store: impl Store) {
     assert_eq!(store.session("alice").await, refused(Reason::UserNotFound));
     let session = connect(&store, "alice").await;
-    assert_eq!(store.session("alice").await, Ok(session));
+    let found = store.session("alice").await.unwrap();
+    assert_eq!((found.id, found.endpoint, &*found.dialect), (session, ENDPOINT, ""));
     store.close_session("alice").await.unwrap();
     assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
 }
@@ -84,9 +86,40 @@ pub(crate) async fn remote_sessions_are_for_connected_users(store: impl Store) {
     store.open_session("alice", ENDPOINT).await.unwrap();
     assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::RemoteUserNotFound));
     store.register("bob").await.unwrap();
-    assert_eq!(store.remote_session("alice", "bob").await, Ok(None));
+    let found = |session| Ok(RemoteSession { session, dialect: Box::default() });
+    assert_eq!(store.remote_session("alice", "bob").await, found(None));
     let bob = store.open_session("bob", ENDPOINT).await.unwrap();
-    assert_eq!(store.remote_session("alice", "bob").await, Ok(Some(bob)));
+    assert_eq!(store.remote_session("alice", "bob").await, found(Some(bob)));
+}
+
+pub(crate) async fn a_noted_dialect_is_of_the_session(store: impl Store) {
+    assert_eq!(store.note_dialect("alice", "text").await, refused(Reason::UserNotFound));
+    store.register("alice").await.unwrap();
+    assert_eq!(store.note_dialect("alice", "text").await, refused(Reason::SessionNotFound));
+    store.open_session("alice", ENDPOINT).await.unwrap();
+    connect(&store, "bob").await;
+    let before = store.list(None, "").await.unwrap();
+    let dialects = async || {
+        let own = store.session("alice").await.unwrap().dialect;
+        let with_a_remote = store.remote_session("alice", "bob").await.unwrap().dialect;
+        let with_the_list = store.list(Some("alice"), &before.revision).await.unwrap();
+        // Nothing in the list has changed.
+        assert_eq!((with_the_list.sessions, &with_the_list.revision), (None, &before.revision));
+        assert!(own == with_a_remote && own == with_the_list.dialect);
+        own
+    };
+    for dialect in ["", "text", "text", "byte", ""] {
+        assert_eq!(store.note_dialect("alice", dialect).await, Ok(()));
+        assert_eq!(&*dialects().await, dialect);
+    }
+    store.note_dialect("alice", "text").await.unwrap();
+    assert_eq!(&*store.session("bob").await.unwrap().dialect, "");
+    let found = store.look_up(&["alice".to_owned()]).await.unwrap();
+    assert_eq!((found.len(), found[0].endpoint), (1, ENDPOINT));
+    // The next session begins anew.
+    store.close_session("alice").await.unwrap();
+    store.open_session("alice", ENDPOINT).await.unwrap();
+    assert_eq!(&*store.session("alice").await.unwrap().dialect, "");
 }
 
 pub(crate) async fn sessions_are_listed_in_order_of_opening(store: impl Store) {

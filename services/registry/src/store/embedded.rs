@@ -18,8 +18,8 @@ use lonja_chassis::{
 };
 use lonja_proto::{Failure, Reason, SessionId};
 
-use super::{Listing, Statistics, Store};
-use crate::model::{Endpoint, Session};
+use super::{Listing, RemoteSession, Statistics, Store};
+use crate::model::{Endpoint, OpenSession, Session};
 
 /// The number of changes that the log may hold besides two for each user and each session.
 const SLACK: u64 = 1024;
@@ -65,25 +65,33 @@ impl Store for EmbeddedStore {
         ended.ok_or(Failure::Refused(Reason::SessionNotFound))
     }
 
-    async fn session(&self, username: &str) -> Result<SessionId, Failure> {
-        Ok(self.log.state().connected(username)?)
+    async fn session(&self, username: &str) -> Result<OpenSession, Failure> {
+        let state = self.log.state();
+        let Online { session, dialect, .. } = state.connected(username)?;
+        Ok(OpenSession { id: session.id, endpoint: session.endpoint, dialect: dialect.clone() })
     }
 
-    async fn remote_session(&self, username: &str, remote: &str) -> Result<Option<SessionId>, Failure> {
+    async fn note_dialect(&self, username: &str, dialect: &str) -> Result<(), Failure> {
+        self.submit(username, Action::Note(dialect.into())).await.map(|_| ())
+    }
+
+    async fn remote_session(&self, username: &str, remote: &str) -> Result<RemoteSession, Failure> {
         let state = self.log.state();
-        state.connected(username)?;
+        let dialect = state.connected(username)?.dialect.clone();
         let remote = state.users.get(remote).ok_or(Reason::RemoteUserNotFound)?;
-        Ok(remote.session_id())
+        Ok(RemoteSession { session: remote.session_id(), dialect })
     }
 
     async fn list(&self, username: Option<&str>, known_revision: &str) -> Result<Listing, Failure> {
         let state = self.log.state();
-        if let Some(username) = username {
-            state.connected(username)?;
-        }
+        let dialect = match username {
+            Some(username) => state.connected(username)?.dialect.clone(),
+            None => Box::default(),
+        };
         let revision = state.revision();
         let current = revision == known_revision;
-        Ok(Listing { revision, sessions: (!current).then(|| state.online.values().cloned().collect()) })
+        let sessions = (!current).then(|| state.online.values().cloned().collect());
+        Ok(Listing { revision, sessions, dialect })
     }
 
     async fn look_up(&self, usernames: &[String]) -> Result<Vec<Arc<Session>>, Failure> {
@@ -127,6 +135,23 @@ struct Online {
     /// Larger than the order of every session that was opened before.
     order: u64,
     session: Arc<Session>,
+    /// Empty if none was noted.
+    dialect: Box<str>,
+}
+
+impl Online {
+    /// The change that opens this session once more, with a dialect.
+    fn noted(&self, username: String, dialect: Box<str>) -> Opened {
+        Opened {
+            username,
+            id: self.session.id.to_bytes().to_vec(),
+            order: self.order,
+            ipv4: self.session.endpoint.address.to_bits(),
+            port: self.session.endpoint.port.into(),
+            opened_at_ms: self.session.opened_at_ms,
+            dialect: dialect.into(),
+        }
+    }
 }
 
 impl User {
@@ -160,6 +185,7 @@ enum Action {
     Unregister,
     Open(SessionId, Endpoint, i64),
     Close,
+    Note(Box<str>),
 }
 
 /// A user as earlier commands left the user: `None` is not registered, `Some(None)` is registered
@@ -206,6 +232,9 @@ struct Opened {
     port: u32,
     #[prost(int64, tag = "6")]
     opened_at_ms: i64,
+    /// Empty if no dialect was noted. To note one, the change is written once more.
+    #[prost(string, tag = "7")]
+    dialect: String,
 }
 
 impl Opened {
@@ -225,9 +254,9 @@ impl Registry {
         }
     }
 
-    fn connected(&self, username: &str) -> Result<SessionId, Reason> {
+    fn connected(&self, username: &str) -> Result<&Online, Reason> {
         let user = self.users.get(username).ok_or(Reason::UserNotFound)?;
-        user.session_id().ok_or(Reason::SessionNotFound)
+        user.session.as_deref().ok_or(Reason::SessionNotFound)
     }
 
     fn revision(&self) -> String {
@@ -249,6 +278,7 @@ impl Registry {
         let user = self.users.entry(opened.username.as_str().into()).or_insert(User { row, session: None });
         if let Some(online) = user.session.as_mut().filter(|online| online.session.id == id) {
             online.row = row;
+            online.dialect = opened.dialect.as_str().into();
             return;
         }
         let session = Arc::new(Session {
@@ -260,7 +290,8 @@ impl Registry {
             },
             opened_at_ms: opened.opened_at_ms,
         });
-        let online = Box::new(Online { row, order: opened.order, session: Arc::clone(&session) });
+        let dialect = opened.dialect.as_str().into();
+        let online = Box::new(Online { row, order: opened.order, session: Arc::clone(&session), dialect });
         let before = user.session.replace(online);
         self.end_session(before);
         self.online.insert(opened.order, session);
@@ -297,11 +328,22 @@ impl State for Registry {
                     ipv4: endpoint.address.to_bits(),
                     port: endpoint.port.into(),
                     opened_at_ms,
+                    dialect: String::new(),
                 };
                 staged.opened += 1;
                 (Some(Some(id)), Kind::Opened(opened), Some(id))
             }
-            (Action::Close, Some(None)) => return Err(Reason::SessionNotFound),
+            (Action::Close | Action::Note(_), Some(None)) => return Err(Reason::SessionNotFound),
+            // A session that an earlier command of this commit opens counts as opened later: its
+            // opening has not been answered yet.
+            (Action::Note(dialect), Some(Some(id))) => {
+                let online = self.connected(&username).ok().filter(|online| online.session.id == id);
+                let online = online.ok_or(Reason::SessionNotFound)?;
+                if online.dialect == dialect {
+                    return Ok(None);
+                }
+                (Some(Some(id)), Kind::Opened(online.noted(name, dialect)), None)
+            }
             (Action::Close, Some(Some(id))) => (Some(None), Kind::Closed(name), Some(id)),
         };
         changes.push(Change { kind: Some(kind) });
@@ -413,7 +455,7 @@ mod tests {
                 (store, journal) = open(&directory);
             }
             if let Some(alice) = alice {
-                assert_eq!(store.session("alice").await, Ok(alice), "round {round}");
+                assert_eq!(store.session("alice").await.map(|open| open.id), Ok(alice), "round {round}");
                 assert_eq!(store.session("bob").await, Err(Failure::Refused(Reason::SessionNotFound)));
             }
         }
@@ -425,7 +467,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let (mut store, mut journal) = open(&directory);
         let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
-        let mut model: HashMap<String, Option<SessionId>> = HashMap::new();
+        let mut model: HashMap<String, Option<(SessionId, Box<str>)>> = HashMap::new();
         let mut random = 1_u64;
         for step in 0..6000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -437,14 +479,23 @@ mod tests {
                     }
                 }
                 2 => assert_eq!(store.unregister(&name).await.is_ok(), model.remove(&name).is_some()),
-                3..6 => {
+                3 | 4 => {
                     if let Ok(id) = store.open_session(&name, endpoint).await {
-                        assert_eq!(model.insert(name, Some(id)), Some(None));
+                        assert_eq!(model.insert(name, Some((id, Box::default()))), Some(None));
+                    }
+                }
+                5 | 6 => {
+                    let dialect = ["", "text", "byte"][step % 3];
+                    let session = model.get_mut(&name).and_then(Option::as_mut);
+                    assert_eq!(store.note_dialect(&name, dialect).await.is_ok(), session.is_some());
+                    if let Some((_, noted)) = session {
+                        *noted = dialect.into();
                     }
                 }
                 _ => {
                     if let Ok(id) = store.close_session(&name).await {
-                        assert_eq!(model.insert(name, None), Some(Some(id)));
+                        let session = model.insert(name, None).flatten();
+                        assert_eq!(session.map(|(id, _)| id), Some(id));
                     }
                 }
             }
@@ -454,8 +505,9 @@ mod tests {
                 (store, journal) = open(&directory);
                 assert_eq!(store.list(None, "").await.unwrap().sessions, order, "step {step}");
                 for (name, session) in &model {
-                    let expected = session.ok_or(Failure::Refused(Reason::SessionNotFound));
-                    assert_eq!(store.session(name).await, expected, "{name} at step {step}");
+                    let expected = session.clone().ok_or(Failure::Refused(Reason::SessionNotFound));
+                    let found = store.session(name).await.map(|open| (open.id, open.dialect));
+                    assert_eq!(found, expected, "{name} at step {step}");
                 }
                 assert_eq!(store.statistics().await.unwrap().users, model.len() as u64);
             }
@@ -480,7 +532,7 @@ mod tests {
         drop((store, journal));
 
         let (store, _journal) = open(&directory);
-        assert_eq!(store.session("first").await, Ok(first));
+        assert_eq!(store.session("first").await.map(|open| open.id), Ok(first));
         assert_eq!(store.statistics().await.unwrap(), Statistics { users: 1, sessions: 1 });
     }
 }

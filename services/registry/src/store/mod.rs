@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 
 use lonja_proto::{Failure, SessionId};
 
-use crate::model::{Endpoint, Session};
+use crate::model::{Endpoint, OpenSession, Session};
 
 pub use embedded::EmbeddedStore;
 pub use redis::RedisStore;
@@ -21,6 +21,17 @@ pub struct Listing {
     pub revision: String,
     /// `None` when the caller holds this revision already.
     pub sessions: Option<Vec<Arc<Session>>>,
+    /// The dialect that was noted for the session of the user who asks; empty if none was.
+    pub dialect: Box<str>,
+}
+
+/// What a connected user is told of a remote user's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteSession {
+    /// The remote user's session; `None` if that user is not connected.
+    pub session: Option<SessionId>,
+    /// The dialect that was noted for the session of the user who asks; empty if none was.
+    pub dialect: Box<str>,
 }
 
 /// The numbers of users and sessions.
@@ -54,7 +65,12 @@ pub trait Store: Send + Sync + 'static {
     fn close_session(&self, username: &str) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
     /// Gives the user's session. Refused: `UserNotFound`, `SessionNotFound`.
-    fn session(&self, username: &str) -> impl Future<Output = Result<SessionId, Failure>> + Send;
+    fn session(&self, username: &str) -> impl Future<Output = Result<OpenSession, Failure>> + Send;
+
+    /// Keeps a dialect in the user's session; an empty dialect forgets what was kept. The list of
+    /// sessions stays at its revision. Refused: `UserNotFound`, `SessionNotFound`.
+    fn note_dialect(&self, username: &str, dialect: &str)
+    -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Gives the session of the user `remote`, if any, on behalf of the connected user `username`.
     /// Refused: `UserNotFound`, `SessionNotFound`, `RemoteUserNotFound`.
@@ -62,7 +78,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         username: &str,
         remote: &str,
-    ) -> impl Future<Output = Result<Option<SessionId>, Failure>> + Send;
+    ) -> impl Future<Output = Result<RemoteSession, Failure>> + Send;
 
     /// Lists all sessions for a connected user, or for the index itself if `username` is `None`.
     /// Refused: `UserNotFound`, `SessionNotFound`.

@@ -1,6 +1,7 @@
 -- Changes users and sessions. The keys of a shard:
 --   users     hash: username -> id of the user's session, or empty
---   online    hash: username -> "ORDER ID IPV4 PORT", for users that have a session
+--   online    hash: username -> "ORDER ID IPV4 PORT" for users that have a session, and behind that
+--             " DIALECT" if a dialect was noted
 --   revision  the ORDER of the newest change of a session
 -- An ORDER is a time in microseconds of the Unix epoch, and more than every ORDER before.
 local KEYS_EACH, ARGS_EACH = 3, 4
@@ -16,7 +17,7 @@ end
 
 local function apply(k, a)
   local users, online, revision = KEYS[k], KEYS[k + 1], KEYS[k + 2]
-  local operation, username, id, endpoint = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local operation, username, id, detail = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   if operation == 'register' then
     if redis.call('HSETNX', users, username, '') == 0 then return '-USER_EXISTS' end
     changed = true
@@ -28,10 +29,19 @@ local function apply(k, a)
     if session ~= '' then return '-SESSION_EXISTS' end
     changed = true
     redis.call('HSET', users, username, id)
-    redis.call('HSET', online, username, advance(revision) .. ' ' .. id .. ' ' .. endpoint)
+    redis.call('HSET', online, username, advance(revision) .. ' ' .. id .. ' ' .. detail)
     return '+'
   end
-  if operation == 'close' and session == '' then return '-SESSION_NOT_FOUND' end
+  if operation ~= 'unregister' and session == '' then return '-SESSION_NOT_FOUND' end
+  if operation == 'note' then
+    local before = redis.call('HGET', online, username)
+    local record = before:match('^%S+ %S+ %S+ %S+') .. (detail == '' and '' or ' ' .. detail)
+    if record ~= before then
+      changed = true
+      redis.call('HSET', online, username, record)
+    end
+    return '+'
+  end
   changed = true
   if session ~= '' then
     redis.call('HDEL', online, username)

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use redis::cmd;
 use tokio::sync::Semaphore;
 
-use super::{Listing, Statistics, Store};
-use crate::model::{Endpoint, Session};
+use super::{Listing, RemoteSession, Statistics, Store};
+use crate::model::{Endpoint, OpenSession, Session};
 
 const SCRIPT: &str = include_str!("redis.lua");
 
@@ -36,11 +36,11 @@ impl RedisStore {
         operation: &str,
         username: &str,
         id: &str,
-        endpoint: &str,
+        detail: &str,
     ) -> Result<Option<SessionId>, Failure> {
         let shard = shard(username.as_bytes());
         let keys = ["users", "online", "revision"].map(|name| self.redis.key(shard, name)).to_vec();
-        let arguments = [operation, username, id, endpoint].map(|argument| argument.into()).to_vec();
+        let arguments = [operation, username, id, detail].map(|argument| argument.into()).to_vec();
         let reply = self.changes.submit(Change { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(session) => parse_id(&session),
@@ -56,8 +56,21 @@ impl RedisStore {
         parse_id(&session.ok_or(Reason::UserNotFound)?)
     }
 
-    async fn connected(&self, username: &str) -> Result<SessionId, Failure> {
-        self.find(username).await?.ok_or(Failure::Refused(Reason::SessionNotFound))
+    async fn record(&self, username: &str) -> Result<Option<Record>, RedisError> {
+        let mut get = cmd("HGET");
+        get.arg(self.redis.key(shard(username.as_bytes()), "online")).arg(username);
+        let record: Option<String> = self.redis.query(&get).await?;
+        record.map(|record| Record::parse(&record)).transpose()
+    }
+
+    async fn connected(&self, username: &str) -> Result<OpenSession, Failure> {
+        match self.record(username).await.map_err(Failure::unavailable)? {
+            Some(Record { id, endpoint, dialect, .. }) => Ok(OpenSession { id, endpoint, dialect }),
+            None => {
+                self.find(username).await?;
+                Err(Failure::Refused(Reason::SessionNotFound))
+            }
+        }
     }
 
     async fn count(&self, name: &str) -> Result<u64, RedisError> {
@@ -97,36 +110,40 @@ impl Store for RedisStore {
         ended.ok_or(Failure::Refused(Reason::SessionNotFound))
     }
 
-    async fn session(&self, username: &str) -> Result<SessionId, Failure> {
+    async fn session(&self, username: &str) -> Result<OpenSession, Failure> {
         self.connected(username).await
     }
 
-    async fn remote_session(&self, username: &str, remote: &str) -> Result<Option<SessionId>, Failure> {
-        self.connected(username).await?;
-        self.find(remote).await.map_err(|failure| match failure {
+    async fn note_dialect(&self, username: &str, dialect: &str) -> Result<(), Failure> {
+        self.change("note", username, "", dialect).await.map(|_| ())
+    }
+
+    async fn remote_session(&self, username: &str, remote: &str) -> Result<RemoteSession, Failure> {
+        let dialect = self.connected(username).await?.dialect;
+        let session = self.find(remote).await.map_err(|failure| match failure {
             Failure::Refused(Reason::UserNotFound) => Failure::Refused(Reason::RemoteUserNotFound),
             other => other,
-        })
+        })?;
+        Ok(RemoteSession { session, dialect })
     }
 
     async fn list(&self, username: Option<&str>, known_revision: &str) -> Result<Listing, Failure> {
-        if let Some(username) = username {
-            self.connected(username).await?;
-        }
+        let dialect = match username {
+            Some(username) => self.connected(username).await?.dialect,
+            None => Box::default(),
+        };
         let (revision, sessions) = self.list.current(&self.redis).await.map_err(Failure::unavailable)?;
         let current = revision == known_revision;
-        Ok(Listing { revision, sessions: (!current).then(|| sessions.to_vec()) })
+        Ok(Listing { revision, sessions: (!current).then(|| sessions.to_vec()), dialect })
     }
 
     async fn look_up(&self, usernames: &[String]) -> Result<Vec<Arc<Session>>, Failure> {
         let look_up = async |username: &String| {
-            let mut get = cmd("HGET");
-            get.arg(self.redis.key(shard(username.as_bytes()), "online")).arg(username);
-            let record: Option<String> = self.redis.query(&get).await?;
-            record.map(|record| parse(username.clone(), &record)).transpose()
+            let record = self.record(username).await?;
+            Ok(record.map(|record| record.session(username.as_str().into())))
         };
-        let found = try_join_all(usernames.iter().map(look_up)).await.map_err(Failure::unavailable)?;
-        Ok(found.into_iter().flatten().map(|(_, session)| session).collect())
+        let found: Result<Vec<_>, RedisError> = try_join_all(usernames.iter().map(look_up)).await;
+        Ok(found.map_err(Failure::unavailable)?.into_iter().flatten().collect())
     }
 
     async fn ended(&self, sessions: &[(String, SessionId)]) -> Result<Vec<SessionId>, Failure> {
@@ -254,25 +271,41 @@ async fn read_shard(redis: &Redis, shard: u16) -> Result<KnownShard, RedisError>
     read.cmd("GET").arg(redis.key(shard, "revision"));
     read.cmd("HGETALL").arg(redis.key(shard, "online"));
     let (revision, online): (Option<u64>, Vec<(String, String)>) = redis.query_pipeline(&read).await?;
-    let mut sessions: Vec<_> =
-        online.into_iter().map(|(username, record)| parse(username, &record)).collect::<Result<_, _>>()?;
+    let read = |(username, record): (String, String)| {
+        let record = Record::parse(&record)?;
+        Ok((record.order, record.session(username.into())))
+    };
+    let mut sessions: Vec<_> = online.into_iter().map(read).collect::<Result<_, RedisError>>()?;
     sessions.sort_unstable_by_key(|(order, _)| *order);
     Ok(KnownShard { revision, sessions })
 }
 
-/// Reads a record of the key `online`, which is `ORDER ID IPV4 PORT`.
-fn parse(username: String, record: &str) -> Result<(u64, Arc<Session>), RedisError> {
-    let read = || {
-        let mut fields = record.split(' ');
-        let order: u64 = fields.next()?.parse().ok()?;
-        let id = fields.next()?.parse().ok()?;
-        let address: Ipv4Addr = fields.next()?.parse().ok()?;
-        let port = fields.next()?.parse().ok()?;
-        let opened_at_ms = i64::try_from(order / 1000).ok()?;
-        let endpoint = Endpoint { address, port };
-        Some((order, Arc::new(Session { id, username: username.into(), endpoint, opened_at_ms })))
-    };
-    read().ok_or_else(|| RedisError::malformed(record))
+/// A value of the key `online`, which redis.lua writes.
+struct Record {
+    order: u64,
+    id: SessionId,
+    endpoint: Endpoint,
+    dialect: Box<str>,
+}
+
+impl Record {
+    fn parse(record: &str) -> Result<Self, RedisError> {
+        let read = || {
+            let mut fields = record.split(' ');
+            let order = fields.next()?.parse().ok()?;
+            let id = fields.next()?.parse().ok()?;
+            let address: Ipv4Addr = fields.next()?.parse().ok()?;
+            let port = fields.next()?.parse().ok()?;
+            let dialect = fields.next().unwrap_or_default().into();
+            Some(Self { order, id, endpoint: Endpoint { address, port }, dialect })
+        };
+        read().ok_or_else(|| RedisError::malformed(record))
+    }
+
+    fn session(self, username: Box<str>) -> Arc<Session> {
+        let opened_at_ms = i64::try_from(self.order / 1000).unwrap_or(i64::MAX);
+        Arc::new(Session { id: self.id, username, endpoint: self.endpoint, opened_at_ms })
+    }
 }
 
 #[cfg(test)]
