@@ -30,6 +30,7 @@ const fn orders(operation: Operation) -> &'static [&'static [Part]] {
         Operation::Connect => &[&[Part::Port], &[Part::Address, Part::Port], &[Part::Port, Part::Address]],
         Operation::Delete | Operation::ListContent => &[&[Part::Name]],
         Operation::Publish => &[&[Part::Name, Part::Name]],
+        Operation::GetFile => &[&[Part::Name], &[Part::Name, Part::Name]],
     }
 }
 

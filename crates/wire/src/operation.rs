@@ -22,6 +22,8 @@ pub enum Operation {
     ListUsers,
     /// Lists what a user has published.
     ListContent,
+    /// Says where a user is. An original peer asks GET_FILE of another peer, never of the gateway.
+    GetFile,
 }
 
 /// The outcome of an operation. [`Operation::status`] turns an outcome into the peer's status.
@@ -43,13 +45,15 @@ pub enum Outcome {
     NotPublished,
     /// LIST_CONTENT: the remote user is not registered.
     RemoteNotRegistered,
+    /// GET_FILE: the user who owns the file is not connected.
+    OwnerNotConnected,
     /// Any other failure.
     Failed,
 }
 
 impl Operation {
     /// All operations, in the order of the tables in docs/protocol.md.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Register,
         Self::Unregister,
         Self::Connect,
@@ -58,6 +62,7 @@ impl Operation {
         Self::Delete,
         Self::ListUsers,
         Self::ListContent,
+        Self::GetFile,
     ];
 
     /// The operation code, as peers send it.
@@ -72,6 +77,7 @@ impl Operation {
             Self::Delete => "DELETE",
             Self::ListUsers => "LIST_USERS",
             Self::ListContent => "LIST_CONTENT",
+            Self::GetFile => "GET_FILE",
         }
     }
 
@@ -88,7 +94,7 @@ impl Operation {
                 &[WIDTH_DATETIME, WIDTH_NAME]
             }
             Self::Connect => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_PORT],
-            Self::Delete | Self::ListContent => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_NAME],
+            Self::Delete | Self::ListContent | Self::GetFile => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_NAME],
             Self::Publish => &[WIDTH_DATETIME, WIDTH_NAME, WIDTH_NAME, WIDTH_NAME],
         }
     }
@@ -97,22 +103,25 @@ impl Operation {
     /// which the operation has no status counts as "any other failure".
     #[must_use]
     pub const fn status(self, outcome: Outcome) -> u8 {
-        use Operation::{Connect, Delete, Disconnect, ListContent, ListUsers, Publish, Register, Unregister};
+        use Operation::{
+            Connect, Delete, Disconnect, GetFile, ListContent, ListUsers, Publish, Register, Unregister,
+        };
         use Outcome::{
             AlreadyConnected, AlreadyPublished, AlreadyRegistered, NotConnected, NotPublished, NotRegistered,
-            Ok, RemoteNotRegistered,
+            Ok, OwnerNotConnected, RemoteNotRegistered,
         };
         match (self, outcome) {
             (_, Ok) => 0,
             (Register, AlreadyRegistered)
             | (
-                Unregister | Connect | Disconnect | Publish | Delete | ListUsers | ListContent,
+                Unregister | Connect | Disconnect | Publish | Delete | ListUsers | ListContent | GetFile,
                 NotRegistered,
-            ) => 1,
+            )
+            | (GetFile, OwnerNotConnected) => 1,
             (Connect, AlreadyConnected)
             | (Disconnect | Publish | Delete | ListUsers | ListContent, NotConnected) => 2,
             (Publish, AlreadyPublished) | (Delete, NotPublished) | (ListContent, RemoteNotRegistered) => 3,
-            (Register | Unregister, _) => 2,
+            (Register | Unregister | GetFile, _) => 2,
             (Connect | Disconnect | ListUsers, _) => 3,
             (Publish | Delete | ListContent, _) => 4,
         }
@@ -126,7 +135,7 @@ mod tests {
     #[test]
     fn each_row_of_the_status_table() {
         use Outcome::*;
-        let rows: [(Operation, &[Outcome]); 8] = [
+        let rows: [(Operation, &[Outcome]); 9] = [
             (Operation::Register, &[Ok, AlreadyRegistered, Failed]),
             (Operation::Unregister, &[Ok, NotRegistered, Failed]),
             (Operation::Connect, &[Ok, NotRegistered, AlreadyConnected, Failed]),
@@ -135,6 +144,7 @@ mod tests {
             (Operation::Delete, &[Ok, NotRegistered, NotConnected, NotPublished, Failed]),
             (Operation::ListUsers, &[Ok, NotRegistered, NotConnected, Failed]),
             (Operation::ListContent, &[Ok, NotRegistered, NotConnected, RemoteNotRegistered, Failed]),
+            (Operation::GetFile, &[Ok, OwnerNotConnected, Failed]),
         ];
         for (operation, outcomes) in rows {
             for (status, outcome) in outcomes.iter().enumerate() {
@@ -150,7 +160,7 @@ mod tests {
         }
         assert_eq!(Operation::from_name(b"list_Users"), Some(Operation::ListUsers));
         assert_eq!(Operation::from_name(b"REGISTER "), None);
-        assert_eq!(Operation::from_name(b"GET_FILE"), None);
+        assert_eq!(Operation::from_name(b"GET_PART"), None);
         assert_eq!(Operation::from_name(b""), None);
     }
 }

@@ -45,6 +45,10 @@ pub enum Command {
     ListUsers,
     /// Lists what this user has published. `None` is the empty name, which nobody has.
     ListContent(Option<Username>),
+    /// Says where the owner of a file is. Peers disagree on the order of the names: this name is the
+    /// owner's and the username of the request is the asker's, or this name is the file's and the
+    /// username of the request is the owner's (docs/protocol.md 4).
+    GetFile(Option<Username>),
 }
 
 /// A request that cannot be carried out.
@@ -238,6 +242,7 @@ fn field_name(operation: Operation, index: usize) -> &'static str {
         (_, 1) => "username",
         (Operation::Connect, _) => "port",
         (Operation::ListContent, _) => "remote username",
+        (Operation::GetFile, _) => "owner or filename",
         (_, 2) => "filename",
         _ => "description",
     }
@@ -281,6 +286,7 @@ fn request(operation: Operation, fields: &Fields<'_>) -> Result<Request, (usize,
         Operation::Delete => Command::Delete(filename()?),
         Operation::ListUsers => Command::ListUsers,
         Operation::ListContent => Command::ListContent(name(2)?),
+        Operation::GetFile => Command::GetFile(name(2)?),
     };
     Ok(Request { datetime, username, command })
 }
@@ -298,6 +304,7 @@ impl Command {
             Self::Delete(_) => Operation::Delete,
             Self::ListUsers => Operation::ListUsers,
             Self::ListContent(_) => Operation::ListContent,
+            Self::GetFile(_) => Operation::GetFile,
         }
     }
 }
@@ -316,7 +323,9 @@ impl Request {
             }
             Command::Publish(filename, description) => (filename.as_str(), description.as_str()),
             Command::Delete(filename) => (filename.as_str(), ""),
-            Command::ListContent(remote) => (remote.as_ref().map_or("", Username::as_str), ""),
+            Command::ListContent(remote) | Command::GetFile(remote) => {
+                (remote.as_ref().map_or("", Username::as_str), "")
+            }
             Command::Register | Command::Unregister | Command::Disconnect | Command::ListUsers => ("", ""),
         };
         let username = self.username.as_ref().map_or("", Username::as_str);

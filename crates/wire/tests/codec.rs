@@ -35,6 +35,7 @@ fn every_operation(username: &str) -> Vec<Request> {
         Command::ListUsers,
         Command::ListContent(Some("bob".parse().unwrap())),
         Command::ListContent(Some(long.parse().unwrap())),
+        Command::GetFile(Some("bob".parse().unwrap())),
     ];
     let keep = |command: &Command| !username.is_empty() || *command != Command::Register;
     commands.into_iter().filter(keep).map(|command| request(username, command)).collect()
@@ -42,6 +43,10 @@ fn every_operation(username: &str) -> Vec<Request> {
 
 fn port(number: u16) -> lonja_wire::Port {
     std::num::NonZeroU16::new(number).unwrap().into()
+}
+
+fn get_file(second: &str) -> Command {
+    Command::GetFile(Some(second.parse().unwrap()))
 }
 
 fn encoded(request: &Request, encoding: Encoding) -> Vec<u8> {
@@ -205,6 +210,7 @@ fn in_each_order(command: &Command) -> Vec<(&'static str, Vec<u8>)> {
         Command::Publish(filename, description) => vec![vec![filename.to_string(), description.to_string()]],
         Command::Delete(filename) => vec![vec![filename.to_string()]],
         Command::ListContent(remote) => vec![vec![remote.as_ref().unwrap().to_string()]],
+        Command::GetFile(second) => vec![vec![second.as_ref().unwrap().to_string()]],
         _ => vec![vec![]],
     };
     let mut all = Vec::new();
@@ -253,6 +259,12 @@ fn golden_orders() {
         (b"REGISTER\0alice\x0012/05/2024 10:00:00\0", alice(DATE, Command::Register)),
         (b"DELETE\0alice\0a.txt\0", alice("", Command::Delete("a.txt".parse().unwrap()))),
         (b"CONNECT\0alice\x0010.0.0.7\x0050085\0", alice("", Command::Connect(port(50_085)))),
+        // The five requests of peers that ask the gateway where a file is.
+        (b"GET_FILE\0alice\0bob\0", alice("", get_file("bob"))),
+        (b"GET_FILE\0alice\0a.txt\0", alice("", get_file("a.txt"))),
+        (b"get_file\x0012/05/2024 10:00:00\0alice\0a.txt\0", alice(DATE, get_file("a.txt"))),
+        (b"GET_FILE\0alice\0a.txt\0copy.txt\x0012/05/2024 10:00:00\0", alice(DATE, get_file("a.txt"))),
+        (b"GET_FILE\0alice\0bob\0a.txt\x0012/05/2024 10:00:00\0", alice(DATE, get_file("bob"))),
     ];
     for (bytes, expected) in cases {
         assert_eq!(decode_final(bytes), Ok(expected), "{}", String::from_utf8_lossy(bytes));
@@ -364,7 +376,7 @@ fn unknown_operations_have_no_answer() {
         b"HELLO\0".as_slice(),
         b"\0",
         b"regist\0",
-        b"GET_FILE\0a\0",
+        b"GET_PART\0a\0",
         b"GET / HTTP/1.1\r\n\r\n\0",
         &[b'R'; 256],
     ] {
@@ -441,7 +453,7 @@ fn name() -> impl Strategy<Value = String> {
 
 prop_compose! {
     fn any_request()(
-        which in 0..8,
+        which in 0..9,
         datetime in "[0-9]{2}/[0-9]{2}/[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}",
         username in name(),
         nobody in any::<bool>(),
@@ -457,6 +469,7 @@ prop_compose! {
             4 => Command::Publish(third.parse().unwrap(), fourth.parse().unwrap()),
             5 => Command::Delete(third.parse().unwrap()),
             6 => Command::ListUsers,
+            7 => get_file(&third),
             _ => Command::ListContent(Some(third.parse().unwrap())),
         };
         let username = (command == Command::Register || !nobody).then(|| username.parse::<Username>().unwrap());
