@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write as _},
+    iter,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
@@ -12,26 +13,39 @@ use lonja_catalog::{CatalogConfig, search::Follower};
 use lonja_chassis::{
     admin,
     health::Health,
-    http,
     journal::Journal,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
     service::{BackendChannels, RunError, upkeep},
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
-use lonja_gateway::{Backend, Gateway, GatewayConfig};
+use lonja_gateway::{Backend, Gateway, GatewayConfig, PeerAddress, PeerListener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Settings of `lonja up`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Config {
-    /// Address for peers
-    #[arg(long, env = "LONJA_GATEWAY_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:5050")]
-    gateway_listen: SocketAddr,
-    /// Address for the datetime service (SOAP); existing peers ask at port 8000
-    #[arg(long, env = "LONJA_DATETIME_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8000")]
-    datetime_listen: SocketAddr,
+    /// Address for peers; may be given several times, and as FORM=ADDR for peers that all read
+    /// replies in FORM (as in --dialect)
+    #[arg(
+        long,
+        env = "LONJA_GATEWAY_LISTEN",
+        value_name = "[FORM=]ADDR",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:5050"
+    )]
+    gateway_listen: Vec<PeerAddress>,
+    /// Address for the datetime service (SOAP); existing peers ask at port 8000. May be given several
+    /// times
+    #[arg(
+        long,
+        env = "LONJA_DATETIME_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:8000"
+    )]
+    datetime_listen: Vec<SocketAddr>,
     /// Address for the console, and for /livez, /readyz and /metrics
     #[arg(long, env = "LONJA_CONSOLE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     console_listen: SocketAddr,
@@ -50,8 +64,11 @@ pub(crate) struct Config {
 
 /// Runs every service until shutdown, and prints the addresses on which they listen.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let peers = listen(config.gateway_listen)?;
-    let datetime = listen(config.datetime_listen)?;
+    let peers: Vec<_> =
+        config.gateway_listen.iter().map(|address| PeerListener::new(*address)).collect::<Result<_, _>>()?;
+    let datetime: Vec<_> =
+        config.datetime_listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?;
+    let datetime_at: Vec<_> = datetime.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
     let console = listen(config.console_listen)?;
     let (lines, writer) = if config.gateway.no_operation_log {
         (OperationLog::off(), OperationLogWriter::off())
@@ -59,18 +76,19 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         OperationLog::to_stdout()?
     };
     let Opened { channels, search, journal } = open(&config, &lines, &shutdown)?;
-    announce(&peers, &datetime, &console)?;
+    announce(&peers, &datetime_at, &console)?;
 
     let health = Health::new();
     let backend = Backend::new(channels.clone());
+    let proxies = config.gateway.trusted_proxies.clone();
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
-    let probes = probes(&health, datetime.local_addr()?);
+    let probes = probes(&health, datetime_at.first().copied());
     let page = Console::new(config.console, channels, probes, shutdown.clone());
     let (served, shown, ..) = tokio::join!(
         gateway.serve(peers, shutdown.clone()),
         page.serve(console, admin::router(health.clone()), health.clone()),
         search.run(shutdown.clone()),
-        http::serve(datetime, lonja_datetime::router(), shutdown.clone()),
+        lonja_datetime::serve(datetime, proxies, shutdown.clone()),
         health.watch("lonja", shutdown.clone(), || backend.is_ready()),
         upkeep(&shutdown),
     );
@@ -108,20 +126,25 @@ fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> 
 
 /// The probes by which the console learns whether the gateway and the datetime service, which it
 /// does not call, are ready.
-fn probes(health: &Health, mut datetime: SocketAddr) -> Probes {
-    if datetime.ip().is_unspecified() {
-        datetime.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
-    Probes(vec![
-        ("gateway".to_owned(), Probe::Here(health.clone())),
-        ("datetime".to_owned(), Probe::Page(format!("http://{datetime}/?wsdl"))),
-    ])
+fn probes(health: &Health, datetime: Option<SocketAddr>) -> Probes {
+    let datetime = datetime.map(|mut address| {
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        ("datetime".to_owned(), Probe::Page(format!("http://{address}/?wsdl")))
+    });
+    let gateway = ("gateway".to_owned(), Probe::Here(health.clone()));
+    Probes(iter::once(gateway).chain(datetime).collect())
 }
 
-fn announce(peers: &TcpListener, datetime: &TcpListener, console: &TcpListener) -> io::Result<()> {
+fn announce(peers: &[PeerListener], datetime: &[SocketAddr], console: &TcpListener) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "peers connect to  {}", peers.local_addr()?)?;
-    writeln!(stdout, "time over SOAP    http://{}/?wsdl", datetime.local_addr()?)?;
+    for peers in peers {
+        writeln!(stdout, "peers connect to  {peers}")?;
+    }
+    for datetime in datetime {
+        writeln!(stdout, "time over SOAP    http://{datetime}/?wsdl")?;
+    }
     writeln!(stdout, "console           http://{}/", console.local_addr()?)?;
     stdout.flush()
 }

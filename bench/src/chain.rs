@@ -139,6 +139,13 @@ impl RegistryService for Back {
         not_here()
     }
 
+    async fn note_dialect(
+        &self,
+        _: Request<proto::NoteDialectRequest>,
+    ) -> Result<Response<proto::NoteDialectResponse>, Status> {
+        not_here()
+    }
+
     async fn get_remote_session(
         &self,
         _: Request<proto::GetRemoteSessionRequest>,

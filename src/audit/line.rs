@@ -44,6 +44,7 @@ fn write_json(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
         "peer_address": record.peer_address,
         "claimed_datetime": record.claimed_datetime,
         "trace_id": record.trace_id,
+        "dialect": record.dialect,
     });
     writeln!(out, "{object}")
 }

@@ -91,6 +91,7 @@ enum OperationName {
     Delete,
     ListUsers,
     ListContent,
+    GetFile,
 }
 
 impl From<OperationName> for Operation {
@@ -104,6 +105,7 @@ impl From<OperationName> for Operation {
             OperationName::Delete => Self::Delete,
             OperationName::ListUsers => Self::ListUsers,
             OperationName::ListContent => Self::ListContent,
+            OperationName::GetFile => Self::GetFile,
         }
     }
 }

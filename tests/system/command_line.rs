@@ -122,7 +122,7 @@ fn health_and_metrics_are_served() {
     assert_eq!(http_get(index.console, "/livez"), (200, "ok\n".to_owned()));
     crate::eventually("readiness", || (http_get(index.console, "/readyz").0 == 200).then_some(()));
     assert_eq!(wire::register(index.peers, "alice"), 0);
-    let counted = "lonja_gateway_requests_total{operation=\"REGISTER\",dialect=\"terminated\",status=\"0\"}";
+    let counted = "lonja_gateway_requests_total{operation=\"REGISTER\",dialect=\"char\",status=\"0\"}";
     crate::eventually("the count", || (index.metric(counted) == 1.0).then_some(()));
     assert_eq!(index.metric("lonja_gateway_audit_queue_records"), 0.0, "nothing waits");
 }

@@ -30,6 +30,49 @@ fn the_wsdl_names_the_address_that_was_asked() {
     assert!(http(index.datetime, forged).1.contains("location=\"http://index.example:8000/\""));
 }
 
+/// A proxy with TLS in front says at which address its callers ask, and nobody else may.
+#[test]
+fn the_wsdl_names_the_address_at_which_a_trusted_proxy_was_asked() {
+    let asked = |datetime: SocketAddr| {
+        let request = "GET /?wsdl HTTP/1.1\r\nHost: inside:8000\r\nConnection: close\r\n\
+                       Forwarded: for=192.0.2.1;host=time.example;proto=https\r\n\r\n";
+        let wsdl = http(datetime, request).1;
+        wsdl.split("location=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    };
+    for (trusted, address) in
+        [("127.0.0.0/8", "https://time.example/"), ("10.0.0.0/8", "http://inside:8000/")]
+    {
+        let index = Index::start_with(&["--trusted-proxies", trusted]);
+        assert_eq!(asked(index.datetime), address);
+        let mut service = Process::spawn(lonja().args([
+            "datetime",
+            "--listen",
+            "127.0.0.1:0",
+            "--trusted-proxies",
+            trusted,
+        ]));
+        assert_eq!(asked(service.address("lonja.datetime")), address);
+    }
+}
+
+#[test]
+fn the_time_is_told_at_several_addresses() {
+    let several = ["--datetime-listen", "127.0.0.1:0", "--datetime-listen", "127.0.0.1:0"];
+    let index = Index::start_with(&several);
+    let lines = index.process.stdout();
+    let addresses: Vec<SocketAddr> = lines
+        .iter()
+        .filter_map(|line| {
+            line.strip_prefix("time over SOAP    http://")?.strip_suffix("/?wsdl")?.parse().ok()
+        })
+        .collect();
+    assert_eq!(addresses.len(), 2, "{lines:?}");
+    for address in addresses {
+        assert_eq!(post(address, CALL).0, 200, "{address}");
+        assert_eq!(http_get(address, "/datetime").0, 200, "{address}");
+    }
+}
+
 #[test]
 fn a_call_is_answered_and_anything_else_is_a_fault() {
     let index = Index::start();

@@ -152,7 +152,7 @@ pub(crate) fn assert_publish(trace: &[Seen]) {
     let root = trace.iter().find(|span| span.parent.is_none()).expect("a root");
     assert_eq!((root.service.as_str(), root.name.as_str()), ("lonja-gateway", "PUBLISH"));
     assert_eq!(root.tag("span.kind"), "server");
-    assert_eq!(root.tag("lonja.dialect"), "terminated");
+    assert_eq!(root.tag("lonja.dialect"), "char");
     assert_eq!(root.tag("lonja.status"), 0);
     assert!(root.tag("client.address").is_string() && root.tag("error").is_null());
     let call = |service: &str, method: &str| {

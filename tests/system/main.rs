@@ -12,6 +12,7 @@ mod concurrency;
 mod console;
 mod crash;
 mod datetime;
+mod family;
 mod first_build;
 mod front_door;
 mod helm_test;

@@ -262,7 +262,7 @@ fn segments(first: &[&str], rest: &[&str], last: Option<&str>) -> Vec<Vec<u8>> {
 #[test]
 fn an_unknown_operation_is_logged_counted_and_closed_without_an_answer() {
     let index = Index::start();
-    for request in [b"HELLO\0".as_slice(), b"GET_FILE\0hello.txt\0", b"\0\0\0", &[b'A'; 300]] {
+    for request in [b"HELLO\0".as_slice(), b"GET_PART\0hello.txt\0", b"\0\0\0", &[b'A'; 300]] {
         assert_eq!(exchange(index.peers, request), b"", "{request:?}");
     }
     assert_eq!(index.metric("lonja_gateway_bad_requests_total{reason=\"unknown_operation\"}"), 4.0);

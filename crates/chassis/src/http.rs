@@ -1,6 +1,6 @@
 //! Serving HTTP with limits on the number of connections and on the time that a caller may take.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use futures_util::future::BoxFuture;
@@ -10,7 +10,6 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -44,13 +43,20 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The address of the caller, as the socket has it: an extension of each request of [`serve`].
+#[derive(Debug, Clone, Copy)]
+pub struct Caller(pub SocketAddr);
+
 /// Serves pages over HTTP/1.1, one request on each connection, until shutdown. Requests in flight
 /// then get [`shutdown::DRAIN`] to finish.
 ///
 /// The future is boxed, so that hyper is compiled here and not once more in each caller's crate.
 pub fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        accept(listener, &shutdown, |stream| serve_page(stream, router.clone(), shutdown.clone())).await;
+        accept(listener, &shutdown, |stream, caller| {
+            serve_page(stream, caller, router.clone(), shutdown.clone())
+        })
+        .await;
     })
 }
 
@@ -64,13 +70,16 @@ pub fn serve_streams(
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        accept(listener, &shutdown, |stream| serve_stream(stream, router.clone(), shutdown.clone())).await;
+        accept(listener, &shutdown, |stream, _| serve_stream(stream, router.clone(), shutdown.clone())).await;
     })
 }
 
 /// Accepts connections until shutdown, and has each served.
-async fn accept<F>(listener: TcpListener, shutdown: &CancellationToken, serve: impl Fn(TcpStream) -> F)
-where
+async fn accept<F>(
+    listener: TcpListener,
+    shutdown: &CancellationToken,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
@@ -80,8 +89,8 @@ where
             // The semaphore is never closed.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = serve(stream);
+                Ok((stream, caller)) => {
+                    let connection = serve(stream, caller);
                     connections.spawn(async move {
                         connection.await;
                         drop(place);
@@ -142,13 +151,18 @@ async fn fetch(url: &str) -> Result<(u16, String), GetError> {
     page
 }
 
-async fn serve_page(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve_page(stream: TcpStream, caller: SocketAddr, router: Router, shutdown: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Caller(caller));
+        router.clone().oneshot(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // A connection that is kept open takes another caller's place.
         .keep_alive(false)
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let limit = time::sleep(CONNECTION);
     tokio::select! {

@@ -9,6 +9,7 @@ pub mod health;
 pub mod http;
 pub mod journal;
 pub mod net;
+pub mod networks;
 pub mod operation_log;
 pub mod redis;
 pub mod rpc;

@@ -1,6 +1,7 @@
 //! What it takes to run one service alone: settings, ports, health, shutdown.
 
 use std::{
+    fmt,
     future::Future,
     io::{self, Write as _},
     net::SocketAddr,
@@ -160,7 +161,7 @@ where
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
     let (name, health) = (service.name, service.health.clone());
-    announce(name, &listener, admin.as_ref())?;
+    announce(name, &[listener.local_addr()?], admin.as_ref())?;
     let ((), grpc, (), ()) = tokio::join!(
         health.watch(name, shutdown.clone(), probe),
         ending(&shutdown, rpc::serve(listener, service, secure, shutdown.clone())),
@@ -174,9 +175,11 @@ where
 ///
 /// # Errors
 /// When a socket does not know its address, or standard output cannot be written.
-pub fn announce(name: &str, listener: &TcpListener, admin: Option<&TcpListener>) -> io::Result<()> {
+pub fn announce(name: &str, listeners: &[impl fmt::Display], admin: Option<&TcpListener>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{name} listens on {}", listener.local_addr()?)?;
+    for listener in listeners {
+        writeln!(stdout, "{name} listens on {listener}")?;
+    }
     if let Some(admin) = admin {
         writeln!(stdout, "admin listens on {}", admin.local_addr()?)?;
     }

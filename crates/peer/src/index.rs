@@ -201,6 +201,7 @@ pub(crate) fn reply_text(operation: Operation, status: u8) -> String {
     let reason = match (operation, status) {
         (_, 0) => return format!("{name} OK"),
         (_, status) if status >= failed => return format!("{name} FAIL"),
+        (Operation::GetFile, _) => "FILE DOES NOT EXIST",
         (Register, _) => return "USERNAME IN USE".to_owned(),
         (Unregister, _) => return "USER DOES NOT EXIST".to_owned(),
         (_, 1) => "USER DOES NOT EXIST",

@@ -5,7 +5,8 @@ pub struct OperationRecord {
     pub operation: i32,
     #[prost(string, tag = "2")]
     pub username: ::prost::alloc::string::String,
-    /// The file of PUBLISH and DELETE, the remote user of LIST_CONTENT, else empty.
+    /// The file of PUBLISH and DELETE, the remote user of LIST_CONTENT, the second name of GET_FILE,
+    /// else empty.
     #[prost(string, tag = "3")]
     pub subject: ::prost::alloc::string::String,
     /// The datetime that the peer sent.
@@ -23,6 +24,10 @@ pub struct OperationRecord {
     /// The W3C trace id in hexadecimal; empty if there is no trace.
     #[prost(string, tag = "8")]
     pub trace_id: ::prost::alloc::string::String,
+    /// The dialect of the reply, such as char or text, as docs/compatibility.md names it. A peer that
+    /// has not shown yet what it reads has char.
+    #[prost(string, tag = "9")]
+    pub dialect: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordOperationsRequest {
@@ -155,6 +160,7 @@ pub enum Operation {
     Delete = 6,
     ListUsers = 7,
     ListContent = 8,
+    GetFile = 9,
 }
 impl Operation {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -172,6 +178,7 @@ impl Operation {
             Self::Delete => "OPERATION_DELETE",
             Self::ListUsers => "OPERATION_LIST_USERS",
             Self::ListContent => "OPERATION_LIST_CONTENT",
+            Self::GetFile => "OPERATION_GET_FILE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -186,6 +193,7 @@ impl Operation {
             "OPERATION_DELETE" => Some(Self::Delete),
             "OPERATION_LIST_USERS" => Some(Self::ListUsers),
             "OPERATION_LIST_CONTENT" => Some(Self::ListContent),
+            "OPERATION_GET_FILE" => Some(Self::GetFile),
             _ => None,
         }
     }

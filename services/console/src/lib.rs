@@ -100,7 +100,7 @@ async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let channels = config.backend.channels()?;
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
-    announce(SERVICE_NAME, &listener, admin.as_ref())?;
+    announce(SERVICE_NAME, &[listener.local_addr()?], admin.as_ref())?;
     let health = Health::new();
     let console = Console::new(config.console, channels, config.probes, shutdown.clone());
     tokio::join!(

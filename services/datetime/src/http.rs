@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, to_bytes},
     extract::RawQuery,
     http::{HeaderMap, StatusCode, header},
@@ -11,9 +11,11 @@ use axum::{
     routing::get,
 };
 use jiff::Zoned;
+use lonja_chassis::{http::Caller, networks::Networks};
 use tokio::time::timeout;
 
 use crate::{
+    address::address,
     soap::{self, BadCall},
     wsdl::wsdl,
 };
@@ -23,9 +25,11 @@ const MAX_CALL: usize = 64 << 10;
 /// How long a call may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The routes of the service.
-pub fn router() -> Router {
+/// The routes of the service. Callers in the networks `proxies` say in headers at which address their
+/// own caller asked.
+pub(crate) fn router(proxies: Networks) -> Router {
     let bare = get(bare_time);
+    let describe = move |query, caller, headers| describe(query, caller, headers, proxies.clone());
     Router::new()
         .route("/", get(describe).post(call))
         .route("/datetime", bare.clone())
@@ -36,14 +40,18 @@ fn xml(status: StatusCode, document: String) -> Response {
     (status, [(header::CONTENT_TYPE, "text/xml; charset=utf-8")], document).into_response()
 }
 
-async fn describe(RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+async fn describe(
+    RawQuery(query): RawQuery,
+    Extension(Caller(caller)): Extension<Caller>,
+    headers: HeaderMap,
+    proxies: Networks,
+) -> Response {
     let asked = query.is_some_and(|query| query.trim_end_matches('=').eq_ignore_ascii_case("wsdl"));
     if !asked {
         let advice = "POST a SOAP call here; its WSDL is at /?wsdl\n";
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], advice).into_response();
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost:8000");
-    xml(StatusCode::OK, wsdl(host))
+    xml(StatusCode::OK, wsdl(&address(&headers, proxies.trusts(caller.ip()))))
 }
 
 /// Answers peers that ask without SOAP: with the time alone, or in JSON for those that accept only

@@ -23,8 +23,8 @@ pub(crate) const OPERATIONS: [&str; 11] = [
     "send_date_hour",
 ];
 
-/// The WSDL of a service that is called at `http://HOST/`.
-pub(crate) fn wsdl(host: &str) -> String {
+/// The WSDL of a service that is called at this URL.
+pub(crate) fn wsdl(address: &str) -> String {
     let mut document = String::from(
         r#"<?xml version="1.0" encoding="utf-8"?>
 <wsdl:definitions xmlns:wsdl="http://schemas.xmlsoap.org/wsdl/" xmlns:soap="http://schemas.xmlsoap.org/wsdl/soap/" xmlns:xs="http://www.w3.org/2001/XMLSchema" xmlns:tns="http://tests.python-zeep.org/" targetNamespace="http://tests.python-zeep.org/" name="Application">
@@ -93,12 +93,12 @@ pub(crate) fn wsdl(host: &str) -> String {
         r#"  </wsdl:binding>
   <wsdl:service name="DateTimeService">
     <wsdl:port name="Application" binding="tns:Application">
-      <soap:address location="http://{}/"/>
+      <soap:address location="{}"/>
     </wsdl:port>
   </wsdl:service>
 </wsdl:definitions>
 "#,
-        escape(host)
+        escape(address)
     );
     document
 }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_address_cannot_break_out_of_the_document() {
-        let document = wsdl("evil\"/><script>&");
+        let document = wsdl("http://evil\"/><script>&/");
         assert!(document.contains("http://evil&quot;/&gt;&lt;script&gt;&amp;/"));
     }
 }

@@ -3,11 +3,10 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf, Bytes};
 use lonja_chassis::{
     operation_log::OperationLog,
     rpc::{HELD_AT_MOST, in_time},
@@ -31,9 +30,10 @@ use tokio::{
 use crate::{
     backend::{DEADLINE, NotDone},
     dialects::Dialects,
+    learning::{self, Doubts},
     lists::Rendered,
     metrics::Metrics,
-    operations::{Done, Operations},
+    operations::{Content, Done, Operations},
     recorder::Recorder,
 };
 
@@ -42,10 +42,6 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a peer may read nothing of its reply before sending is given up.
 const STALL: Duration = Duration::from_secs(5);
-/// How long the stream stays open behind a status that went to a peer of the terminated encoding. An
-/// original peer closes at once. A peer that waits longer reads the status as a string, and gets the
-/// string's NUL (docs/protocol.md 3).
-const STRING: Duration = Duration::from_millis(150);
 /// How long a peer may take to close after its reply, and the largest number of bytes from the peer
 /// that are read and thrown away meanwhile. Closing on unread input would reset the connection, and
 /// the reply could be lost with it.
@@ -66,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) lines: OperationLog,
     pub(crate) metrics: Metrics,
     pub(crate) dialects: Dialects,
+    pub(crate) doubts: Doubts,
     pub(crate) request_timeout: Duration,
 }
 
@@ -129,53 +126,63 @@ impl Input {
     }
 }
 
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// The peer's address.
+    pub(crate) peer: SocketAddr,
+    /// What all peers read that connect where this peer did; `None` if peers show what they read.
+    pub(crate) dialect: Option<Dialect>,
+}
+
 /// Serves a connection to its end. `input` has the bytes that have arrived already.
-pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, mut input: Input, shared: &Shared) {
+pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Input, shared: &Shared) {
     let (started, accepted) = (Instant::now(), SystemTime::now());
     let read = time::timeout(shared.request_timeout, input.read(&mut stream)).await;
     let request = read.unwrap_or_else(|_| {
         shared.metrics.timed_out.increment(1);
         decode_final(input.arrived())
     });
+    let peer = origin.peer;
+    let known = origin.dialect.or_else(|| shared.dialects.of(peer.ip()));
     let mut trace = None;
-    let answer = match request {
+    let answer = match &request {
         Ok(request) => {
-            trace = begin_trace(&request, &stream, peer, accepted);
+            trace = begin_trace(request, &stream, peer, accepted);
+            let answer = shared.answer(request, peer, known, || input.encoding(&stream));
             // Boxed, so that the task of a connection that has not sent a request yet stays small.
             match &trace {
-                Some(root) => Box::pin(shared.answer(&request, peer).with_context(root.context())).await,
-                None => Box::pin(shared.answer(&request, peer)).await,
+                Some(root) => Box::pin(answer.with_context(root.context())).await,
+                None => Box::pin(answer).await,
             }
         }
-        Err(bad) => match shared.answer_bad(&bad, peer) {
+        Err(bad) => match shared.answer_bad(bad, peer, known) {
             Some(answer) => answer,
             None => return,
         },
     };
-    let encoding = input.encoding(&stream);
-    shared.metrics.answered(answer.operation, encoding, answer.status, started.elapsed());
-    let dialect = shared.dialects.of(peer.ip());
-    let reply = shared.reply(&answer, encoding, dialect, peer);
+    let dialect = answer.dialect(input.encoding(&stream));
+    shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
+    let reply = shared.reply(&answer, dialect, peer);
     if let Some(root) = &trace {
-        root.set(KeyValue::new(names::DIALECT, encoding.name()));
+        root.set(KeyValue::new(names::DIALECT, dialect.name()));
         root.set(KeyValue::new(names::STATUS, i64::from(answer.status)));
         if answer.status == answer.operation.status(Outcome::Failed) {
             root.fail("failed".to_owned());
         }
     }
     // A peer that is gone needs no reply.
-    let is_status = answer.list.is_none();
-    let sent = write(&mut stream, reply, if is_status { SendFlags::NOSIGNAL } else { MORE_COMES }).await;
+    let is_watched = dialect == Dialect::Char && answer.known.is_none() && answer.is_status();
+    let sent = write(&mut stream, reply, if is_watched { SendFlags::NOSIGNAL } else { MORE_COMES }).await;
     drop(trace);
     if sent.is_err() {
         return;
     }
-    if is_status && encoding == Encoding::Terminated && dialect.is_none() {
-        let closed = time::timeout(STRING, linger(&mut stream, &mut input.bytes)).await;
-        if closed.is_ok() || end_string(&mut stream).await.is_err() {
+    if is_watched {
+        let watched = learning::watch(&mut stream, &mut input.bytes, request.as_ref().ok(), shared);
+        if !watched.await.unwrap_or(false) {
             return;
         }
-        shared.metrics.ended_strings.increment(1);
     }
     if stream.shutdown().await.is_ok() {
         let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
@@ -203,15 +210,38 @@ fn begin_trace(
     Some(root)
 }
 
-/// The answer to a peer: the status, and the list that follows, if any.
+/// The answer to a peer.
 struct Answer {
     operation: Operation,
     status: u8,
-    list: Option<Arc<Rendered>>,
+    content: Content,
+    /// What the peer is known to read, by a setting or by what was noted for the user.
+    known: Option<Dialect>,
+}
+
+impl Answer {
+    /// The dialect of the reply to a request of this encoding.
+    fn dialect(&self, encoding: Encoding) -> Dialect {
+        self.known.unwrap_or_else(|| match self.operation {
+            // No peer that asks the index for a file reads a bare digit.
+            Operation::GetFile => Dialect::Text,
+            _ => Dialect::of_encoding(encoding),
+        })
+    }
+
+    fn is_status(&self) -> bool {
+        matches!(self.content, Content::Status)
+    }
 }
 
 impl Shared {
-    async fn answer(&self, request: &Request, peer: SocketAddr) -> Answer {
+    async fn answer(
+        &self,
+        request: &Request,
+        peer: SocketAddr,
+        known: Option<Dialect>,
+        encoding: impl FnOnce() -> Encoding,
+    ) -> Answer {
         let operation = request.command.operation();
         let username = request.username.as_ref().map_or("", Username::as_str);
         self.lines.line(|line| {
@@ -220,11 +250,13 @@ impl Shared {
             let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
         });
         let since = Instant::now();
-        let (outcome, list) = match self.carry_out(request, peer, since).await {
-            Ok(list) => (Outcome::Ok, list),
-            Err(NotDone(outcome)) => (outcome, None),
+        let (outcome, done) = match self.carry_out(request, peer, known, since).await {
+            Ok(done) => (Outcome::Ok, done),
+            Err(NotDone(outcome)) => (outcome, Done::STATUS),
         };
         let status = operation.status(outcome);
+        let answer = Answer { operation, status, content: done.content, known: known.or(done.dialect) };
+        let dialect = answer.dialect(encoding());
         // The record is queued even if no time is left; the deadline ends only the wait for its
         // delivery. When a request that was held is done, the audit's store is back too.
         let was_held = since.elapsed() > DEADLINE && outcome != Outcome::Failed;
@@ -233,12 +265,24 @@ impl Shared {
         }
         let deadline =
             if was_held { (Instant::now() + DEADLINE).min(since + HELD_AT_MOST) } else { since + DEADLINE };
-        let _ = time::timeout_at(deadline, self.recorder.record(record(request, peer, status))).await;
-        Answer { operation, status, list }
+        let _ =
+            time::timeout_at(deadline, self.recorder.record(record(request, peer, status, dialect))).await;
+        answer
     }
 
-    async fn carry_out(&self, request: &Request, peer: SocketAddr, since: Instant) -> Result<Done, NotDone> {
-        let work = self.operations.carry_out(request, peer);
+    async fn carry_out(
+        &self,
+        request: &Request,
+        peer: SocketAddr,
+        known: Option<Dialect>,
+        since: Instant,
+    ) -> Result<Done, NotDone> {
+        let work = async {
+            if known.is_none() {
+                self.doubts.are_over(request).await;
+            }
+            self.operations.carry_out(request, peer, known).await
+        };
         let is_held = || self.operations.backend.is_held();
         let done = in_time(since, DEADLINE, is_held, work).await;
         done.unwrap_or_else(|| {
@@ -250,7 +294,7 @@ impl Shared {
         })
     }
 
-    fn answer_bad(&self, bad: &BadRequest, peer: SocketAddr) -> Option<Answer> {
+    fn answer_bad(&self, bad: &BadRequest, peer: SocketAddr, known: Option<Dialect>) -> Option<Answer> {
         self.metrics.bad(bad);
         // A connection that named no operation is not logged: load balancers open and close such
         // connections.
@@ -259,23 +303,22 @@ impl Shared {
         {
             tracing::warn!(%peer, %bad, suppressed, "bad request");
         }
-        bad.answer().map(|(operation, status)| Answer { operation, status, list: None })
+        bad.answer().map(|(operation, status)| Answer { operation, status, content: Content::Status, known })
     }
 
-    fn reply(
-        &self,
-        answer: &Answer,
-        encoding: Encoding,
-        dialect: Option<Dialect>,
-        peer: SocketAddr,
-    ) -> Reply {
-        let dialect = dialect.unwrap_or(Dialect::Char);
-        let Some(list) = &answer.list else {
-            return Reply { head: Bytes::from_static(dialect.status(answer.status)), body: Bytes::new() };
+    /// The bytes of a reply, in two pieces.
+    fn reply(&self, answer: &Answer, dialect: Dialect, peer: SocketAddr) -> impl Buf + use<> {
+        let (head, body) = match &answer.content {
+            Content::Status => (Bytes::from_static(dialect.status(answer.status)), Bytes::new()),
+            Content::Strings(list) => (list.reply.clone(), Bytes::new()),
+            Content::Owner(address, port) => (dialect.address(*address, *port).into(), Bytes::new()),
+            Content::List(list) => self.fixed(list, dialect.fixed().unwrap_or(Encoding::Terminated), peer),
         };
-        if let Some(strings) = dialect.list(answer.operation, list.entries()) {
-            return Reply { head: strings.into(), body: Bytes::new() };
-        }
+        head.chain(body)
+    }
+
+    /// The bytes of a list with fields of fixed width, in two pieces.
+    fn fixed(&self, list: &Rendered, encoding: Encoding, peer: SocketAddr) -> (Bytes, Bytes) {
         let (head, body, sent) = list.reply(encoding);
         if sent < list.count() {
             self.metrics.lists_cut.increment(1);
@@ -284,14 +327,8 @@ impl Shared {
                 tracing::warn!(%peer, entries, sent, suppressed, "a list was cut at 9999 entries: a terminated peer can count no further");
             }
         }
-        Reply { head, body }
+        (head, body)
     }
-}
-
-/// The bytes of a reply. `body` is sent after `head`.
-struct Reply {
-    head: Bytes,
-    body: Bytes,
 }
 
 /// How to send a reply: its last bytes wait for the end of the stream, and both leave in one
@@ -302,8 +339,7 @@ const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
 const MORE_COMES: SendFlags = SendFlags::empty();
 
 /// Sends the bytes of a reply, and leaves the stream open for more.
-async fn write(stream: &mut TcpStream, reply: Reply, flags: SendFlags) -> io::Result<()> {
-    let mut reply = reply.head.chain(reply.body);
+pub(crate) async fn write(stream: &mut TcpStream, mut reply: impl Buf, flags: SendFlags) -> io::Result<()> {
     while reply.has_remaining() {
         let write = || Ok(rustix::net::send(&*stream, reply.chunk(), flags)?);
         let written = time::timeout(STALL, stream.async_io(Interest::WRITABLE, write)).await??;
@@ -312,14 +348,9 @@ async fn write(stream: &mut TcpStream, reply: Reply, flags: SendFlags) -> io::Re
     Ok(())
 }
 
-/// Sends the NUL behind a status to a peer that reads the status as a string.
-async fn end_string(stream: &mut TcpStream) -> io::Result<()> {
-    write(stream, Reply { head: Bytes::from_static(b"\0"), body: Bytes::new() }, MORE_COMES).await
-}
-
 /// Reads and throws away what the peer sends, until it closes too or has sent as much as [`LINGER`]
 /// allows.
-async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+pub(crate) async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
     let mut left = LINGER.1;
     while left > 0 {
         match stream.read(scratch).await? {
@@ -330,10 +361,10 @@ async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn record(request: &Request, peer: SocketAddr, status: u8) -> OperationRecord {
+fn record(request: &Request, peer: SocketAddr, status: u8, dialect: Dialect) -> OperationRecord {
     let subject = match &request.command {
         Command::Publish(filename, _) | Command::Delete(filename) => filename.to_string(),
-        Command::ListContent(Some(remote)) => remote.to_string(),
+        Command::ListContent(Some(second)) | Command::GetFile(Some(second)) => second.to_string(),
         _ => String::new(),
     };
     OperationRecord {
@@ -345,6 +376,7 @@ fn record(request: &Request, peer: SocketAddr, status: u8) -> OperationRecord {
         peer_address: peer.to_string(),
         status: status.into(),
         trace_id: trace::current_ids().map(|(trace, _)| trace).unwrap_or_default(),
+        dialect: dialect.name().to_owned(),
     }
 }
 
@@ -358,5 +390,6 @@ fn audit_operation(operation: Operation) -> audit::Operation {
         Operation::Delete => audit::Operation::Delete,
         Operation::ListUsers => audit::Operation::ListUsers,
         Operation::ListContent => audit::Operation::ListContent,
+        Operation::GetFile => audit::Operation::GetFile,
     }
 }

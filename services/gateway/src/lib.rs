@@ -1,13 +1,14 @@
 //! The gateway: the peer protocol outside, gRPC inside.
 //!
 //! One task serves one connection (`connection`): it collects a request, has the
-//! operation carried out (`operations`), has it recorded (`recorder`), answers and
-//! closes. Limits and the accept loop are in `server`.
+//! operation carried out (`operations`), has it recorded (`recorder`), answers, learns
+//! what the peer reads (`learning`) and closes. Limits and the accept loop are in `server`.
 
 mod advertise;
 mod backend;
 mod connection;
 mod dialects;
+mod learning;
 mod lists;
 mod metrics;
 mod operations;
@@ -22,6 +23,7 @@ use std::{net::SocketAddr, time::Duration};
 use lonja_chassis::{
     health::Health,
     net::listen,
+    networks::Networks,
     operation_log::{OperationLog, OperationLogWriter},
     service::{BackendConfig, RunError, Running, announce, serve_admin, upkeep},
 };
@@ -29,9 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::Backend;
-pub use dialects::{BadDialectRule, Dialects};
-pub use proxy::{BadNetwork, Networks};
-pub use server::Gateway;
+pub use dialects::{BadDialectRule, BadPeerAddress, Dialects, PeerAddress};
+pub use server::{Gateway, PeerListener};
 
 /// The name under which the gateway reports its health.
 pub const SERVICE_NAME: &str = "lonja.gateway";
@@ -43,9 +44,9 @@ pub struct GatewayConfig {
     /// the default gateway of this machine: a container sees peers on its own host at that address
     #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4,...", default_value = "")]
     pub advertise: Rules,
-    /// Rules CIDR=FORM: peers seen from CIDR read replies in FORM, which is char, text, byte or names
-    /// (docs/compatibility.md). Without a rule, a peer shows by what it does whether it reads char or
-    /// text
+    /// Rules CIDR=FORM: peers seen from CIDR read replies in FORM, which is char, text, rows, byte,
+    /// int32 or names (docs/compatibility.md). Without a rule, a peer shows by what it does whether it
+    /// reads char or text
     #[arg(long, env = "LONJA_DIALECT", value_name = "CIDR=FORM,...", default_value = "")]
     pub dialect: Dialects,
     /// Networks of load balancers that begin each connection with a PROXY header, version 1 or 2;
@@ -73,9 +74,16 @@ pub struct GatewayConfig {
 /// Settings of a gateway that runs alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// Address for peers
-    #[arg(long, env = "LONJA_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:5050")]
-    pub listen: SocketAddr,
+    /// Address for peers; may be given several times, and as FORM=ADDR for peers that all read
+    /// replies in FORM (as in --dialect)
+    #[arg(
+        long,
+        env = "LONJA_LISTEN",
+        value_name = "[FORM=]ADDR",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:5050"
+    )]
+    pub listen: Vec<PeerAddress>,
     /// Address for /livez, /readyz and /metrics; none if not given
     #[arg(long, env = "LONJA_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
@@ -103,9 +111,9 @@ pub fn run(config: Config, shutdown: CancellationToken) -> Running {
 
 async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let backend = Backend::new(config.backend.channels()?);
-    let listener = listen(config.listen)?;
+    let listeners = config.listen.into_iter().map(PeerListener::new).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin_listen.map(listen).transpose()?;
-    announce(SERVICE_NAME, &listener, admin.as_ref())?;
+    announce(SERVICE_NAME, &listeners, admin.as_ref())?;
     let (lines, writer) = if config.gateway.no_operation_log {
         (OperationLog::off(), OperationLogWriter::off())
     } else {
@@ -114,7 +122,7 @@ async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let health = Health::new();
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
     let (served, ..) = tokio::join!(
-        gateway.serve(listener, shutdown.clone()),
+        gateway.serve(listeners, shutdown.clone()),
         health.watch(SERVICE_NAME, shutdown.clone(), || backend.is_ready()),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),

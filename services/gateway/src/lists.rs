@@ -9,7 +9,7 @@ use lonja_proto::{
     registry::{self, registry_service_client::RegistryServiceClient},
 };
 use lonja_wire::{
-    Encoding, Outcome,
+    Dialect, Encoding, Operation, Outcome,
     reply::{FILE_ENTRY, LIST_HEADER, USER_ENTRY, list_header, push_file, push_user},
 };
 use parking_lot::Mutex;
@@ -50,7 +50,7 @@ impl Rendered {
     }
 
     /// The entries, each with fields of fixed width.
-    pub(crate) fn entries(&self) -> &[u8] {
+    fn entries(&self) -> &[u8] {
         &self.reply[LIST_HEADER..]
     }
 
@@ -64,6 +64,13 @@ impl Rendered {
             Encoding::Padded => (Bytes::copy_from_slice(&header), self.reply.slice(LIST_HEADER..end), sent),
         }
     }
+}
+
+/// A list as a whole reply in a dialect that has its lists as strings.
+#[derive(Debug)]
+pub(crate) struct Strings {
+    pub(crate) reply: Bytes,
+    _budget: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -88,19 +95,21 @@ impl Default for Lists {
 }
 
 impl Lists {
-    /// The list of the connected users, as the user `username` asks for it.
+    /// The list of the connected users, as the user `username` asks for it, and the dialect that was
+    /// noted for that user.
     pub(crate) async fn users(
         &self,
         registry: &mut RegistryServiceClient<Channel>,
         username: String,
-    ) -> Result<Arc<Rendered>, NotDone> {
+    ) -> Result<(Arc<Rendered>, Option<Dialect>), NotDone> {
         let known = Arc::clone(&self.users.lock());
         let request =
             registry::ListSessionsRequest { username, known_revision: known.revision.clone(), page_size: 0 };
         let mut pages = registry.list_sessions(request).await?.into_inner();
         let first = pages.message().await?.ok_or_else(cut_short)?;
+        let dialect = Dialect::from_name(&first.dialect);
         if first.not_modified {
-            return Ok(Arc::clone(&known.rendered));
+            return Ok((Arc::clone(&known.rendered), dialect));
         }
         let (total, revision) = (first.total, first.revision);
         let (mut entries, budget) = self.buffer(total, USER_ENTRY).await?;
@@ -118,7 +127,7 @@ impl Lists {
         }
         let rendered = Arc::new(finish(total, USER_ENTRY, entries, budget)?);
         *self.users.lock() = Arc::new(UserList { revision, rendered: Arc::clone(&rendered) });
-        Ok(rendered)
+        Ok((rendered, dialect))
     }
 
     /// The list of the files that a session has published.
@@ -145,6 +154,23 @@ impl Lists {
         Ok(Arc::new(finish(total, FILE_ENTRY, entries, budget)?))
     }
 
+    /// A list in a dialect that has its lists as strings; `None` for any other dialect.
+    pub(crate) async fn strings(
+        &self,
+        dialect: Dialect,
+        operation: Operation,
+        list: &Rendered,
+    ) -> Result<Option<Strings>, NotDone> {
+        if dialect.fixed().is_some() {
+            return Ok(None);
+        }
+        // Strings are never longer than the fields of fixed width that hold them.
+        let budget = self.reserve(list.count, list.reply.len()).await?;
+        Ok(dialect
+            .list(operation, list.entries())
+            .map(|reply| Strings { reply: reply.into(), _budget: budget }))
+    }
+
     /// The list without entries.
     pub(crate) fn empty() -> Arc<Rendered> {
         Arc::new(Rendered::new(0, vec![0; LIST_HEADER], None))
@@ -154,6 +180,14 @@ impl Lists {
     /// until the budget has enough bytes left.
     async fn buffer(&self, total: u32, entry: usize) -> Result<(Vec<u8>, OwnedSemaphorePermit), NotDone> {
         let bytes = LIST_HEADER + total as usize * entry;
+        let permit = self.reserve(total, bytes).await?;
+        let mut reply = Vec::with_capacity(bytes);
+        reply.resize(LIST_HEADER, 0);
+        Ok((reply, permit))
+    }
+
+    /// Takes `bytes` of the budget for a list of `total` entries. Waits until that much is left.
+    async fn reserve(&self, total: u32, bytes: usize) -> Result<OwnedSemaphorePermit, NotDone> {
         if bytes > BUDGET {
             if let Some(suppressed) = TOO_LARGE.admit() {
                 tracing::warn!(entries = total, suppressed, "a list is larger than the memory for lists");
@@ -163,10 +197,7 @@ impl Lists {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget).acquire_many_owned(units).await;
         // The semaphore is never closed.
-        let permit = permit.map_err(|_| NotDone(Outcome::Failed))?;
-        let mut reply = Vec::with_capacity(bytes);
-        reply.resize(LIST_HEADER, 0);
-        Ok((reply, permit))
+        permit.map_err(|_| NotDone(Outcome::Failed))
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use lonja_wire::{BadRequest, Encoding, Operation};
+use lonja_wire::{BadRequest, Dialect, Operation};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// The number of statuses that an answer can have: 0 to 4.
 const STATUSES: usize = 5;
-const DIALECTS: [Encoding; 2] = [Encoding::Terminated, Encoding::Padded];
 
 /// The metrics, each looked up once, since looking up a counter costs more than counting.
 pub(crate) struct Metrics {
@@ -33,7 +32,7 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut requests = Vec::new();
         for operation in Operation::ALL {
-            for dialect in DIALECTS {
+            for dialect in Dialect::ALL {
                 for status in 0..STATUSES {
                     requests.push(counter!("lonja_gateway_requests_total",
                         "operation" => operation.name(), "dialect" => dialect.name(), "status" => status.to_string()));
@@ -57,9 +56,9 @@ impl Metrics {
     }
 
     /// Counts a request that was answered, and how long that took.
-    pub(crate) fn answered(&self, operation: Operation, dialect: Encoding, status: u8, took: Duration) {
-        let dialect = usize::from(dialect == Encoding::Padded);
-        let index = (operation as usize * DIALECTS.len() + dialect) * STATUSES + usize::from(status);
+    pub(crate) fn answered(&self, operation: Operation, dialect: Dialect, status: u8, took: Duration) {
+        let index =
+            (operation as usize * Dialect::ALL.len() + dialect as usize) * STATUSES + usize::from(status);
         self.requests[index].increment(1);
         self.durations[operation as usize].record(took);
     }

@@ -2,30 +2,32 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use lonja_chassis::throttle::Throttle;
 use lonja_proto::{
+    Reason,
     catalog::{
-        DELETE_FILE, DeleteFileRequest, END_SESSION, EndSessionRequest, File, PUBLISH_FILE,
+        DELETE_FILE, DeleteFileRequest, END_SESSION, EndSessionRequest, File, ListFilesRequest, PUBLISH_FILE,
         PublishFileRequest,
     },
     registry::{
         CLOSE_SESSION, CloseSessionRequest, Endpoint, GET_REMOTE_SESSION, GET_SESSION,
-        GetRemoteSessionRequest, GetSessionRequest, OPEN_SESSION, OpenSessionRequest, REGISTER_USER,
-        RegisterUserRequest, UNREGISTER_USER, UnregisterUserRequest,
+        GetRemoteSessionRequest, GetSessionRequest, GetSessionResponse, NOTE_DIALECT, NoteDialectRequest,
+        OPEN_SESSION, OpenSessionRequest, REGISTER_USER, RegisterUserRequest, UNREGISTER_USER,
+        UnregisterUserRequest,
     },
 };
-use lonja_wire::{Command, Description, Filename, Outcome, Port, Request, Username};
+use lonja_wire::{Command, Description, Dialect, Filename, Operation, Outcome, Port, Request, Username};
 use tokio::time;
 
 use crate::{
     advertise::Advertise,
     backend::{Backend, NotDone},
-    lists::{Lists, Rendered},
+    lists::{Lists, Rendered, Strings},
 };
 
 /// How long the catalog may take to remove what an ended session published. The session is over
@@ -35,13 +37,41 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a list may take before the registry is asked whether calls are held.
 const DOUBT: Duration = Duration::from_millis(500);
 
+/// How long the registry may take to keep a peer's dialect. The peer waits meanwhile.
+const NOTE: Duration = Duration::from_millis(500);
+
 /// Bounds the log of peers whose address is doubtful or cannot be listed.
 static DOUBTFUL: Throttle = Throttle::events();
 /// Bounds the log of ended sessions that the catalog did not remove.
 static FAREWELLS: Throttle = Throttle::events();
+/// Bounds the log of dialects that the registry did not keep.
+static NOTES: Throttle = Throttle::events();
 
-/// The result of an operation that succeeded: a list, if the operation returns one.
-pub(crate) type Done = Option<Arc<Rendered>>;
+/// What the reply to an operation that succeeded says.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// The status alone.
+    Status,
+    /// A list with fields of fixed width.
+    List(Arc<Rendered>),
+    /// A list of strings.
+    Strings(Strings),
+    /// Where the owner of a file is.
+    Owner(Ipv4Addr, u16),
+}
+
+/// The result of an operation that succeeded.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) content: Content,
+    /// The dialect that was noted for the user who asks, if the operation came to know it.
+    pub(crate) dialect: Option<Dialect>,
+}
+
+impl Done {
+    /// A status, and nothing that was learned.
+    pub(crate) const STATUS: Self = Self { content: Content::Status, dialect: None };
+}
 
 /// Carries out the requests of peers.
 #[derive(Debug)]
@@ -52,8 +82,14 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// Carries out a request of the peer at this address.
-    pub(crate) async fn carry_out(&self, request: &Request, peer: SocketAddr) -> Result<Done, NotDone> {
+    /// Carries out a request of the peer at this address. `dialect` is what the peer is known to read
+    /// without asking the registry.
+    pub(crate) async fn carry_out(
+        &self,
+        request: &Request,
+        peer: SocketAddr,
+        dialect: Option<Dialect>,
+    ) -> Result<Done, NotDone> {
         let Some(username) = &request.username else {
             return Err(NotDone(Outcome::NotRegistered));
         };
@@ -64,15 +100,16 @@ impl Operations {
             Command::Disconnect => self.disconnect(username).await,
             Command::Publish(filename, description) => self.publish(username, filename, description).await,
             Command::Delete(filename) => self.delete(username, filename).await,
-            Command::ListUsers => self.list_users(username).await,
-            Command::ListContent(remote) => self.list_content(username, remote.as_ref()).await,
+            Command::ListUsers => self.list_users(username, dialect).await,
+            Command::ListContent(remote) => self.list_content(username, remote.as_ref(), dialect).await,
+            Command::GetFile(second) => self.get_file(username, second.as_ref()).await,
         }
     }
 
     async fn register(&self, username: &Username) -> Result<Done, NotDone> {
         let request = RegisterUserRequest { username: username.to_string() };
         self.backend.registry.call_unary(&REGISTER_USER, request).await?;
-        Ok(None)
+        Ok(Done::STATUS)
     }
 
     async fn unregister(&self, username: &Username) -> Result<Done, NotDone> {
@@ -81,7 +118,7 @@ impl Operations {
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
         }
-        Ok(None)
+        Ok(Done::STATUS)
     }
 
     async fn connect(&self, username: &Username, peer: SocketAddr, port: Port) -> Result<Done, NotDone> {
@@ -105,14 +142,14 @@ impl Operations {
         let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
         let request = OpenSessionRequest { username: username.to_string(), endpoint: Some(endpoint) };
         self.backend.registry.call_unary(&OPEN_SESSION, request).await?;
-        Ok(None)
+        Ok(Done::STATUS)
     }
 
     async fn disconnect(&self, username: &Username) -> Result<Done, NotDone> {
         let request = CloseSessionRequest { username: username.to_string() };
         let ended = self.backend.registry.call_unary(&CLOSE_SESSION, request).await?;
         self.forget(ended.ended_session_id).await;
-        Ok(None)
+        Ok(Done::STATUS)
     }
 
     async fn publish(
@@ -121,46 +158,123 @@ impl Operations {
         filename: &Filename,
         description: &Description,
     ) -> Result<Done, NotDone> {
-        let session_id = self.session(username).await?;
+        let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
         let file = File { filename: filename.to_string(), description: description.to_string() };
         let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
         self.backend.catalog.call_unary(&PUBLISH_FILE, request).await?;
-        Ok(None)
+        Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
     }
 
     async fn delete(&self, username: &Username, filename: &Filename) -> Result<Done, NotDone> {
-        let session_id = self.session(username).await?;
+        let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
         let request = DeleteFileRequest { session_id, filename: filename.to_string() };
         self.backend.catalog.call_unary(&DELETE_FILE, request).await?;
-        Ok(None)
+        Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
     }
 
-    async fn list_users(&self, username: &Username) -> Result<Done, NotDone> {
+    async fn list_users(&self, username: &Username, known: Option<Dialect>) -> Result<Done, NotDone> {
         let mut registry = self.backend.registry_client();
-        self.list_or_hold(username, self.lists.users(&mut registry, username.to_string())).await
+        let users = self.lists.users(&mut registry, username.to_string());
+        let (list, noted) = self.list_or_hold(username, users).await?;
+        self.listed(Operation::ListUsers, list, known.or(noted)).await
     }
 
-    async fn list_content(&self, username: &Username, remote: Option<&Username>) -> Result<Done, NotDone> {
+    async fn list_content(
+        &self,
+        username: &Username,
+        remote: Option<&Username>,
+        known: Option<Dialect>,
+    ) -> Result<Done, NotDone> {
         let request = GetRemoteSessionRequest {
             username: username.to_string(),
             remote_username: remote.map(Username::to_string).unwrap_or_default(),
         };
         let remote = self.backend.registry.call_unary(&GET_REMOTE_SESSION, request).await?;
-        if remote.session_id.is_empty() {
-            return Ok(Some(Lists::empty()));
+        let dialect = known.or_else(|| Dialect::from_name(&remote.dialect));
+        let list = if remote.session_id.is_empty() {
+            Lists::empty()
+        } else {
+            let mut catalog = self.backend.catalog_client();
+            self.list_or_hold(username, self.lists.files(&mut catalog, remote.session_id)).await?
+        };
+        self.listed(Operation::ListContent, list, dialect).await
+    }
+
+    async fn listed(
+        &self,
+        operation: Operation,
+        list: Arc<Rendered>,
+        dialect: Option<Dialect>,
+    ) -> Result<Done, NotDone> {
+        let strings = match dialect {
+            Some(dialect) => self.lists.strings(dialect, operation, &list).await?,
+            None => None,
+        };
+        let content = strings.map_or(Content::List(list), Content::Strings);
+        Ok(Done { content, dialect })
+    }
+
+    /// Says where the owner of a file is. Some peers name the asker and the owner, others the owner
+    /// and the file (docs/protocol.md 4).
+    async fn get_file(&self, first: &Username, second: Option<&Username>) -> Result<Done, NotDone> {
+        let second = second.ok_or(NotDone(Outcome::OwnerNotConnected))?;
+        let owner = match self.session(second).await {
+            Ok(owner) => owner,
+            Err(NotDone(Outcome::NotRegistered)) => {
+                let first = self.session(first).await.map_err(of_owner)?;
+                if !looks_like_a_file(second) && !self.has_published(&first.session_id, second).await? {
+                    return Err(NotDone(Outcome::OwnerNotConnected));
+                }
+                first
+            }
+            Err(other) => return Err(of_owner(other)),
+        };
+        let Endpoint { ipv4, port } = owner.endpoint.unwrap_or_default();
+        let port = u16::try_from(port).unwrap_or_default();
+        Ok(Done { content: Content::Owner(Ipv4Addr::from_bits(ipv4), port), dialect: None })
+    }
+
+    /// Whether a session has published a file of this name.
+    async fn has_published(&self, session_id: &str, name: &Username) -> Result<bool, NotDone> {
+        let request = ListFilesRequest { session_id: session_id.to_owned(), page_size: 0 };
+        let mut pages = self.backend.catalog_client().list_files(request).await?.into_inner();
+        while let Some(page) = pages.message().await? {
+            if page.files.iter().any(|file| file.filename == name.as_str()) {
+                return Ok(true);
+            }
         }
-        let mut catalog = self.backend.catalog_client();
-        self.list_or_hold(username, self.lists.files(&mut catalog, remote.session_id)).await
+        Ok(false)
+    }
+
+    /// Keeps in the user's session that the user's peer reads this dialect; `None` forgets what was
+    /// kept. A user without a session needs nothing to be kept.
+    pub(crate) async fn note(&self, username: &Username, dialect: Option<Dialect>) {
+        let dialect = dialect.map(Dialect::name).unwrap_or_default().to_owned();
+        let request = NoteDialectRequest { username: username.to_string(), dialect };
+        let noted = time::timeout(NOTE, self.backend.registry.call_unary(&NOTE_DIALECT, request)).await;
+        let error = match noted {
+            Ok(Ok(_)) => return,
+            Ok(Err(status)) if Reason::try_from(&status).is_ok() => return,
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "the service does not answer".to_owned(),
+        };
+        if let Some(suppressed) = NOTES.admit() {
+            tracing::warn!(
+                error,
+                suppressed,
+                "how a peer reads replies was not kept: its lists may be wrong"
+            );
+        }
     }
 
     /// Waits for a list. Lists come on streams of their own, and a service says only on a stream of
     /// batches that it holds calls. So after [`DOUBT`] the registry is asked for the session in a
     /// batch: if the registry holds calls, the channel hears so.
-    async fn list_or_hold(
+    async fn list_or_hold<T>(
         &self,
         username: &Username,
-        list: impl Future<Output = Result<Arc<Rendered>, NotDone>>,
-    ) -> Result<Done, NotDone> {
+        list: impl Future<Output = Result<T, NotDone>>,
+    ) -> Result<T, NotDone> {
         let asking = async {
             time::sleep(DOUBT).await;
             let _ = self.session(username).await;
@@ -168,14 +282,14 @@ impl Operations {
         };
         tokio::select! {
             biased;
-            list = list => list.map(Some),
+            list = list => list,
             never = asking => match never {},
         }
     }
 
-    async fn session(&self, username: &Username) -> Result<String, NotDone> {
+    async fn session(&self, username: &Username) -> Result<GetSessionResponse, NotDone> {
         let request = GetSessionRequest { username: username.to_string() };
-        Ok(self.backend.registry.call_unary(&GET_SESSION, request).await?.session_id)
+        Ok(self.backend.registry.call_unary(&GET_SESSION, request).await?)
     }
 
     async fn forget(&self, session_id: String) {
@@ -192,5 +306,18 @@ impl Operations {
                 "the catalog was not told that a session ended: the sweeper will tell it"
             );
         }
+    }
+}
+
+/// Whether a name is more likely a file's than a user's: the name has an extension or a path.
+fn looks_like_a_file(name: &Username) -> bool {
+    name.as_str().contains(['.', '/', '\\'])
+}
+
+/// The outcome of GET_FILE when the owner's session is not there.
+fn of_owner(NotDone(outcome): NotDone) -> NotDone {
+    match outcome {
+        Outcome::NotRegistered | Outcome::NotConnected => NotDone(Outcome::OwnerNotConnected),
+        other => NotDone(other),
     }
 }

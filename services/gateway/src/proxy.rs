@@ -4,41 +4,12 @@
 //! From a trusted network every connection must begin with a PROXY header. From any other address
 //! such a header is a bad request.
 
-use std::{io, net::IpAddr, net::SocketAddr, str::FromStr};
+use std::{io, net::SocketAddr};
 
-use ipnet::IpNet;
 use ppp::{v1, v2};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::connection::Input;
-
-/// Networks of load balancers, separated by commas; there may be none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Networks(Vec<IpNet>);
-
-/// The error for a text that is not a network. It keeps the text.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a network, such as 10.0.0.0/8 or 192.168.1.7")]
-pub struct BadNetwork(String);
-
-impl FromStr for Networks {
-    type Err = BadNetwork;
-
-    fn from_str(text: &str) -> Result<Self, BadNetwork> {
-        let network = |text: &str| {
-            let address = text.parse::<IpAddr>().map(IpNet::from).ok();
-            address.or_else(|| text.parse().ok()).ok_or_else(|| BadNetwork(text.to_owned()))
-        };
-        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-        Ok(Self(texts.map(network).collect::<Result<_, _>>()?))
-    }
-}
-
-impl Networks {
-    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&address.to_canonical()))
-    }
-}
 
 /// Why no PROXY header could be read from a trusted load balancer.
 #[derive(Debug, thiserror::Error)]
@@ -154,14 +125,5 @@ mod tests {
         for bytes in [&b"REGISTER\0d\0alice\0"[..], b"PROXY TCP4 nonsense\r\n", b"PROXY \xff\r\n"] {
             assert!(parse(bytes).is_err(), "{bytes:?}");
         }
-    }
-
-    #[test]
-    fn networks_are_read_and_trusted() {
-        let networks: Networks = "10.0.0.0/8, 192.168.1.7,".parse().unwrap();
-        assert!(networks.trusts([10, 1, 2, 3].into()) && networks.trusts([192, 168, 1, 7].into()));
-        assert!(!networks.trusts([192, 168, 1, 8].into()) && !networks.trusts([11, 0, 0, 1].into()));
-        assert_eq!("".parse(), Ok(Networks::default()));
-        assert!("nowhere".parse::<Networks>().is_err());
     }
 }

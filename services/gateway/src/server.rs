@@ -1,8 +1,17 @@
 //! Accepts peers within limits, and finishes their requests at shutdown.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use lonja_chassis::{operation_log::OperationLog, service::Running, shutdown, throttle::Throttle};
+use futures_util::future::join_all;
+use lonja_chassis::{
+    net::{ListenError, listen},
+    networks::Networks,
+    operation_log::OperationLog,
+    service::Running,
+    shutdown,
+    throttle::Throttle,
+};
+use lonja_wire::Dialect;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -15,12 +24,14 @@ use crate::{
     GatewayConfig,
     advertise::Advertise,
     backend::Backend,
-    connection::{self, Input, Shared},
+    connection::{self, Input, Origin, Shared},
+    dialects::PeerAddress,
+    learning::Doubts,
     lists::Lists,
     metrics::Metrics,
     operations::Operations,
     places::{Place, Places},
-    proxy::{self, Networks},
+    proxy,
     recorder::Recorder,
     sweeper::sweep_until,
 };
@@ -30,6 +41,34 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Bounds the log of bad PROXY headers.
 static BAD_HEADERS: Throttle = Throttle::events();
+
+/// A socket on which peers are waited for.
+#[derive(Debug)]
+pub struct PeerListener {
+    socket: TcpListener,
+    dialect: Option<Dialect>,
+}
+
+impl PeerListener {
+    /// Listens on an address for peers.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn new(address: PeerAddress) -> Result<Self, ListenError> {
+        Ok(Self { socket: listen(address.address)?, dialect: address.dialect })
+    }
+}
+
+/// Writes the address, and the dialect if all peers here read the same.
+impl fmt::Display for PeerListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.socket.local_addr().map_err(|_| fmt::Error)?;
+        match self.dialect {
+            Some(dialect) => write!(f, "{address} for {}", dialect.name()),
+            None => write!(f, "{address}"),
+        }
+    }
+}
 
 /// A gateway that is ready to serve.
 #[derive(Debug)]
@@ -57,6 +96,7 @@ impl Gateway {
             lines,
             metrics: Metrics::new(),
             dialects: config.dialect,
+            doubts: Doubts::default(),
             request_timeout: config.request_timeout,
         };
         Self {
@@ -68,16 +108,20 @@ impl Gateway {
         }
     }
 
-    /// Serves peers until shutdown. Then requests in flight have [`shutdown::DRAIN`] to finish, and
-    /// their records are delivered.
+    /// Serves the peers that connect to `listeners` until shutdown. Then requests in flight have
+    /// [`shutdown::DRAIN`] to finish, and their records are delivered.
     ///
     /// # Errors
     /// When a task of the gateway panicked.
-    pub fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Running {
-        Box::pin(async { Ok(self.serve_until(listener, shutdown).await?) })
+    pub fn serve(self, listeners: Vec<PeerListener>, shutdown: CancellationToken) -> Running {
+        Box::pin(async { Ok(self.serve_until(listeners, shutdown).await?) })
     }
 
-    async fn serve_until(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), JoinError> {
+    async fn serve_until(
+        self,
+        listeners: Vec<PeerListener>,
+        shutdown: CancellationToken,
+    ) -> Result<(), JoinError> {
         let finished = CancellationToken::new();
         let recorder = self.shared.recorder.clone();
         let audit = self.backend.audit.clone();
@@ -89,7 +133,7 @@ impl Gateway {
                 let finished = finished.clone();
                 async move { recorder.deliver(audit, finished).await }
             }),
-            tokio::spawn(self.serve_peers(listener, shutdown, finished)),
+            tokio::spawn(self.serve_peers(listeners, shutdown, finished)),
         ];
         for task in tasks {
             task.await?;
@@ -99,7 +143,7 @@ impl Gateway {
 
     async fn serve_peers(
         self,
-        listener: TcpListener,
+        listeners: Vec<PeerListener>,
         shutdown: CancellationToken,
         finished: CancellationToken,
     ) {
@@ -107,26 +151,30 @@ impl Gateway {
         // ends.
         let _ends = (shutdown.clone().drop_guard(), finished.drop_guard());
         let connections = TaskTracker::new();
-        shutdown.run_until_cancelled(self.accept(&listener, &connections)).await;
-        drop(listener);
+        let accept = listeners.iter().map(|listener| self.accept(listener, &connections));
+        shutdown.run_until_cancelled(join_all(accept)).await;
+        drop(listeners);
         connections.close();
         if shutdown::within_drain(&shutdown, connections.wait()).await.is_none() {
             tracing::warn!(connections = connections.len(), "connections did not end in time");
         }
     }
 
-    async fn accept(&self, listener: &TcpListener, connections: &TaskTracker) {
+    async fn accept(&self, listener: &PeerListener, connections: &TaskTracker) {
+        let dialect = listener.dialect;
         loop {
             let Some(one_of_all) = self.places.one_of_all().await else { return };
-            match listener.accept().await {
+            match listener.socket.accept().await {
                 Ok((stream, proxy)) if self.trusted_proxies.trusts(proxy.ip()) => {
                     let (shared, places) = (Arc::clone(&self.shared), Arc::clone(&self.places));
+                    let proxy = Origin { peer: proxy, dialect };
                     connections.spawn(converse_through(stream, proxy, one_of_all, places, shared));
                 }
                 Ok((stream, peer)) => {
                     if let Some(place) = place(&self.places, one_of_all, peer, &self.shared) {
                         let shared = Arc::clone(&self.shared);
-                        connections.spawn(converse(stream, peer, Input::new(), place, shared));
+                        let origin = Origin { peer, dialect };
+                        connections.spawn(converse(stream, origin, Input::new(), place, shared));
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -155,9 +203,9 @@ fn place(
     place
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, input: Input, place: Place, shared: Arc<Shared>) {
+async fn converse(stream: TcpStream, origin: Origin, input: Input, place: Place, shared: Arc<Shared>) {
     shared.metrics.open.increment(1);
-    connection::serve(stream, peer, input, &shared).await;
+    connection::serve(stream, origin, input, &shared).await;
     shared.metrics.open.decrement(1);
     drop(place);
 }
@@ -165,7 +213,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, input: Input, place: Plac
 /// Serves a connection from a trusted proxy, which begins with a PROXY header.
 async fn converse_through(
     mut stream: TcpStream,
-    proxy: SocketAddr,
+    Origin { peer: proxy, dialect }: Origin,
     one_of_all: OwnedSemaphorePermit,
     places: Arc<Places>,
     shared: Arc<Shared>,
@@ -175,7 +223,7 @@ async fn converse_through(
     match time::timeout(shared.request_timeout, header).await {
         Ok(Ok(peer)) => {
             if let Some(place) = place(&places, one_of_all, peer, &shared) {
-                converse(stream, peer, input, place, shared).await;
+                converse(stream, Origin { peer, dialect }, input, place, shared).await;
             }
         }
         Ok(Err(bad)) => {

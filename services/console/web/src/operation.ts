@@ -19,6 +19,7 @@ const STATUSES: Record<Operation, readonly string[]> = {
   [Operation.DELETE]: ["ok", NOT_REGISTERED, NOT_CONNECTED, "not published", FAILED],
   [Operation.LIST_USERS]: ["ok", NOT_REGISTERED, NOT_CONNECTED, FAILED],
   [Operation.LIST_CONTENT]: ["ok", NOT_REGISTERED, NOT_CONNECTED, "remote user not registered", FAILED],
+  [Operation.GET_FILE]: ["ok", "owner not connected", FAILED],
 };
 
 /** The operations, for people to choose from. */
@@ -31,6 +32,7 @@ export const OPERATIONS: readonly Operation[] = [
   Operation.DELETE,
   Operation.LIST_USERS,
   Operation.LIST_CONTENT,
+  Operation.GET_FILE,
 ];
 
 export function name(operation: Operation): string {

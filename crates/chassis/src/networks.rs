@@ -1,0 +1,54 @@
+//! Networks, as settings name them.
+
+use std::{net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+
+/// Networks of proxies that are trusted, separated by commas; there may be none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks(Vec<IpNet>);
+
+/// The error for a text that is not a network. It keeps the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a network, such as 10.0.0.0/8 or 192.168.1.7")]
+pub struct BadNetwork(String);
+
+/// Reads a network, or an address as the network of that address alone.
+///
+/// # Errors
+/// When the text is neither.
+pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
+    let address = text.parse::<IpAddr>().map(IpNet::from).ok();
+    address.or_else(|| text.parse().ok()).ok_or_else(|| BadNetwork(text.to_owned()))
+}
+
+impl FromStr for Networks {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        Ok(Self(texts.map(network).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Networks {
+    /// Whether the address is in one of the networks.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address.to_canonical()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_read_and_trusted() {
+        let networks: Networks = "10.0.0.0/8, 192.168.1.7,".parse().unwrap();
+        assert!(networks.trusts([10, 1, 2, 3].into()) && networks.trusts([192, 168, 1, 7].into()));
+        assert!(!networks.trusts([192, 168, 1, 8].into()) && !networks.trusts([11, 0, 0, 1].into()));
+        assert_eq!("".parse(), Ok(Networks::default()));
+        assert!("nowhere".parse::<Networks>().is_err());
+    }
+}

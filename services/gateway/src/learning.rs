@@ -1,0 +1,120 @@
+//! What a peer shows by what it does behind a status (docs/protocol.md 3).
+//!
+//! An original peer closes as soon as it has the byte of the status. A peer of another author that
+//! reads the status as a string waits for the string's NUL, and closes when the NUL comes. Such a
+//! peer's session keeps that the peer reads text, because lists need their form at once.
+
+use std::{collections::HashMap, io, time::Duration};
+
+use lonja_wire::{Command, Dialect, Request, Username};
+use parking_lot::Mutex;
+use rustix::net::SendFlags;
+use tokio::{net::TcpStream, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{Shared, linger, write};
+
+/// How long the stream stays open behind a status, and then behind the status's NUL.
+const WAIT: Duration = Duration::from_millis(150);
+
+/// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. Gives
+/// whether the stream is still open.
+pub(crate) async fn watch(
+    stream: &mut TcpStream,
+    scratch: &mut [u8],
+    request: Option<&Request>,
+    shared: &Shared,
+) -> io::Result<bool> {
+    if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
+        return closed.map(|()| false);
+    }
+    let user = request.and_then(user_with_a_session);
+    let _in_doubt = user.map(|user| shared.doubts.begin(user));
+    // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
+    if let Some(user) = user {
+        shared.operations.note(user, Some(Dialect::Text)).await;
+    }
+    write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
+    shared.metrics.ended_strings.increment(1);
+    let behind = time::timeout(WAIT, linger(stream, scratch)).await;
+    if let Ok(Ok(())) = behind {
+        return Ok(false);
+    }
+    // The peer was not waiting for the NUL: it has left the NUL unread, or it still waits. It is an
+    // original peer that was slow, or a tool that reads to the end of the stream.
+    if let Some(user) = user {
+        shared.operations.note(user, None).await;
+    }
+    behind.map_or(Ok(true), |closed| closed.map(|()| false))
+}
+
+/// The user who asks, if the user may have a session after the request.
+fn user_with_a_session(request: &Request) -> Option<&Username> {
+    match request.command {
+        Command::Register | Command::Unregister | Command::Disconnect => None,
+        _ => request.username.as_ref(),
+    }
+}
+
+/// The user who asks, if the answer is in the dialect that the user's session keeps.
+fn user_with_a_dialect(request: &Request) -> Option<&Username> {
+    match request.command {
+        Command::Publish(..) | Command::Delete(_) | Command::ListUsers | Command::ListContent(_) => {
+            request.username.as_ref()
+        }
+        _ => None,
+    }
+}
+
+/// The users whose peers have had the NUL of a status, and have not shown yet whether they waited
+/// for it. Their next requests wait until that is known.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts {
+    of_users: Mutex<HashMap<Username, Vec<CancellationToken>>>,
+}
+
+/// A doubt that ends when this value is dropped.
+struct Doubt<'a> {
+    doubts: &'a Doubts,
+    user: &'a Username,
+    over: CancellationToken,
+}
+
+impl Doubts {
+    fn begin<'a>(&'a self, user: &'a Username) -> Doubt<'a> {
+        let over = CancellationToken::new();
+        self.of_users.lock().entry(user.clone()).or_default().push(over.clone());
+        Doubt { doubts: self, user, over }
+    }
+
+    /// Returns when a request can be answered as the user's peer reads: no doubt is left that the
+    /// peer had caused before this call. That takes about as long as a call of the registry if the
+    /// peer has closed, and [`WAIT`] more if not.
+    pub(crate) async fn are_over(&self, request: &Request) {
+        let Some(user) = user_with_a_dialect(request) else { return };
+        let doubts = {
+            let of_users = self.of_users.lock();
+            if of_users.is_empty() {
+                return;
+            }
+            of_users.get(user).cloned().unwrap_or_default()
+        };
+        for doubt in doubts {
+            doubt.cancelled().await;
+        }
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        let mut of_users = self.doubts.of_users.lock();
+        if let Some(doubts) = of_users.get_mut(self.user) {
+            // Tokens have no identity: mark this one, and drop what is marked.
+            self.over.cancel();
+            doubts.retain(|doubt| !doubt.is_cancelled());
+            if doubts.is_empty() {
+                of_users.remove(self.user);
+            }
+        }
+    }
+}
