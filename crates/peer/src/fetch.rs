@@ -25,8 +25,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 const STALL: Duration = Duration::from_secs(20);
 /// How long a peer may take to compute the hash of a file, which it computes once.
 const HASHING: Duration = Duration::from_secs(600);
+/// How long a peer that has sent as much as it announced may take to send more.
+const MORE: Duration = Duration::from_millis(500);
 /// How long to wait before asking again whether the hash has been computed.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// What stands for a status where there is none.
+const NO_STATUS: u8 = u8::MAX;
 
 /// A peer that a file is copied from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,9 @@ pub enum FetchError {
     /// The peer answered with another failure, or did not compute the file's hash in time.
     #[error("{0} cannot give that file")]
     Refused(String),
+    /// The peer's answer does not begin with a status.
+    #[error("{0} answers in a form that this peer cannot read: ask its owner for the file in another way")]
+    Foreign(String),
     /// The connection could not be opened, or it broke.
     #[error("no answer from {0}: {1}")]
     Io(String, #[source] io::Error),
@@ -96,6 +104,23 @@ impl Incoming {
         pipe.empty(file, offset, moved).map_err(MoveError::Write)?;
         self.pipe = Some(pipe);
         Ok(moved)
+    }
+
+    /// Whether more bytes arrive within [`MORE`].
+    ///
+    /// # Errors
+    /// When the connection breaks, or the interrupt is raised.
+    pub fn has_more(&mut self) -> Result<bool, FetchError> {
+        let limit = |stream: &TcpStream, limit| stream.set_read_timeout(Some(limit));
+        limit(&self.stream, MORE).map_err(|error| self.broken(error))?;
+        let more = self.wait(|stream| match stream.peek(&mut [0]) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Ok(0)
+            }
+            more => more,
+        })?;
+        limit(&self.stream, STALL).map_err(|error| self.broken(error))?;
+        Ok(more > 0)
     }
 
     fn wait<T>(&mut self, mut read: impl FnMut(&mut TcpStream) -> io::Result<T>) -> Result<T, FetchError> {
@@ -166,9 +191,15 @@ impl Source {
         match self.status(&mut incoming)? {
             Some(0) => Ok(incoming),
             Some(get_file::STATUS_NO_FILE) => Err(FetchError::NoFile(self.user.clone())),
+            Some(NO_STATUS) => Err(FetchError::Foreign(self.user.clone())),
             Some(_) => Err(FetchError::Refused(self.user.clone())),
-            None => Err(self.io(io::Error::other("the connection was closed before the reply was complete"))),
+            None => Err(self.cut()),
         }
+    }
+
+    /// The error of a peer that closes before its reply is complete.
+    pub(crate) fn cut(&self) -> FetchError {
+        self.io(io::Error::other("the connection was closed before the reply was complete"))
     }
 
     fn ask_part(
@@ -206,11 +237,7 @@ impl Source {
         let mut read = 0;
         while read < head.len() {
             match incoming.read(&mut head[read..])? {
-                0 => {
-                    return Err(
-                        self.io(io::Error::other("the connection was closed before the reply was complete"))
-                    );
-                }
+                0 => return Err(self.cut()),
                 more => read += more,
             }
         }
@@ -240,12 +267,13 @@ impl Source {
         }
     }
 
-    /// Reads the status of an answer; `None` if the peer closes without an answer.
+    /// Reads the status of an answer; `None` if the peer closes without an answer, [`NO_STATUS`] if
+    /// the answer does not begin with a status.
     fn status(&self, incoming: &mut Incoming) -> Result<Option<u8>, FetchError> {
         let mut status = [0];
         match incoming.read(&mut status)? {
             0 => Ok(None),
-            _ => Ok(Some(reply::read_status(status[0]).unwrap_or(get_file::STATUS_FAILED))),
+            _ => Ok(Some(reply::read_status(status[0]).unwrap_or(NO_STATUS))),
         }
     }
 

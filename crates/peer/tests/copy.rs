@@ -380,3 +380,67 @@ fn a_caller_that_takes_nothing_does_not_keep_others_waiting() {
     place.copy(&[sharing.server.address()]).unwrap();
     assert_eq!(place.copied().unwrap().len(), content.len());
 }
+
+/// A peer of another author: it answers GET_FILE with these bytes, closes at once or when who asks
+/// has closed, and closes without an answer when asked for anything else.
+fn other_peer(answer: Vec<u8>, closes: bool) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut operation = [0; 9];
+            stream.read_exact(&mut operation).unwrap();
+            if &operation == b"GET_FILE\0" {
+                let mut filename = [0; NAME.len() + 1];
+                stream.read_exact(&mut filename).unwrap();
+                let _ = stream.write_all(&answer);
+                if !closes {
+                    let _ = stream.read(&mut filename);
+                }
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_peer_that_writes_strings_gives_its_file_without_them() {
+    for size in [0, 5, 100_000, 3_000_000] {
+        for closes in [true, false] {
+            let file: Vec<u8> = (0..size).map(|number: u32| number as u8).collect();
+            let answer = [format!("0\0{size}\0").as_bytes(), &file].concat();
+            let place = Place::new();
+            let copied = place.copy(&[other_peer(answer, closes)]).unwrap();
+            assert_eq!((copied.bytes, copied.hash), (u64::from(size), None));
+            assert_eq!(place.copied().unwrap(), file);
+        }
+    }
+}
+
+/// What an original peer sends is never taken for anything else but the file.
+#[test]
+fn a_file_that_begins_like_a_string_is_copied_whole() {
+    for file in [&b"\x005\0hello world"[..], b"\0five\0hello", b"\0", b"\0\0", b"5\0hello"] {
+        let place = Place::new();
+        place.copy(&[other_peer([b"0", file].concat(), true)]).unwrap();
+        assert_eq!(place.copied().unwrap(), file);
+    }
+}
+
+#[test]
+fn a_peer_that_writes_strings_and_breaks_off_leaves_no_copy() {
+    let place = Place::new();
+    let error = place.copy(&[other_peer(b"0\x0010\0hello".to_vec(), true)]).unwrap_err();
+    assert!(error.to_string().contains("before the reply was complete"), "{error}");
+    assert_eq!(place.copied(), None);
+}
+
+#[test]
+fn a_peer_that_speaks_something_else_is_named_in_one_line() {
+    let place = Place::new();
+    let error = place.copy(&[other_peer(b"\0hello".to_vec(), true)]).unwrap_err();
+    assert!(matches!(error, CopyError::Fetch(FetchError::Foreign(_))), "{error}");
+    assert_eq!(error.to_string().lines().count(), 1);
+    let error = place.copy(&[other_peer(b"1\0".to_vec(), true)]).unwrap_err();
+    assert!(matches!(error, CopyError::Fetch(FetchError::NoFile(_))), "{error}");
+}

@@ -2,11 +2,13 @@
 //! is possible, or nothing at all.
 
 mod many;
+mod text;
 
 use std::{fs::File, io, path::Path, thread, time::Duration};
 
 use lonja_wire::{Filename, get_part::Head};
 
+use self::text::Announced;
 use crate::{
     fetch::{FetchError, Incoming, MoveError, Source},
     interrupt::Interrupt,
@@ -112,7 +114,7 @@ impl Job<'_> {
         let mut incoming = source.whole(self.filename, self.interrupt)?;
         let copy = self.target.begin()?;
         self.progress.begin(None, 0);
-        let bytes = self.receive(&mut incoming, copy.file())?;
+        let bytes = self.receive_whole(source, &mut incoming, copy.file())?;
         copy.finish(self.target)?;
         Ok(Copied { bytes, hash: None, resumed: 0 })
     }
@@ -184,18 +186,31 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Writes all bytes of `incoming` to a file, from the file's beginning on, and gives how many
-    /// there were.
-    ///
-    /// # Errors
-    /// When the connection breaks, the file cannot be written, or the interrupt is raised.
-    pub fn receive(&self, incoming: &mut Incoming, file: &File) -> Result<u64, CopyError> {
+    /// Writes a whole file of a peer that announces no hash to a file, and gives its size. The peer
+    /// may be an original one, or one that writes everything as strings.
+    fn receive_whole(&self, source: &Source, incoming: &mut Incoming, file: &File) -> Result<u64, CopyError> {
         let mut bytes = 0;
+        let mut announced = None;
         loop {
             match self.moved(incoming.move_to(file, bytes, u64::MAX))? {
-                0 => return Ok(bytes),
+                0 => break,
                 more => bytes += more,
             }
+            announced = Announced::read(file).map_err(|error| self.cannot_write(error))?;
+            let is_all = announced.is_some_and(|announced| announced.whole() == bytes);
+            // A peer that has said how much it sends may leave the end to who asks.
+            if is_all && !incoming.has_more()? {
+                break;
+            }
+        }
+        match announced {
+            Some(announced) if announced.whole() == bytes => {
+                text::strip(file, announced).map_err(|error| self.cannot_write(error))?;
+                Ok(announced.size)
+            }
+            Some(announced) if announced.whole() > bytes => Err(source.cut().into()),
+            // A file of an original peer, whatever it begins with.
+            _ => Ok(bytes),
         }
     }
 
