@@ -516,27 +516,47 @@ fn records_and_metrics_name_the_dialect() {
     }
 }
 
-/// Sends a request in the original's form, reads `read` bytes of the reply, waits, and closes.
-fn slow(address: SocketAddr, request: &str, read: usize, wait: Duration) {
-    let mut stream = wire::connect(address);
-    stream.write_all(request.as_bytes()).unwrap();
-    stream.read_exact(&mut vec![0; read]).unwrap();
-    thread::sleep(wait);
-}
-
 /// An original peer on a machine that stands still looks like a peer that waits for the NUL. It
 /// leaves the NUL unread.
 #[test]
 fn an_original_peer_that_is_slow_is_not_taken_for_another() {
     let (_index, ports) = up();
-    assert_eq!(ORIGINAL.status(&ports, "REGISTER", "alice", &[]), 0);
-    slow(
-        ports.of(Reading::Char),
-        &format!("CONNECT\0{DATETIME}\0alice\x0040000\0"),
-        1,
-        Duration::from_millis(220),
-    );
-    assert_eq!(ORIGINAL.list(&ports, "LIST_USERS", "alice", &[]).unwrap(), [["alice", "127.0.0.1", "40000"]]);
+    for (number, stands_still) in [220, 400, 900].into_iter().enumerate() {
+        let user = format!("user{number}");
+        assert_eq!(ORIGINAL.status(&ports, "REGISTER", &user, &[]), 0);
+        let mut conversation = ORIGINAL.send(&ports, "CONNECT", &user, &["40000"]);
+        assert_eq!(conversation.status(), 0);
+        thread::sleep(Duration::from_millis(stands_still));
+        drop(conversation);
+        if stands_still > 450 {
+            // By now the peer's next request does not wait any more until it is known what the peer is.
+            crate::eventually("the note is taken back", || {
+                let mut count = [0; 5];
+                let list = format!("LIST_USERS\0{DATETIME}\0{user}\0");
+                let mut stream = wire::connect(ports.of(Reading::Char));
+                stream.write_all(list.as_bytes()).unwrap();
+                stream.read_exact(&mut count).unwrap();
+                (&count == b"00003").then_some(())
+            });
+        }
+        let users = ORIGINAL.list(&ports, "LIST_USERS", &user, &[]).unwrap();
+        assert!(users.contains(&[user.as_str(), "127.0.0.1", "40000"].map(str::to_owned).to_vec()));
+    }
+}
+
+/// A peer that keeps each connection until it asks for something else.
+#[test]
+fn a_peer_that_leaves_its_connections_open_is_learned() {
+    let (_index, ports) = up();
+    let text = FORMS.iter().find(|form| form.name == "text").unwrap();
+    for (user, pause) in [("alice", 0), ("bob", 200), ("carol", 600)] {
+        assert_eq!(text.status(&ports, "REGISTER", user, &[]), 0);
+        let mut open = text.send(&ports, "CONNECT", user, &["40000"]);
+        assert_eq!(open.status(), 0);
+        thread::sleep(Duration::from_millis(pause));
+        assert!(!text.list(&ports, "LIST_USERS", user, &[]).unwrap().is_empty());
+        drop(open);
+    }
 }
 
 /// A tool that reads to the end of the stream is no peer that reads strings.
@@ -561,4 +581,20 @@ fn what_was_learned_is_of_the_session() {
         assert_eq!(form.list(&ports, "LIST_USERS", "alice", &[]).unwrap(), [["alice", "127.0.0.1", "40000"]]);
         assert_eq!(form.status(&ports, "DISCONNECT", "alice", &[]), 0, "{}", form.name);
     }
+}
+
+/// What cannot be an original peer's request is not answered with an original's list, even if nothing
+/// was learned: here the session was opened by another program.
+#[test]
+fn a_list_that_no_original_peer_asks_for_is_text() {
+    let (_index, ports) = up();
+    assert_eq!(ORIGINAL.status(&ports, "REGISTER", "alice", &[]), 0);
+    assert_eq!(ORIGINAL.connect(&ports, "alice", 40_000), 0);
+    let alice = [["alice", "127.0.0.1", "40000"]];
+    for name in ["lower case", "line feed", "last", "never"] {
+        let form = FORMS.iter().find(|form| form.name == name).unwrap();
+        assert_eq!(form.list(&ports, "LIST_USERS", "alice", &[]).unwrap(), alice, "{name}");
+        assert_eq!(form.list(&ports, "LIST_CONTENT", "alice", &["alice"]), Ok(vec![]), "{name}");
+    }
+    assert_eq!(ORIGINAL.list(&ports, "LIST_USERS", "alice", &[]).unwrap(), alice);
 }

@@ -31,4 +31,6 @@ pub use field::{
 };
 pub use operation::{Operation, Outcome};
 pub use reading::Encoding;
-pub use request::{BadRequest, Command, MAX_REQUEST, Progress, Request, decode, decode_final, encoding_of};
+pub use request::{
+    BadRequest, Command, MAX_REQUEST, Progress, Request, decode, decode_final, encoding_of, is_original,
+};

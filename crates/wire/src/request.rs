@@ -200,6 +200,16 @@ pub fn encoding_of(bytes: &[u8]) -> Encoding {
     }
 }
 
+/// Whether an original peer may have sent the request at the start of `bytes`: the operation is in
+/// capitals and ends in a NUL, and the datetime comes first (docs/protocol.md 2).
+#[must_use]
+pub fn is_original(bytes: &[u8]) -> bool {
+    let Ok(Some((code, operation))) = known_operation(bytes) else { return false };
+    bytes.starts_with(operation.name().as_bytes())
+        && bytes[code] == 0
+        && layout::read(operation, &bytes[code + 1..]).0 == Order::Original
+}
+
 /// Reads the fields behind an operation code of `code` bytes in every way that is still possible.
 fn conclude(bytes: &[u8], code: usize, operation: Operation) -> Conclusion<'_> {
     let (order, terminated) = layout::read(operation, &bytes[code + 1..]);

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use lonja_wire::{
     BadRequest, Command, Encoding, FieldError, MAX_REQUEST, Operation, Progress, Request, Username, decode,
-    decode_final, encoding_of,
+    decode_final, encoding_of, is_original,
 };
 use proptest::prelude::*;
 
@@ -193,15 +193,19 @@ fn names_of_255_bytes_fill_their_fields() {
 const DATE: &str = "12/05/2024 10:00:00";
 
 /// A terminated request in each order that peers write it in: what the order is, and the bytes. The
-/// last two have no datetime.
-fn in_each_order(command: &Command) -> Vec<(&'static str, Vec<u8>)> {
-    let operation = command.operation().name();
+/// request has a username.
+fn in_each_order(request: &Request) -> Vec<(&'static str, Vec<u8>)> {
+    let operation = request.command.operation().name();
     let lower = operation.to_ascii_lowercase();
-    let mut orders =
-        vec![("lower case", DATE, lower.as_str(), '\0', ""), ("line feed", DATE, operation, '\n', "")];
-    orders.push(("datetime last", "", operation, '\0', DATE));
-    orders.push(("no datetime", "", operation, '\0', ""));
-    let fields: Vec<Vec<String>> = match command {
+    let date = request.datetime.as_str();
+    let user = request.username.as_ref().unwrap().as_str();
+    let orders = [
+        ("lower case", date, lower.as_str(), '\0', ""),
+        ("line feed", date, operation, '\n', ""),
+        ("datetime last", "", operation, '\0', date),
+        ("no datetime", "", operation, '\0', ""),
+    ];
+    let fields: Vec<Vec<String>> = match &request.command {
         Command::Connect(port) => vec![
             vec![port.to_string()],
             vec!["192.168.1.5".to_owned(), port.to_string()],
@@ -209,15 +213,22 @@ fn in_each_order(command: &Command) -> Vec<(&'static str, Vec<u8>)> {
         ],
         Command::Publish(filename, description) => vec![vec![filename.to_string(), description.to_string()]],
         Command::Delete(filename) => vec![vec![filename.to_string()]],
-        Command::ListContent(remote) => vec![vec![remote.as_ref().unwrap().to_string()]],
-        Command::GetFile(second) => vec![vec![second.as_ref().unwrap().to_string()]],
+        Command::ListContent(second) => vec![vec![second.as_ref().unwrap().to_string()]],
+        Command::GetFile(second) => {
+            let second = second.as_ref().unwrap().to_string();
+            vec![vec![second.clone()], vec![second, "copy.txt".to_owned()]]
+        }
         _ => vec![vec![]],
     };
     let mut all = Vec::new();
     for (name, first, operation, end, last) in orders {
         for fields in &fields {
+            // A GET_FILE with the datetime first has no third name.
+            if operation.eq_ignore_ascii_case("GET_FILE") && fields.len() == 2 && !first.is_empty() {
+                continue;
+            }
             let mut text = format!("{operation}{end}");
-            for field in [first, "alice"].into_iter().skip(usize::from(first.is_empty())) {
+            for field in [first, user].into_iter().skip(usize::from(first.is_empty())) {
                 text += &format!("{field}\0");
             }
             for field in fields.iter().map(String::as_str).chain((!last.is_empty()).then_some(last)) {
@@ -227,6 +238,12 @@ fn in_each_order(command: &Command) -> Vec<(&'static str, Vec<u8>)> {
         }
     }
     all
+}
+
+/// What a request written in an order is read as.
+fn read_from(order: &str, request: &Request) -> Request {
+    let datetime = if order == "no datetime" { "".parse().unwrap() } else { request.datetime.clone() };
+    Request { datetime, ..request.clone() }
 }
 
 fn every_command() -> Vec<Command> {
@@ -269,16 +286,66 @@ fn golden_orders() {
     for (bytes, expected) in cases {
         assert_eq!(decode_final(bytes), Ok(expected), "{}", String::from_utf8_lossy(bytes));
         assert_eq!(encoding_of(bytes), Encoding::Terminated);
+        for split in 0..bytes.len() {
+            assert_eq!(arrive(bytes, &[split, bytes.len()]), decode_final(bytes), "split at {split}");
+        }
+    }
+}
+
+/// A request as one kind of peer writes it.
+struct Written {
+    form: &'static str,
+    request: Request,
+    bytes: Vec<u8>,
+}
+
+/// Every request in every form: the original's two encodings, and the orders of other authors.
+fn every_form() -> Vec<Written> {
+    let mut all = Vec::new();
+    for command in every_command() {
+        let request = request("alice", command);
+        for (form, encoding) in [("original", Encoding::Terminated), ("padded", Encoding::Padded)] {
+            all.push(Written { form, request: request.clone(), bytes: encoded(&request, encoding) });
+        }
+        for (form, bytes) in in_each_order(&request) {
+            all.push(Written { form, request: read_from(form, &request), bytes });
+        }
+    }
+    all
+}
+
+/// The bytes of a request decide what it is answered in, whatever other form they might have been in.
+#[test]
+fn no_request_of_one_form_is_taken_for_one_of_another() {
+    let all = every_form();
+    for one in &all {
+        let text = String::from_utf8_lossy(&one.bytes);
+        assert_eq!(decode_final(&one.bytes).as_ref(), Ok(&one.request), "{} {text}", one.form);
+        let expected = if one.form == "padded" { Encoding::Padded } else { Encoding::Terminated };
+        assert_eq!(encoding_of(&one.bytes), expected, "{} {text}", one.form);
+        // A CONNECT with an address is told by the address alone, which decides nothing.
+        let original = matches!(one.form, "original" | "padded");
+        assert_eq!(is_original(&one.bytes), original, "{} {text}", one.form);
+        for other in &all {
+            // Nobody is answered while the bytes may still become another request.
+            if other.bytes.len() > one.bytes.len() && other.bytes.starts_with(&one.bytes) {
+                let answered = matches!(decode(&one.bytes), Progress::Complete(_));
+                assert!(!answered || one.request == other.request, "{} {text} and {}", one.form, other.form);
+            }
+            // Who writes the same bytes is told by what it does, or by a setting.
+            if one.bytes == other.bytes {
+                assert_eq!((one.form, &one.request), (other.form, &other.request));
+            }
+        }
     }
 }
 
 #[test]
 fn every_split_of_every_order_is_the_same_request() {
     for command in every_command() {
-        for (order, bytes) in in_each_order(&command) {
-            let datetime = if order == "no datetime" { "" } else { DATE };
-            let expected =
-                Request { datetime: datetime.parse().unwrap(), ..request("alice", command.clone()) };
+        let request = request("alice", command);
+        for (order, bytes) in in_each_order(&request) {
+            let expected = read_from(order, &request);
             for split in 0..=bytes.len() {
                 assert_eq!(
                     arrive(&bytes, &[split, bytes.len()]).as_ref(),
@@ -295,7 +362,7 @@ fn every_split_of_every_order_is_the_same_request() {
 #[test]
 fn only_a_request_without_a_datetime_waits_for_one() {
     for command in every_command() {
-        for (order, bytes) in in_each_order(&command) {
+        for (order, bytes) in in_each_order(&request("alice", command.clone())) {
             let progress = decode(&bytes);
             if order == "no datetime" {
                 assert_eq!(progress, Progress::Tentative, "{}", String::from_utf8_lossy(&bytes));
@@ -501,13 +568,30 @@ proptest! {
     }
 
     #[test]
+    fn any_segmentation_of_any_order_is_the_same_request(
+        request in any_request(),
+        cuts in proptest::collection::btree_set(0_usize..MAX_REQUEST, 0..12),
+    ) {
+        prop_assume!(request.username.is_some());
+        for (order, bytes) in in_each_order(&request) {
+            let splits: BTreeSet<usize> = cuts.iter().copied().filter(|cut| *cut < bytes.len()).collect();
+            let splits: Vec<usize> = splits.into_iter().chain([bytes.len()]).collect();
+            prop_assert_eq!(arrive(&bytes, &splits), Ok(read_from(order, &request)), "{}", order);
+        }
+    }
+
+    #[test]
     fn perturbed_input_never_panics_and_is_decided_within_the_bound(
         request in any_request(),
-        padded in any::<bool>(),
+        form in any::<prop::sample::Index>(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         tail in proptest::collection::vec(any::<u8>(), 0..1500),
     ) {
-        let mut bytes = encoded(&request, BOTH[usize::from(padded)]);
+        let mut forms: Vec<_> = BOTH.into_iter().map(|encoding| encoded(&request, encoding)).collect();
+        if request.username.is_some() {
+            forms.extend(in_each_order(&request).into_iter().map(|(_, bytes)| bytes));
+        }
+        let mut bytes = form.get(&forms).clone();
         for (index, byte) in damage {
             let at = index.index(bytes.len());
             bytes[at] = byte;
@@ -529,7 +613,7 @@ fn check_any_bytes(bytes: &[u8]) {
         assert!(!matches!(decode(bytes), Progress::Incomplete), "a full buffer must be decided");
     }
     if let Ok(request) = decode_final(bytes) {
-        let _ = encoding_of(bytes);
+        let _ = (encoding_of(bytes), is_original(bytes));
         for encoding in BOTH {
             assert_eq!(decode_final(&encoded(&request, encoding)), Ok(request.clone()));
         }

@@ -17,7 +17,7 @@ use lonja_chassis::{
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_wire::{
     BadRequest, Command, Dialect, Encoding, MAX_REQUEST, Operation, Outcome, Progress, Request, Username,
-    decode, decode_final, encoding_of,
+    decode, decode_final, encoding_of, is_original,
 };
 use opentelemetry::{KeyValue, context::FutureExt as _};
 use rustix::net::SendFlags;
@@ -33,7 +33,7 @@ use crate::{
     learning::{self, Doubts},
     lists::Rendered,
     metrics::Metrics,
-    operations::{Content, Done, Operations},
+    operations::{Content, Done, Hints, Operations},
     recorder::Recorder,
 };
 
@@ -45,7 +45,7 @@ const STALL: Duration = Duration::from_secs(5);
 /// How long a peer may take to close after its reply, and the largest number of bytes from the peer
 /// that are read and thrown away meanwhile. Closing on unread input would reset the connection, and
 /// the reply could be lost with it.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
+pub(crate) const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
 
 /// Bounds the log of bad requests, which peers can send at will.
 static BAD_REQUESTS: Throttle = Throttle::events();
@@ -144,19 +144,20 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
         decode_final(input.arrived())
     });
     let peer = origin.peer;
-    let known = origin.dialect.or_else(|| shared.dialects.of(peer.ip()));
+    let set = origin.dialect.or_else(|| shared.dialects.of(peer.ip()));
+    let hints = Hints { set, is_original: is_original(input.arrived()) };
     let mut trace = None;
     let answer = match &request {
         Ok(request) => {
             trace = begin_trace(request, &stream, peer, accepted);
-            let answer = shared.answer(request, peer, known, || input.encoding(&stream));
+            let answer = shared.answer(request, peer, hints, || input.encoding(&stream));
             // Boxed, so that the task of a connection that has not sent a request yet stays small.
             match &trace {
                 Some(root) => Box::pin(answer.with_context(root.context())).await,
                 None => Box::pin(answer).await,
             }
         }
-        Err(bad) => match shared.answer_bad(bad, peer, known) {
+        Err(bad) => match shared.answer_bad(bad, peer, set) {
             Some(answer) => answer,
             None => return,
         },
@@ -179,12 +180,8 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
         return;
     }
     if is_watched {
-        let watched = learning::watch(&mut stream, &mut input.bytes, request.as_ref().ok(), shared);
-        if !watched.await.unwrap_or(false) {
-            return;
-        }
-    }
-    if stream.shutdown().await.is_ok() {
+        let _ = learning::watch(&mut stream, &mut input.bytes, request.as_ref().ok(), shared).await;
+    } else if stream.shutdown().await.is_ok() {
         let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
     }
 }
@@ -239,7 +236,7 @@ impl Shared {
         &self,
         request: &Request,
         peer: SocketAddr,
-        known: Option<Dialect>,
+        hints: Hints,
         encoding: impl FnOnce() -> Encoding,
     ) -> Answer {
         let operation = request.command.operation();
@@ -250,12 +247,12 @@ impl Shared {
             let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
         });
         let since = Instant::now();
-        let (outcome, done) = match self.carry_out(request, peer, known, since).await {
+        let (outcome, done) = match self.carry_out(request, peer, hints, since).await {
             Ok(done) => (Outcome::Ok, done),
             Err(NotDone(outcome)) => (outcome, Done::STATUS),
         };
         let status = operation.status(outcome);
-        let answer = Answer { operation, status, content: done.content, known: known.or(done.dialect) };
+        let answer = Answer { operation, status, content: done.content, known: hints.set.or(done.dialect) };
         let dialect = answer.dialect(encoding());
         // The record is queued even if no time is left; the deadline ends only the wait for its
         // delivery. When a request that was held is done, the audit's store is back too.
@@ -274,14 +271,14 @@ impl Shared {
         &self,
         request: &Request,
         peer: SocketAddr,
-        known: Option<Dialect>,
+        hints: Hints,
         since: Instant,
     ) -> Result<Done, NotDone> {
         let work = async {
-            if known.is_none() {
+            if hints.set.is_none() {
                 self.doubts.are_over(request).await;
             }
-            self.operations.carry_out(request, peer, known).await
+            self.operations.carry_out(request, peer, hints).await
         };
         let is_held = || self.operations.backend.is_held();
         let done = in_time(since, DEADLINE, is_held, work).await;

@@ -1,51 +1,72 @@
 //! What a peer shows by what it does behind a status (docs/protocol.md 3).
 //!
 //! An original peer closes as soon as it has the byte of the status. A peer of another author that
-//! reads the status as a string waits for the string's NUL, and closes when the NUL comes. Such a
-//! peer's session keeps that the peer reads text, because lists need their form at once.
+//! reads the status as a string waits for the string's NUL. Such a peer's session keeps that the
+//! peer reads text, because lists need their form at once.
 
 use std::{collections::HashMap, io, time::Duration};
 
 use lonja_wire::{Command, Dialect, Request, Username};
 use parking_lot::Mutex;
 use rustix::net::SendFlags;
-use tokio::{net::TcpStream, time};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{Shared, linger, write};
+use crate::connection::{LINGER, Shared, linger, write};
 
-/// How long the stream stays open behind a status, and then behind the status's NUL.
+/// How long a peer has to close behind a status, then behind the status's NUL, then behind the end
+/// of the stream.
 const WAIT: Duration = Duration::from_millis(150);
 
-/// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. Gives
-/// whether the stream is still open.
+/// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. The stream
+/// has ended then.
+///
+/// # Errors
+/// When the connection breaks.
 pub(crate) async fn watch(
     stream: &mut TcpStream,
     scratch: &mut [u8],
     request: Option<&Request>,
     shared: &Shared,
-) -> io::Result<bool> {
+) -> io::Result<()> {
     if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
-        return closed.map(|()| false);
+        return closed;
     }
     let user = request.and_then(user_with_a_session);
-    let _in_doubt = user.map(|user| shared.doubts.begin(user));
+    let doubt = user.map(|user| shared.doubts.begin(user));
     // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
     if let Some(user) = user {
         shared.operations.note(user, Some(Dialect::Text)).await;
     }
-    write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
+    let waited = waits_for_the_nul(stream, scratch, doubt).await;
     shared.metrics.ended_strings.increment(1);
-    let behind = time::timeout(WAIT, linger(stream, scratch)).await;
-    if let Ok(Ok(())) = behind {
-        return Ok(false);
-    }
-    // The peer was not waiting for the NUL: it has left the NUL unread, or it still waits. It is an
-    // original peer that was slow, or a tool that reads to the end of the stream.
-    if let Some(user) = user {
+    if let (Some(user), Ok(false)) = (user, &waited) {
         shared.operations.note(user, None).await;
     }
-    behind.map_or(Ok(true), |closed| closed.map(|()| false))
+    waited.map(|_| ())
+}
+
+/// Sends a NUL, and gives whether the NUL was what the peer waited for.
+async fn waits_for_the_nul(
+    stream: &mut TcpStream,
+    scratch: &mut [u8],
+    doubt: Option<Doubt<'_>>,
+) -> io::Result<bool> {
+    write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
+    // A peer that closes without having read the NUL, as a slow original peer does, resets the
+    // connection.
+    if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
+        return Ok(closed.is_ok());
+    }
+    stream.shutdown().await?;
+    // A tool that reads to the end of the stream closes now.
+    if time::timeout(WAIT, linger(stream, scratch)).await.is_ok() {
+        return Ok(false);
+    }
+    // A peer that has read the NUL and leaves its connection open, perhaps until its next request.
+    drop(doubt);
+    let closed = time::timeout(LINGER.0, linger(stream, scratch)).await;
+    Ok(closed.is_err() || closed.is_ok_and(|closed| closed.is_ok()))
 }
 
 /// The user who asks, if the user may have a session after the request.
@@ -89,7 +110,7 @@ impl Doubts {
 
     /// Returns when a request can be answered as the user's peer reads: no doubt is left that the
     /// peer had caused before this call. That takes about as long as a call of the registry if the
-    /// peer has closed, and [`WAIT`] more if not.
+    /// peer has closed, and twice [`WAIT`] more if not.
     pub(crate) async fn are_over(&self, request: &Request) {
         let Some(user) = user_with_a_dialect(request) else { return };
         let doubts = {

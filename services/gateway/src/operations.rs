@@ -60,11 +60,28 @@ pub(crate) enum Content {
     Owner(Ipv4Addr, u16),
 }
 
+/// What shows what a peer reads, beside what was noted for its user.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hints {
+    /// What a setting says.
+    pub(crate) set: Option<Dialect>,
+    /// Whether an original peer may have sent the request.
+    pub(crate) is_original: bool,
+}
+
+impl Hints {
+    /// The dialect of a list, if the dialect is not the one that the request's encoding says.
+    fn of_list(self, noted: Option<Dialect>) -> Option<Dialect> {
+        // Of the peers whose requests cannot be an original peer's, none reads an original's lists.
+        self.set.or(noted).or((!self.is_original).then_some(Dialect::Text))
+    }
+}
+
 /// The result of an operation that succeeded.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) content: Content,
-    /// The dialect that was noted for the user who asks, if the operation came to know it.
+    /// The dialect of the reply, if the operation came to know more than [`Hints::set`].
     pub(crate) dialect: Option<Dialect>,
 }
 
@@ -82,13 +99,12 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// Carries out a request of the peer at this address. `dialect` is what the peer is known to read
-    /// without asking the registry.
+    /// Carries out a request of the peer at this address.
     pub(crate) async fn carry_out(
         &self,
         request: &Request,
         peer: SocketAddr,
-        dialect: Option<Dialect>,
+        hints: Hints,
     ) -> Result<Done, NotDone> {
         let Some(username) = &request.username else {
             return Err(NotDone(Outcome::NotRegistered));
@@ -100,8 +116,8 @@ impl Operations {
             Command::Disconnect => self.disconnect(username).await,
             Command::Publish(filename, description) => self.publish(username, filename, description).await,
             Command::Delete(filename) => self.delete(username, filename).await,
-            Command::ListUsers => self.list_users(username, dialect).await,
-            Command::ListContent(remote) => self.list_content(username, remote.as_ref(), dialect).await,
+            Command::ListUsers => self.list_users(username, hints).await,
+            Command::ListContent(remote) => self.list_content(username, remote.as_ref(), hints).await,
             Command::GetFile(second) => self.get_file(username, second.as_ref()).await,
         }
     }
@@ -172,25 +188,25 @@ impl Operations {
         Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
     }
 
-    async fn list_users(&self, username: &Username, known: Option<Dialect>) -> Result<Done, NotDone> {
+    async fn list_users(&self, username: &Username, hints: Hints) -> Result<Done, NotDone> {
         let mut registry = self.backend.registry_client();
         let users = self.lists.users(&mut registry, username.to_string());
         let (list, noted) = self.list_or_hold(username, users).await?;
-        self.listed(Operation::ListUsers, list, known.or(noted)).await
+        self.listed(Operation::ListUsers, list, hints.of_list(noted)).await
     }
 
     async fn list_content(
         &self,
         username: &Username,
         remote: Option<&Username>,
-        known: Option<Dialect>,
+        hints: Hints,
     ) -> Result<Done, NotDone> {
         let request = GetRemoteSessionRequest {
             username: username.to_string(),
             remote_username: remote.map(Username::to_string).unwrap_or_default(),
         };
         let remote = self.backend.registry.call_unary(&GET_REMOTE_SESSION, request).await?;
-        let dialect = known.or_else(|| Dialect::from_name(&remote.dialect));
+        let dialect = hints.of_list(Dialect::from_name(&remote.dialect));
         let list = if remote.session_id.is_empty() {
             Lists::empty()
         } else {

@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lonja_wire::{Encoding, MAX_REQUEST, Progress, decode, decode_final, encoding_of};
+use lonja_wire::{Encoding, MAX_REQUEST, Progress, decode, decode_final, encoding_of, is_original};
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = &bytes[..bytes.len().min(MAX_REQUEST)];
@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_ne!(decode(bytes), Progress::Incomplete);
     }
     if let Ok(request) = decode_final(bytes) {
-        let _ = encoding_of(bytes);
+        let _ = (encoding_of(bytes), is_original(bytes));
         for encoding in [Encoding::Terminated, Encoding::Padded] {
             let mut again = Vec::new();
             request.encode(encoding, &mut again);
