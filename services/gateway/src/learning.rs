@@ -4,7 +4,15 @@
 //! reads the status as a string waits for the string's NUL. Such a peer's session keeps that the
 //! peer reads text, because lists need their form at once.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use lonja_wire::{Command, Dialect, Request, Username};
 use parking_lot::Mutex;
@@ -14,9 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{LINGER, Shared, linger, write};
 
-/// How long a peer has to close behind a status, then behind the status's NUL, then behind the end
-/// of the stream.
+/// How long a peer has to close behind a status, and then behind the status's NUL.
 const WAIT: Duration = Duration::from_millis(150);
+/// How long a tool that reads to the end of the stream has to close behind that end.
+const TOOL: Duration = Duration::from_millis(500);
+/// How long a request waits until it is known what its peer reads.
+const DOUBT: Duration = Duration::from_millis(300);
 
 /// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. The stream
 /// has ended then.
@@ -38,7 +49,7 @@ pub(crate) async fn watch(
     if let Some(user) = user {
         shared.operations.note(user, Some(Dialect::Text)).await;
     }
-    let waited = waits_for_the_nul(stream, scratch, doubt).await;
+    let waited = waits_for_the_nul(stream, scratch, doubt.as_ref()).await;
     shared.metrics.ended_strings.increment(1);
     if let (Some(user), Ok(false)) = (user, &waited) {
         shared.operations.note(user, None).await;
@@ -50,7 +61,7 @@ pub(crate) async fn watch(
 async fn waits_for_the_nul(
     stream: &mut TcpStream,
     scratch: &mut [u8],
-    doubt: Option<Doubt<'_>>,
+    doubt: Option<&Doubt<'_>>,
 ) -> io::Result<bool> {
     write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
     // A peer that closes without having read the NUL, as a slow original peer does, resets the
@@ -59,14 +70,13 @@ async fn waits_for_the_nul(
         return Ok(closed.is_ok());
     }
     stream.shutdown().await?;
-    // A tool that reads to the end of the stream closes now.
-    if time::timeout(WAIT, linger(stream, scratch)).await.is_ok() {
-        return Ok(false);
+    match time::timeout(TOOL, linger(stream, scratch)).await {
+        // A tool that reads to the end of the stream closes now, and asks nothing before.
+        Ok(Ok(())) => Ok(doubt.is_some_and(|doubt| doubt.of.has_asked.load(Relaxed))),
+        Ok(Err(_)) => Ok(false),
+        // A peer that has read the NUL and leaves its connection open, perhaps until its next request.
+        Err(_) => Ok(!matches!(time::timeout(LINGER.0, linger(stream, scratch)).await, Ok(Err(_)))),
     }
-    // A peer that has read the NUL and leaves its connection open, perhaps until its next request.
-    drop(doubt);
-    let closed = time::timeout(LINGER.0, linger(stream, scratch)).await;
-    Ok(closed.is_err() || closed.is_ok_and(|closed| closed.is_ok()))
 }
 
 /// The user who asks, if the user may have a session after the request.
@@ -91,26 +101,33 @@ fn user_with_a_dialect(request: &Request) -> Option<&Username> {
 /// for it. Their next requests wait until that is known.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
-    of_users: Mutex<HashMap<Username, Vec<CancellationToken>>>,
+    of_users: Mutex<HashMap<Username, Vec<Arc<InDoubt>>>>,
+}
+
+/// What is in doubt about one connection.
+#[derive(Debug, Default)]
+struct InDoubt {
+    is_over: CancellationToken,
+    /// Whether the user has asked for something else meanwhile.
+    has_asked: AtomicBool,
 }
 
 /// A doubt that ends when this value is dropped.
 struct Doubt<'a> {
     doubts: &'a Doubts,
     user: &'a Username,
-    over: CancellationToken,
+    of: Arc<InDoubt>,
 }
 
 impl Doubts {
     fn begin<'a>(&'a self, user: &'a Username) -> Doubt<'a> {
-        let over = CancellationToken::new();
-        self.of_users.lock().entry(user.clone()).or_default().push(over.clone());
-        Doubt { doubts: self, user, over }
+        let of = Arc::<InDoubt>::default();
+        self.of_users.lock().entry(user.clone()).or_default().push(Arc::clone(&of));
+        Doubt { doubts: self, user, of }
     }
 
-    /// Returns when a request can be answered as the user's peer reads: no doubt is left that the
-    /// peer had caused before this call. That takes about as long as a call of the registry if the
-    /// peer has closed, and twice [`WAIT`] more if not.
+    /// Returns when a request can be answered as the user's peer reads: it is known what the peer
+    /// did on its connections before, or the peer has left one of them open for [`DOUBT`].
     pub(crate) async fn are_over(&self, request: &Request) {
         let Some(user) = user_with_a_dialect(request) else { return };
         let doubts = {
@@ -120,19 +137,24 @@ impl Doubts {
             }
             of_users.get(user).cloned().unwrap_or_default()
         };
-        for doubt in doubts {
-            doubt.cancelled().await;
+        let all = async {
+            for doubt in &doubts {
+                doubt.is_over.cancelled().await;
+            }
+        };
+        if time::timeout(DOUBT, all).await.is_err() {
+            // Who asks for something else does not wait for the end of a stream.
+            doubts.iter().for_each(|doubt| doubt.has_asked.store(true, Relaxed));
         }
     }
 }
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
+        self.of.is_over.cancel();
         let mut of_users = self.doubts.of_users.lock();
         if let Some(doubts) = of_users.get_mut(self.user) {
-            // Tokens have no identity: mark this one, and drop what is marked.
-            self.over.cancel();
-            doubts.retain(|doubt| !doubt.is_cancelled());
+            doubts.retain(|doubt| !Arc::ptr_eq(doubt, &self.of));
             if doubts.is_empty() {
                 of_users.remove(self.user);
             }
