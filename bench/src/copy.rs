@@ -201,7 +201,7 @@ impl Lonja {
     fn unverified(&self, bytes: u64) -> anyhow::Result<()> {
         self.job(|job| {
             let mut incoming = self.source.whole(job.filename, job.interrupt)?;
-            let received = job.receive(&mut incoming, &self.existing()?)?;
+            let received = job.receive_whole(&self.source, &mut incoming, &self.existing()?)?;
             if received != bytes {
                 bail!("{received} bytes came");
             }

@@ -186,9 +186,18 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Writes a whole file of a peer that announces no hash to a file, and gives its size. The peer
-    /// may be an original one, or one that writes everything as strings.
-    fn receive_whole(&self, source: &Source, incoming: &mut Incoming, file: &File) -> Result<u64, CopyError> {
+    /// Writes what a peer sends that announces no hash to a file, from the file's beginning on, and
+    /// gives the size of what was sent. The peer may be an original one, or one that writes everything
+    /// as strings.
+    ///
+    /// # Errors
+    /// When the connection breaks, the file cannot be written, or the interrupt is raised.
+    pub fn receive_whole(
+        &self,
+        source: &Source,
+        incoming: &mut Incoming,
+        file: &File,
+    ) -> Result<u64, CopyError> {
         let mut bytes = 0;
         let mut announced = None;
         loop {
