@@ -75,7 +75,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         config.pairs, config.seconds
     );
     println!(
-        "{:<16} {:>5} | {:>8} {:>8} {:>6} | {:>6} {:>6} {:>6} | {:>7} {:>7} {:>7} | {:>6} {:>9}",
+        "{:<16} {:>5} | {:>8} {:>8} {:>6} | {:>6} {:>6} {:>6} | {:>7} {:>7} {:>7} | {:>6} {:>6} {:>9}",
         "",
         "conns",
         "lonja/s",
@@ -87,6 +87,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         "p50 us",
         "p99 us",
         "p99.9",
+        "p50 x",
         "p99 x",
         "MB/s"
     );
@@ -143,7 +144,7 @@ fn row(config: &Config, name: &str, shape: &Load) -> anyhow::Result<()> {
     let pairs = in_pairs(config.pairs, one, other)?;
     let of = |figure: fn(&(Run, Run)) -> f64| median(pairs.iter().map(figure).collect());
     println!(
-        "{:<16} {:>5} | {:>8.0} {:>8.0} {:>6.2} | {:>6.1} {:>6.1} {:>6.2} | {:>7.0} {:>7.0} {:>7.0} | {:>6.2} {:>9.1}",
+        "{:<16} {:>5} | {:>8.0} {:>8.0} {:>6.2} | {:>6.1} {:>6.1} {:>6.2} | {:>7.0} {:>7.0} {:>7.0} | {:>6.2} {:>6.2} {:>9.1}",
         name,
         shape.connections,
         of(|(lonja, _)| lonja.per_second),
@@ -155,6 +156,7 @@ fn row(config: &Config, name: &str, shape: &Load) -> anyhow::Result<()> {
         of(|(lonja, _)| lonja.p50),
         of(|(lonja, _)| lonja.p99),
         of(|(lonja, _)| lonja.p999),
+        of(|(lonja, beside)| lonja.p50 / beside.p50),
         of(|(lonja, beside)| lonja.p99 / beside.p99),
         of(|(lonja, _)| lonja.per_second) * shape.reply() as f64 / 1e6,
     );
