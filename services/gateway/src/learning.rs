@@ -40,9 +40,21 @@ pub(crate) async fn watch(
     request: Option<&Request>,
     shared: &Shared,
 ) -> io::Result<()> {
-    if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
-        return closed;
+    match time::timeout(WAIT, linger(stream, scratch)).await {
+        Ok(closed) => closed,
+        // Boxed, so that the task of any other connection stays small.
+        Err(_) => Box::pin(learn(stream, scratch, request, shared)).await,
     }
+}
+
+/// Notes that the user's peer reads text, sends the NUL, and takes the note back if the peer was not
+/// waiting for the NUL.
+async fn learn(
+    stream: &mut TcpStream,
+    scratch: &mut [u8],
+    request: Option<&Request>,
+    shared: &Shared,
+) -> io::Result<()> {
     let user = request.and_then(user_with_a_session);
     let doubt = user.map(|user| shared.doubts.begin(user));
     // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
@@ -51,7 +63,8 @@ pub(crate) async fn watch(
     }
     let waited = waits_for_the_nul(stream, scratch, doubt.as_ref()).await;
     shared.metrics.ended_strings.increment(1);
-    if let (Some(user), Ok(false)) = (user, &waited) {
+    // A connection that broke before the NUL was sent is that of a peer that has closed.
+    if let (Some(user), Ok(false) | Err(_)) = (user, &waited) {
         shared.operations.note(user, None).await;
     }
     waited.map(|_| ())
