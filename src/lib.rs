@@ -9,7 +9,8 @@ use std::{io, num::NonZeroUsize, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use lonja_chassis::{shutdown, telemetry, trace};
+use lonja_chassis::shutdown;
+use lonja_telemetry::traces;
 use tokio::runtime::{self, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -100,10 +101,10 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     if let Command::Health(config) = cli.command {
         return health::run(config).await;
     }
-    let _written_at_the_end = telemetry::init(&cli.log)?;
+    let _written_at_the_end = lonja_telemetry::init(&cli.log)?;
     // Each connection needs a descriptor. If the system grants too few, accepting waits.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let exporter = trace::init(cli.command.service())?;
+    let exporter = traces::init(cli.command.service())?;
     let shutdown = CancellationToken::new();
     let signals = shutdown::on_signal(shutdown.clone()).context("signal handlers")?;
     let result = tokio::select! {

@@ -4,7 +4,9 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{health::Health, http, telemetry};
+use lonja_telemetry::metrics;
+
+use crate::{health::Health, http};
 
 /// Makes the router of the endpoints. `/readyz` answers 200 while every service in `health` is
 /// ready, and 503 otherwise.
@@ -12,7 +14,7 @@ pub fn router(health: Health) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(|| async { telemetry::render_metrics() }))
+        .route("/metrics", get(|| async { metrics::render() }))
         .with_state(health)
 }
 

@@ -16,7 +16,4 @@ pub mod rpc;
 pub mod service;
 pub mod shutdown;
 pub mod store_url;
-pub mod telemetry;
 pub mod text;
-pub mod throttle;
-pub mod trace;

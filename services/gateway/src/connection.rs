@@ -11,10 +11,12 @@ use lonja_chassis::{
     operation_log::OperationLog,
     rpc::{HELD_AT_MOST, in_time},
     text::Printable,
-    throttle::Throttle,
-    trace::{self, Span, names},
 };
 use lonja_proto::audit::{self, OperationRecord};
+use lonja_telemetry::{
+    throttle::Throttle,
+    traces::{self, Span, names},
+};
 use lonja_wire::{
     BadRequest, Command, Dialect, Encoding, MAX_REQUEST, Operation, Outcome, Progress, Request, Username,
     decode, decode_final, encoding_of, is_original,
@@ -194,7 +196,7 @@ fn begin_trace(
     peer: SocketAddr,
     accepted: SystemTime,
 ) -> Option<Span> {
-    if !trace::is_on() {
+    if !traces::is_on() {
         return None;
     }
     let operation = request.command.operation().name();
@@ -372,7 +374,7 @@ fn record(request: &Request, peer: SocketAddr, status: u8, dialect: Dialect) -> 
         handled_at: Some(SystemTime::now().into()),
         peer_address: peer.to_string(),
         status: status.into(),
-        trace_id: trace::current_ids().map(|(trace, _)| trace).unwrap_or_default(),
+        trace_id: traces::current_ids().map(|(trace, _)| trace).unwrap_or_default(),
         dialect: dialect.name().to_owned(),
     }
 }

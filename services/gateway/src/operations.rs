@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use lonja_chassis::throttle::Throttle;
 use lonja_proto::{
     Reason,
     catalog::{
@@ -21,6 +20,7 @@ use lonja_proto::{
         UnregisterUserRequest,
     },
 };
+use lonja_telemetry::throttle::Throttle;
 use lonja_wire::{Command, Description, Dialect, Filename, Operation, Outcome, Port, Request, Username};
 use tokio::time;
 

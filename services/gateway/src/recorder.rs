@@ -8,13 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lonja_chassis::{
-    rpc::Channel,
-    trace::{Parent, Part, names},
-};
+use lonja_chassis::rpc::Channel;
 use lonja_proto::audit::{
     OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
 };
+use lonja_telemetry::traces::{Parent, Part, names};
 use metrics::{Counter, Gauge, counter, gauge};
 use opentelemetry::{KeyValue, context::FutureExt as _};
 use parking_lot::Mutex;

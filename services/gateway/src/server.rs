@@ -9,8 +9,8 @@ use lonja_chassis::{
     operation_log::OperationLog,
     service::Running,
     shutdown,
-    throttle::Throttle,
 };
+use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
 use tokio::{
     net::{TcpListener, TcpStream},

@@ -21,7 +21,7 @@ use super::{
     table_file::{Span, TableFile, Tail, table},
     writer::{Participant, Signal},
 };
-use crate::throttle::Throttle;
+use lonja_telemetry::throttle::Throttle;
 
 /// The largest number of commands that may wait for the writer, for each log.
 const QUEUE: usize = 16_384;

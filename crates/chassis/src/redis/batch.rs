@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::{Redis, RedisError, connection::Request};
-use crate::trace::{Parent, Part, names};
+use lonja_telemetry::traces::{Parent, Part, names};
 
 /// The largest number of changes that may wait for Redis.
 const QUEUE: usize = 16_384;

@@ -26,10 +26,8 @@ use tokio::{
 };
 
 use super::outage::Outage;
-use crate::{
-    store_url::StoreUrl,
-    trace::{Parent, Part, names},
-};
+use crate::store_url::StoreUrl;
+use lonja_telemetry::traces::{Parent, Part, names};
 
 /// How long a command may take in all, attempts and pauses included, unless Redis is being restarted
 /// ([`Outage`]). For one request of a peer, all services together have 2 s.

@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
+use super::spans;
 use super::{
     callers::Allowed,
     conversation::{self, Conversation},
@@ -34,7 +35,6 @@ use super::{
     tls::Caller,
     unary::{Unary, unknown},
 };
-use crate::trace;
 
 /// The largest number of calls that may wait for a service.
 const QUEUE: usize = 16_384;
@@ -157,7 +157,7 @@ impl BatchGrpc {
         // Only a known path gets into a log, a metric or a trace.
         let Some(path) = known_path(&path) else { return answer_of(Err(unknown())) };
         let started = Instant::now();
-        let answer = trace::answered(path, &traceparent, async {
+        let answer = spans::answered(path, &traceparent, async {
             self.allowed.check(caller, path)?;
             self.service.answer(path, message).await
         });

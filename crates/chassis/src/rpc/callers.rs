@@ -10,7 +10,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::tls::Caller;
-use crate::throttle::Throttle;
+use lonja_telemetry::throttle::Throttle;
 
 /// The method that carries batches. Every known service may call it: each call of a batch is
 /// checked by itself.

@@ -16,6 +16,7 @@ use prost::Message;
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
+use super::spans::{Traced, answered, asked, begin_client, end_client, inject};
 use super::{
     batch::Batch,
     held::{HELD_AT_MOST, Held},
@@ -25,7 +26,7 @@ use super::{
     tls::Tls,
     unary::Unary,
 };
-use crate::trace::{Span, Traced, answered, asked, begin_client, end_client, inject};
+use lonja_telemetry::traces::Span;
 
 /// The name of the metric for the durations of calls that this process makes.
 pub(super) const DURATION: &str = "lonja_rpc_client_duration_seconds";

@@ -9,6 +9,7 @@ mod measured;
 mod names;
 mod replicas;
 mod server;
+mod spans;
 mod tls;
 mod unary;
 

@@ -16,6 +16,7 @@ use tonic::{
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
+use super::spans::Traced;
 use super::{
     batch::BatchGrpc,
     callers::{Allowed, Callers},
@@ -23,7 +24,7 @@ use super::{
     tls::Tls,
     unary::Unary,
 };
-use crate::{health::Health, shutdown, trace::Traced};
+use crate::{health::Health, shutdown};
 
 /// The name of the metric for the durations of calls that this process answers.
 pub(super) const DURATION: &str = "lonja_rpc_server_duration_seconds";

@@ -30,7 +30,7 @@ use tokio_rustls::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::throttle::Throttle;
+use lonja_telemetry::throttle::Throttle;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(3);

@@ -6,7 +6,6 @@
 
 pub mod names;
 mod propagation;
-mod rpc;
 
 use std::{
     borrow::Cow,
@@ -29,8 +28,7 @@ use opentelemetry_sdk::{
 };
 use ulid::Ulid;
 
-pub use rpc::Traced;
-pub(crate) use rpc::{answered, asked, begin_client, end_client, inject};
+pub use propagation::{HEADER, extract};
 
 /// The number of attributes for which the span of a peer's request reserves memory.
 const ROOT_ATTRIBUTES: usize = 8;
@@ -125,7 +123,8 @@ impl Span {
     }
 
     /// Begins a span below `parent`. `None` when traces are off or the span is not sampled.
-    pub(crate) fn child(builder: SpanBuilder, parent: &Parent) -> Option<Self> {
+    #[must_use]
+    pub fn child(builder: SpanBuilder, parent: &Parent) -> Option<Self> {
         Self::start(builder, &parent.0)
     }
 
@@ -143,7 +142,8 @@ impl Span {
     }
 
     /// The place of this span, written as a `traceparent` for a call that is made within the span.
-    pub(crate) fn traceparent(&self) -> String {
+    #[must_use]
+    pub fn traceparent(&self) -> String {
         propagation::inject(&self.context)
     }
 

@@ -10,7 +10,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use super::Parent;
 
 /// The header in which a call carries its place in a trace.
-pub(super) const HEADER: &str = "traceparent";
+pub const HEADER: &str = "traceparent";
 
 struct Write(String);
 
@@ -43,7 +43,8 @@ pub(super) fn inject(context: &Context) -> String {
 
 /// Reads the caller's place in a trace. `None` if there is no place, the text is malformed, or the
 /// trace is not sampled.
-pub(super) fn extract(traceparent: &str) -> Option<Parent> {
+#[must_use]
+pub fn extract(traceparent: &str) -> Option<Parent> {
     // Where few requests are traced, most calls have no `traceparent`.
     if traceparent.is_empty() {
         return None;

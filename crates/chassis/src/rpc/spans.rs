@@ -13,6 +13,7 @@ use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use lonja_proto::known_path;
+use lonja_telemetry::traces::{self, Parent, Span, names};
 use opentelemetry::{
     KeyValue,
     context::FutureExt as _,
@@ -20,8 +21,6 @@ use opentelemetry::{
 };
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
-
-use super::{Parent, Span, names, propagation};
 
 /// The number of attributes for which the span of a call reserves memory.
 const ATTRIBUTES: usize = 6;
@@ -64,14 +63,14 @@ fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
 }
 
 /// Adds the caller's place in a trace to the headers of a call over HTTP.
-pub(crate) fn inject(span: &Span, request: &mut Request<Body>) {
+pub(super) fn inject(span: &Span, request: &mut Request<Body>) {
     if let Ok(place) = HeaderValue::try_from(span.traceparent()) {
-        request.headers_mut().insert(propagation::HEADER, place);
+        request.headers_mut().insert(traces::HEADER, place);
     }
 }
 
 /// Begins the caller's span of a call. `None` if this code runs outside of a sampled trace.
-pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
+pub(super) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
     let parent = Parent::current()?;
     let span = Span::child(builder(path, SpanKind::Client), &parent)?;
     if let Some((host, port)) = server {
@@ -83,12 +82,12 @@ pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Opti
 
 /// Begins the server's span of a call. `None` if the caller is in no sampled trace.
 fn begin_server(path: &str, traceparent: &str) -> Option<Span> {
-    let parent = super::TRACER.get().and_then(|_| propagation::extract(traceparent))?;
+    let parent = traces::is_on().then(|| traces::extract(traceparent))??;
     Span::child(builder(path, SpanKind::Server), &parent)
 }
 
 /// Waits for the answer of a call that does not go over HTTP, and then ends the caller's span.
-pub(crate) async fn asked<T>(
+pub(super) async fn asked<T>(
     span: Option<Span>,
     answer: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
@@ -100,7 +99,7 @@ pub(crate) async fn asked<T>(
 }
 
 /// Answers a call that did not come over HTTP, as a part of its caller's trace.
-pub(crate) async fn answered<T>(
+pub(super) async fn answered<T>(
     path: &str,
     traceparent: &str,
     answer: impl Future<Output = Result<T, Status>>,
@@ -112,7 +111,7 @@ pub(crate) async fn answered<T>(
 }
 
 /// Waits for the answer of a call over HTTP; the caller's span ends with the answer.
-pub(crate) async fn end_client(
+pub(super) async fn end_client(
     span: Span,
     answer: impl Future<Output = Result<Response<Body>, Status>>,
 ) -> Result<Response<Body>, Status> {
@@ -211,7 +210,7 @@ impl HttpBody for Followed {
 
 /// A layer that records the server's span of each call that belongs to a sampled trace.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Traced;
+pub(super) struct Traced;
 
 impl<S> Layer<S> for Traced {
     type Service = TracedService<S>;
@@ -225,7 +224,7 @@ type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Sen
 
 /// A service with the layer [`Traced`] around it.
 #[derive(Debug, Clone)]
-pub struct TracedService<S> {
+pub(super) struct TracedService<S> {
     inner: S,
 }
 
@@ -244,7 +243,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let traceparent = request.headers().get(propagation::HEADER).and_then(|place| place.to_str().ok());
+        let traceparent = request.headers().get(traces::HEADER).and_then(|place| place.to_str().ok());
         let span = begin_server(request.uri().path(), traceparent.unwrap_or_default());
         let answer = self.inner.call(request);
         let Some(span) = span else { return Either::Left(answer) };

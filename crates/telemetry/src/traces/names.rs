@@ -30,7 +30,7 @@ pub const DB_STORED_PROCEDURE_NAME: &str = "db.stored_procedure.name";
 pub const ERROR_TYPE: &str = "error.type";
 /// The operation that the peer asked for.
 pub const OPERATION: &str = "lonja.operation";
-/// The encoding of the request: `terminated` or `padded`.
+/// The dialect of the reply, such as `char` or `text`.
 pub const DIALECT: &str = "lonja.dialect";
 /// The status that the peer was answered, as a number.
 pub const STATUS: &str = "lonja.status";
