@@ -13,13 +13,13 @@ use lonja_catalog::{CatalogConfig, search::Follower};
 use lonja_chassis::{
     admin,
     health::Health,
-    journal::Journal,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
     service::{BackendChannels, RunError, upkeep},
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
 use lonja_gateway::{Backend, Gateway, GatewayConfig, PeerAddress, PeerListener};
+use lonja_journal::Journal;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

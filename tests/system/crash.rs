@@ -16,7 +16,7 @@ use lonja_audit::{
     AuditConfig,
     store::{EmbeddedStore, Position, Store as _},
 };
-use lonja_chassis::journal::Journal;
+use lonja_journal::Journal;
 use lonja_proto::audit::Operation;
 use lonja_wire::{Command, Encoding};
 

@@ -7,7 +7,6 @@ mod contract;
 pub mod fold;
 pub mod health;
 pub mod http;
-pub mod journal;
 pub mod net;
 pub mod networks;
 pub mod operation_log;

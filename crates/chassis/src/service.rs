@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     health::Health,
-    journal::OpenError,
     net::{ListenError, listen},
     redis::{Redis, RedisError},
     rpc::{self, Channel, ChannelError, NameServer, Names, ServeError, TlsConfig, TlsError},
     store_url::StoreUrl,
 };
+use lonja_journal::OpenError;
 
 /// Settings of a service that keeps state.
 #[derive(Debug, Clone, clap::Args)]

@@ -8,12 +8,12 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    journal::Journal,
     operation_log::{OperationLog, OperationLogWriter},
     rpc::{Callers, Channel, Service},
     service::{RunError, Running, ServiceConfig, serve},
     store_url::StoreUrl,
 };
+use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
     audit::{SERVICE_NAME, audit_service_server::AuditServiceServer},

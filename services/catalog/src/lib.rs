@@ -5,11 +5,11 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    journal::Journal,
     rpc::{Callers, Channel, Service},
     service::{RunError, Running, ServiceConfig, serve},
     store_url::StoreUrl,
 };
+use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
     catalog::{SERVICE_NAME, catalog_service_server::CatalogServiceServer},

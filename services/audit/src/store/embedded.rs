@@ -3,10 +3,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use lonja_chassis::{
-    clock::unix_ms,
-    journal::{JournalBuilder, JournalError, Log, OpenError, Row, State},
-};
+use lonja_chassis::clock::unix_ms;
+use lonja_journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
 use lonja_proto::{Failure, audit::OperationRecord};
 
 use super::{Batch, Position, Store};
@@ -195,7 +193,7 @@ impl State for Audit {
 
 #[cfg(test)]
 mod tests {
-    use lonja_chassis::journal::Journal;
+    use lonja_journal::Journal;
     use tempfile::TempDir;
 
     use super::*;

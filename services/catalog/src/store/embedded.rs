@@ -4,17 +4,15 @@
 //! How a state of the journal works: a [`Command`] is decided against the state and what earlier
 //! commands of the same commit have [`Staged`]; the [`Change`]s that it makes are written to a row of
 //! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
-//! matters of them to the newest row (`lonja_chassis::journal::State`).
+//! matters of them to the newest row (`lonja_journal::State`).
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
-use lonja_chassis::{
-    clock::unix_ms,
-    journal::{JournalBuilder, Log, OpenError, Row, State},
-};
+use lonja_chassis::clock::unix_ms;
+use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{Change as Changed, Cursor, File, Listed, Statistics, Store};
@@ -346,7 +344,7 @@ impl State for Catalog {
 
 #[cfg(test)]
 mod tests {
-    use lonja_chassis::journal::Journal;
+    use lonja_journal::Journal;
     use tempfile::TempDir;
 
     use super::*;

@@ -4,7 +4,7 @@
 //! How a state of the journal works: a [`Command`] is decided against the state and what earlier
 //! commands of the same commit have [`Staged`]; the [`Change`]s that it makes are written to a row of
 //! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
-//! matters of them to the newest row (`lonja_chassis::journal::State`).
+//! matters of them to the newest row (`lonja_journal::State`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,10 +12,8 @@ use std::{
     sync::Arc,
 };
 
-use lonja_chassis::{
-    clock::unix_ms,
-    journal::{JournalBuilder, Log, OpenError, Row, State},
-};
+use lonja_chassis::clock::unix_ms;
+use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{Listing, RemoteSession, Statistics, Store};
@@ -395,7 +393,7 @@ impl State for Registry {
 
 #[cfg(test)]
 mod tests {
-    use lonja_chassis::journal::Journal;
+    use lonja_journal::Journal;
     use tempfile::TempDir;
 
     use super::*;

@@ -10,18 +10,19 @@ use std::{
 };
 
 use bytes::Bytes;
+use lonja_telemetry::throttle::Throttle;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message as _;
 use redb::ReadableTable;
 use tokio::sync::{oneshot, watch};
 
-use super::{
-    JournalError, Row, State,
-    recovery::LogRow,
+use crate::{
+    commit::{LogRow, Participant},
+    error::JournalError,
+    signal::Signal,
+    state::{Row, State},
     table_file::{Span, TableFile, Tail, table},
-    writer::{Participant, Signal},
 };
-use lonja_telemetry::throttle::Throttle;
 
 /// The largest number of commands that may wait for the writer, for each log.
 const QUEUE: usize = 16_384;
@@ -181,7 +182,7 @@ fn decode_row<S: State>(row: &[u8]) -> Result<Vec<S::Change>, String> {
 }
 
 /// A state brought up to date with its log.
-pub(super) struct Replay<S> {
+pub(crate) struct Replay<S> {
     state: S,
     first: Row,
     next: Row,
@@ -189,11 +190,11 @@ pub(super) struct Replay<S> {
 }
 
 impl<S: State> Replay<S> {
-    pub(super) fn new(state: S) -> Self {
+    pub(crate) fn new(state: S) -> Self {
         Self { state, first: 1, next: 1, weight: 0 }
     }
 
-    pub(super) fn read(&mut self, table: &impl ReadableTable<Row, &'static [u8]>) -> Result<(), String> {
+    pub(crate) fn read(&mut self, table: &impl ReadableTable<Row, &'static [u8]>) -> Result<(), String> {
         let mut first = true;
         for entry in table.iter().map_err(|error| error.to_string())? {
             let (row, bytes) = entry.map_err(|error| error.to_string())?;
@@ -213,7 +214,7 @@ impl<S: State> Replay<S> {
     }
 }
 
-pub(super) fn attach<S: State>(
+pub(crate) fn attach<S: State>(
     file: Arc<TableFile>,
     signal: Arc<Signal>,
     replay: Replay<S>,

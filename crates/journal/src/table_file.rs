@@ -15,39 +15,42 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use super::{Row, open::OpenError, without_panic};
+use crate::{
+    error::{OpenError, without_panic},
+    state::Row,
+};
 
 /// How many bytes of the file redb may keep in memory. The state itself is in memory already.
 const CACHE: usize = 32 << 20;
 
-pub(super) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
+pub(crate) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
     TableDefinition::new(log)
 }
 
 /// The rows of a log that are durable but not in the table file yet, in order and without a gap.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     log: &'static str,
     rows: Mutex<VecDeque<(Row, Bytes)>>,
 }
 
 impl Tail {
-    pub(super) fn new(log: &'static str) -> Self {
+    pub(crate) fn new(log: &'static str) -> Self {
         Self { log, rows: Mutex::default() }
     }
 
-    pub(super) fn push(&self, row: Row, bytes: Bytes) {
+    pub(crate) fn push(&self, row: Row, bytes: Bytes) {
         self.rows.lock().push_back((row, bytes));
     }
 
-    pub(super) fn get(&self, row: Row) -> Option<Bytes> {
+    pub(crate) fn get(&self, row: Row) -> Option<Bytes> {
         let rows = self.rows.lock();
         let (front, _) = rows.front()?;
         let index = row.checked_sub(*front)?;
         rows.get(usize::try_from(index).ok()?).map(|(_, bytes)| bytes.clone())
     }
 
-    pub(super) fn range(&self, from: Row, through: Row) -> Vec<(Row, Bytes)> {
+    pub(crate) fn range(&self, from: Row, through: Row) -> Vec<(Row, Bytes)> {
         let rows = self.rows.lock();
         rows.iter().filter(|(row, _)| (from..=through).contains(row)).cloned().collect()
     }
@@ -59,25 +62,25 @@ impl Tail {
 
 /// What the table file is to hold of a log: every row from `first` through `last`.
 #[derive(Debug)]
-pub(super) struct Span {
-    pub(super) tail: Arc<Tail>,
-    pub(super) first: Row,
-    pub(super) last: Row,
+pub(crate) struct Span {
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) first: Row,
+    pub(crate) last: Row,
 }
 
 /// The open table file. After an error, redb refuses everything until the file is opened again.
-pub(super) struct TableFile {
+pub(crate) struct TableFile {
     path: PathBuf,
     database: RwLock<Option<Database>>,
 }
 
 impl TableFile {
     /// Opens the file, and makes it if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         Ok(Self { path: path.to_owned(), database: RwLock::new(Some(open(path)?)) })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -89,7 +92,7 @@ impl TableFile {
         Ok(())
     }
 
-    pub(super) fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, redb::Error> {
@@ -98,7 +101,7 @@ impl TableFile {
         read(&database.begin_read()?)
     }
 
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), redb::Error> {
@@ -115,7 +118,7 @@ impl TableFile {
 
     /// Moves the rows of each span from its tail into the file, and deletes the rows before the
     /// span from the file.
-    pub(super) fn fold(&self, spans: &[Span]) -> Result<(), OpenError> {
+    pub(crate) fn fold(&self, spans: &[Span]) -> Result<(), OpenError> {
         let folded = self.write(|transaction| {
             for Span { tail, first, last } in spans {
                 let mut table = transaction.open_table(table(tail.log))?;

@@ -1,7 +1,7 @@
 //! Opening a journal's files, and closing them.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
@@ -9,33 +9,19 @@ use std::{
 
 use redb::{ReadTransaction, TableError};
 
-use super::{
-    State,
+use crate::{
     checkpoint::fold_until_closed,
+    commit::Participant,
+    error::{OpenError, without_panic},
     log::{self, Log, Replay},
     recovery::recover,
     segment::Segment,
+    signal::Signal,
+    state::State,
     table_file::{TableFile, table},
-    without_panic,
-    writer::{Participant, Signal, WriteAhead, write_until_closed},
+    wal::WriteAhead,
+    writer::write_until_closed,
 };
-
-/// Why a data directory cannot be used, as one line that also says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has the file open.
-    #[error("the data file {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
-    InUse(PathBuf),
-    /// The directory or a file in it cannot be created, read or written.
-    #[error("{} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
-    Unusable(PathBuf, io::Error),
-    /// The content of the files is damaged.
-    #[error("the data file {} is damaged ({}): restore its directory from a backup, or move it away to start empty", .0.display(), .1)]
-    Damaged(PathBuf, String),
-    /// A thread cannot be started.
-    #[error("the journal's threads cannot be started: {0}")]
-    Thread(io::Error),
-}
 
 /// The open files of a journal that has no writer yet: each service adds its log.
 pub struct JournalBuilder {

@@ -1,40 +1,23 @@
-//! What a commit writes to the write-ahead log, and how the table file catches up at a start.
+//! How the table file catches up with the write-ahead log at a start.
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use bytes::Bytes;
 use prost::Message as _;
 use redb::{ReadableTable as _, WriteTransaction};
 
-use super::{
-    Row,
+use crate::{
+    commit::{Commit, LogRow},
     segment::Found,
+    state::Row,
     table_file::{TableFile, table},
 };
-
-/// One commit, as the payload of a frame: a row for each log that changed.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Commit {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) rows: Vec<LogRow>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct LogRow {
-    #[prost(string, tag = "1")]
-    pub(super) log: String,
-    #[prost(uint64, tag = "2")]
-    pub(super) row: Row,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(super) bytes: Bytes,
-}
 
 /// Moves the rows that only the segments hold into the table file.
 ///
 /// # Errors
 /// When a row is missing between the rows of the file and the rows of the segments, or the file
 /// cannot be written.
-pub(super) fn recover(file: &TableFile, mut segments: Vec<Found>) -> Result<(), redb::Error> {
+pub(crate) fn recover(file: &TableFile, mut segments: Vec<Found>) -> Result<(), redb::Error> {
     segments.sort_by_key(|found| found.generation);
     if segments.iter().all(|found| found.payloads.is_empty() && found.beyond.is_empty()) {
         return Ok(());

@@ -11,28 +11,14 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    segment::Segment,
-    table_file::{Span, TableFile},
-    writer::Signal,
-};
+use crate::{segment::Segment, signal::Signal, table_file::TableFile, wal::Full};
 
 /// Time between attempts while the table file cannot be written.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A segment that takes no more frames, with the rows that the table file is to hold once the
-/// segment is folded.
-#[derive(Debug)]
-pub(super) struct Full {
-    pub(super) segment: Segment,
-    pub(super) spans: Vec<Span>,
-    /// Whether the journal is being closed, so that no segment comes after this one.
-    pub(super) last: bool,
-}
-
 /// Folds full segments until the writer has gone. When a journal is closed and everything is
 /// folded, the segments are removed: the table file alone then holds all rows.
-pub(super) fn fold_until_closed(
+pub(crate) fn fold_until_closed(
     file: &TableFile,
     segments: &[PathBuf],
     signal: &Arc<Signal>,

@@ -22,13 +22,13 @@ use std::{
 
 /// How many bytes a segment takes before the other segment is used. A new file is filled with zeros
 /// up to this length, so that an append changes no metadata.
-pub(super) const SEGMENT: u64 = 4 << 20;
+pub(crate) const SEGMENT: u64 = 4 << 20;
 const MAGIC: [u8; 8] = *b"lonjawal";
 const HEADER: usize = 32;
 const ALIGNMENT: usize = 8;
 
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     file: File,
     position: u64,
     generation: u64,
@@ -38,18 +38,18 @@ pub(super) struct Segment {
 
 /// What a segment holds when it is opened.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The number of the use of the segment that wrote `payloads`.
-    pub(super) generation: u64,
-    pub(super) payloads: Vec<Vec<u8>>,
+    pub(crate) generation: u64,
+    pub(crate) payloads: Vec<Vec<u8>>,
     /// Payloads of frames behind the end of `payloads`: frames of an older use, or frames behind a
     /// place that is damaged.
-    pub(super) beyond: Vec<Vec<u8>>,
+    pub(crate) beyond: Vec<Vec<u8>>,
 }
 
 impl Segment {
     /// Opens and reads a segment, and makes the file if it is not there.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Found)> {
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Found)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let length = file.metadata()?.len();
         let found = {
@@ -65,7 +65,7 @@ impl Segment {
     }
 
     /// Begins a new use of the segment. Its old content is overwritten from the next append on.
-    pub(super) fn restart(&mut self, generation: u64) {
+    pub(crate) fn restart(&mut self, generation: u64) {
         self.position = 0;
         self.generation = generation;
         // Each new `RandomState` has keys of its own, which the system seeds.
@@ -73,7 +73,7 @@ impl Segment {
     }
 
     /// Appends a frame and makes it durable. After an error the next frame takes its place.
-    pub(super) fn append(&mut self, payload: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, payload: &[u8]) -> io::Result<()> {
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
         self.buffer.clear();
         self.buffer.extend_from_slice(&MAGIC);
@@ -90,7 +90,7 @@ impl Segment {
     }
 
     /// How many bytes were written in this use of the segment.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.position
     }
 }

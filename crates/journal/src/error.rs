@@ -1,0 +1,68 @@
+//! Why a journal's files cannot be used, and why an operation was not carried out.
+
+use std::{
+    fmt,
+    hash::Hash,
+    io,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+};
+
+/// Why a data directory cannot be used, as one line that also says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has the file open.
+    #[error("the data file {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// The directory or a file in it cannot be created, read or written.
+    #[error("{} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
+    Unusable(PathBuf, io::Error),
+    /// The content of the files is damaged.
+    #[error("the data file {} is damaged ({}): restore its directory from a backup, or move it away to start empty", .0.display(), .1)]
+    Damaged(PathBuf, String),
+    /// A thread cannot be started.
+    #[error("the journal's threads cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Why an operation could not be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum JournalError {
+    /// The change could not be written. If the process ends now, the next start may find the change
+    /// or may not.
+    Write(String),
+    /// The file could not be read.
+    Read(String),
+    /// More operations wait than there is room for.
+    Overloaded,
+    /// The journal has been closed.
+    Closed,
+}
+
+impl std::error::Error for JournalError {}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(error) => {
+                write!(
+                    f,
+                    "the data directory cannot be written: {error}: check its disk for space and errors"
+                )
+            }
+            Self::Read(error) => write!(f, "the data file cannot be read: {error}"),
+            Self::Overloaded => f.write_str("too many operations wait for the data file: try again later"),
+            Self::Closed => f.write_str("the data file is closed: the service is ending"),
+        }
+    }
+}
+
+/// Runs `open` and turns a panic into a text: redb may panic on a damaged file, and a person should
+/// see one line all the same.
+pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, String> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let result = panic::catch_unwind(AssertUnwindSafe(open));
+    panic::set_hook(hook);
+    result.map_err(|_| "the structure of the file cannot be read".to_owned())
+}
