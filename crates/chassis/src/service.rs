@@ -15,11 +15,10 @@ use crate::{
     admin,
     health::Health,
     net::{ListenError, listen},
-    redis::{Redis, RedisError},
     rpc::{self, Channel, ChannelError, NameServer, Names, ServeError, TlsConfig, TlsError},
-    store_url::StoreUrl,
 };
 use lonja_journal::OpenError;
+use lonja_redis::{Redis, RedisError, StoreUrl};
 
 /// Settings of a service that keeps state.
 #[derive(Debug, Clone, clap::Args)]

@@ -11,13 +11,13 @@ use lonja_chassis::{
     operation_log::{OperationLog, OperationLogWriter},
     rpc::{Callers, Channel, Service},
     service::{RunError, Running, ServiceConfig, serve},
-    store_url::StoreUrl,
 };
 use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
     audit::{SERVICE_NAME, audit_service_server::AuditServiceServer},
 };
+use lonja_redis::StoreUrl;
 use tokio_util::sync::CancellationToken;
 
 use service::AuditGrpc;

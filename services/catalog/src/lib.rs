@@ -7,13 +7,13 @@ pub mod store;
 use lonja_chassis::{
     rpc::{Callers, Channel, Service},
     service::{RunError, Running, ServiceConfig, serve},
-    store_url::StoreUrl,
 };
 use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
     catalog::{SERVICE_NAME, catalog_service_server::CatalogServiceServer},
 };
+use lonja_redis::StoreUrl;
 use tokio_util::sync::CancellationToken;
 
 use search::{Follower, Search};

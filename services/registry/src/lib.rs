@@ -7,13 +7,13 @@ pub mod store;
 use lonja_chassis::{
     rpc::{Callers, Channel, Service},
     service::{RunError, Running, ServiceConfig, serve},
-    store_url::StoreUrl,
 };
 use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
     registry::{SERVICE_NAME, registry_service_server::RegistryServiceServer},
 };
+use lonja_redis::StoreUrl;
 use tokio_util::sync::CancellationToken;
 
 pub use model::{Endpoint, OpenSession, Session};

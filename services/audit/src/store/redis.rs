@@ -3,8 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lonja_chassis::redis::{Redis, RedisError};
 use lonja_proto::{Failure, audit::OperationRecord};
+use lonja_redis::{Redis, RedisError};
 use prost::Message as _;
 use redis::{Script, cmd, streams::StreamRangeReply};
 use tokio::time;
@@ -119,7 +119,7 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<OperationRecord>, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use lonja_chassis::store_url::StoreUrl;
+    use lonja_redis::StoreUrl;
     use lonja_testing::{RedisCluster, RedisServer};
 
     use super::*;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use lonja_chassis::redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
 use lonja_proto::{Failure, SessionId};
+use lonja_redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
 use redis::{
     FromRedisValue, cmd,
     streams::{StreamId, StreamRangeReply},
@@ -183,7 +183,7 @@ fn parse_change(entry: &StreamId) -> Result<Changed, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use lonja_chassis::store_url::StoreUrl;
+    use lonja_redis::StoreUrl;
     use lonja_testing::{RedisCluster, RedisServer};
     use tokio_util::sync::CancellationToken;
 

@@ -4,8 +4,8 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use futures_util::future::try_join_all;
-use lonja_chassis::redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
 use lonja_proto::{Failure, Reason, SessionId};
+use lonja_redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
 use parking_lot::Mutex;
 use redis::cmd;
 use tokio::sync::Semaphore;
@@ -310,7 +310,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use lonja_chassis::store_url::StoreUrl;
+    use lonja_redis::StoreUrl;
     use lonja_testing::{RedisCluster, RedisServer};
     use tokio_util::sync::CancellationToken;
 

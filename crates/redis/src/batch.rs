@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::{Redis, RedisError, connection::Request};
+use crate::{Redis, RedisError, connection::Request};
 use lonja_telemetry::traces::{Parent, Part, names};
 
 /// The largest number of changes that may wait for Redis.

@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::connection::DEADLINE;
+use crate::connection::DEADLINE;
 
 /// How long calls wait for a Redis that went away. A planned restart takes a second or two, and more
 /// with a large append-only file. A Redis that is away for longer is not being restarted, and calls
@@ -18,7 +18,7 @@ const HOLD: Duration = Duration::from_secs(8);
 
 /// Whether Redis is away, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
+pub(crate) struct Outage {
     last: Mutex<Option<Last>>,
     /// Whether Redis is away, or was away until lately. Most calls read only this flag and take no
     /// lock.
@@ -35,7 +35,7 @@ struct Last {
 impl Outage {
     /// Notes that Redis ended a connection, refused one, or reads its files. If Redis came back only
     /// just now, the outage goes on: a part of Redis is away, which is no restart.
-    pub(super) fn begins(&self) {
+    pub(crate) fn begins(&self) {
         let mut last = self.last.lock();
         match &mut *last {
             Some(Last { ended: None, .. }) => return,
@@ -51,7 +51,7 @@ impl Outage {
     }
 
     /// Notes that Redis answers.
-    pub(super) fn ends(&self) {
+    pub(crate) fn ends(&self) {
         if !self.matters.load(Ordering::Acquire) {
             return;
         }
@@ -67,7 +67,7 @@ impl Outage {
 
     /// Whether calls may be held: Redis went away less than [`HOLD`] ago, or came back so lately that
     /// calls may still be on their way to it.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.matters.load(Ordering::Acquire)
             && self.last.lock().is_some_and(|last| match last.ended {
                 None => last.began.elapsed() < HOLD,
@@ -79,7 +79,7 @@ impl Outage {
     /// later. While Redis is away, it is the end of the hold. A call that was held has [`DEADLINE`]
     /// from the return of Redis, since the first answer of Redis may be another call's. No call waits
     /// for longer than [`HOLD`].
-    pub(super) fn deadline(&self, since: Instant) -> Instant {
+    pub(crate) fn deadline(&self, since: Instant) -> Instant {
         let usual = since + DEADLINE;
         if !self.matters.load(Ordering::Acquire) {
             return usual;

@@ -9,9 +9,11 @@
 mod batch;
 mod connection;
 mod outage;
+mod store_url;
 
 pub use batch::{Change, Changes, ChangesDriver, Reply};
 pub use connection::{Redis, RedisError};
+pub use store_url::{InvalidStoreUrl, StoreUrl};
 
 /// The number of shards of a service's keys. The number is a part of the layout: another number
 /// would move every key.

@@ -25,13 +25,12 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::outage::Outage;
-use crate::store_url::StoreUrl;
+use crate::{outage::Outage, store_url::StoreUrl};
 use lonja_telemetry::traces::{Parent, Part, names};
 
 /// How long a command may take in all, attempts and pauses included, unless Redis is being restarted
 /// ([`Outage`]). For one request of a peer, all services together have 2 s.
-pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
+pub(crate) const DEADLINE: Duration = Duration::from_millis(1500);
 /// How long making a connection may take, and how long one attempt may wait for its answer.
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// The shortest and the longest pause between attempts.
@@ -42,7 +41,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 pub struct RedisError(String);
 
 impl RedisError {
-    pub(super) fn new(why: impl fmt::Display) -> Self {
+    pub(crate) fn new(why: impl fmt::Display) -> Self {
         Self(why.to_string())
     }
 
@@ -211,7 +210,7 @@ impl Redis {
     }
 
     /// Begins the record of a call, for the traces that the call belongs to.
-    pub(super) fn part(&self, request: &Request<'_>) -> Part {
+    pub(crate) fn part(&self, request: &Request<'_>) -> Part {
         let operation = request.operation();
         let mut attributes = vec![
             KeyValue::new(names::DB_SYSTEM_NAME, "redis"),
@@ -244,7 +243,7 @@ impl Redis {
     }
 
     /// Sends a request that has waited since `since`, until its deadline.
-    pub(super) async fn attempt_untraced(
+    pub(crate) async fn attempt_untraced(
         &self,
         since: Instant,
         request: &Request<'_>,
@@ -257,7 +256,7 @@ impl Redis {
 
     /// The deadline of a request that has waited since `since`. An outage that begins later moves the
     /// deadline, so callers ask again when the deadline has passed.
-    pub(super) fn deadline(&self, since: Instant) -> Instant {
+    pub(crate) fn deadline(&self, since: Instant) -> Instant {
         self.shared.outage.deadline(since)
     }
 
@@ -348,7 +347,7 @@ impl Redis {
     }
 }
 
-pub(super) enum Request<'a> {
+pub(crate) enum Request<'a> {
     Command(&'a Cmd),
     Pipeline(&'a Pipeline),
     Script(&'a ScriptInvocation<'a>),
