@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lonja_chassis::{
-    http,
-    rpc::{Channel, Names},
-};
+use lonja_chassis::http;
+use lonja_rpc::{Channel, Names};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };

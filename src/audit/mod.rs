@@ -13,11 +13,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use jiff::{Span, Timestamp};
-use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::{
     audit::{Operation, OperationFilter, OperationRecord},
     console::{ListOperationsRequest, WatchOperationsRequest, console_service_client::ConsoleServiceClient},
 };
+use lonja_rpc::{Channel, Names};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, metadata::MetadataValue};

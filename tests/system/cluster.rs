@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use lonja_chassis::rpc::{Channel, Names};
+use lonja_rpc::{Channel, Names};
 use lonja_testing::RedisServer;
 use tempfile::TempDir;
 

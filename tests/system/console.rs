@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::{
     audit::Operation,
     console::{
@@ -15,6 +14,7 @@ use lonja_proto::{
         console_service_client::ConsoleServiceClient,
     },
 };
+use lonja_rpc::{Channel, Names};
 use lonja_wire::Command;
 use tokio::runtime::Runtime;
 use tonic::{Code, Request, Streaming};

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lonja_chassis::rpc::{Channel, Names};
 use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
+use lonja_rpc::{Channel, Names};
 use lonja_wire::{Command, Encoding, Outcome};
 
 use crate::{eventually, wire};

@@ -16,7 +16,7 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use lonja_chassis::rpc::{Channel, Names, TlsConfig};
+use lonja_rpc::{Channel, Names, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tokio_rustls::{TlsConnector, rustls};

@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
+    grpc::{self, ServeError},
     health::Health,
     net::{ListenError, listen},
-    rpc::{self, Channel, ChannelError, NameServer, Names, ServeError, TlsConfig, TlsError},
 };
 use lonja_journal::OpenError;
 use lonja_redis::{Redis, RedisError, StoreUrl};
+use lonja_rpc::{Channel, ChannelError, NameServer, Names, TlsConfig, TlsError};
 
 /// Settings of a service that keeps state.
 #[derive(Debug, Clone, clap::Args)]
@@ -148,7 +149,7 @@ pub type Running = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
 /// When the certificates cannot be used, an address cannot be listened on, or a server breaks down.
 pub async fn serve<F>(
     config: &ServiceConfig,
-    service: rpc::Service,
+    service: grpc::Service,
     probe: impl Fn() -> F + Send + Sync,
     shutdown: CancellationToken,
 ) -> Result<(), RunError>
@@ -162,7 +163,7 @@ where
     announce(name, &[listener.local_addr()?], admin.as_ref())?;
     let ((), grpc, (), ()) = tokio::join!(
         health.watch(name, shutdown.clone(), probe),
-        ending(&shutdown, rpc::serve(listener, service, secure, shutdown.clone())),
+        ending(&shutdown, grpc::serve(listener, service, secure, shutdown.clone())),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );

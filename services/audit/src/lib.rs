@@ -8,8 +8,8 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
+    grpc::Service,
     operation_log::{OperationLog, OperationLogWriter},
-    rpc::{Callers, Channel, Service},
     service::{RunError, Running, ServiceConfig, serve},
 };
 use lonja_journal::Journal;
@@ -18,6 +18,7 @@ use lonja_proto::{
     audit::{SERVICE_NAME, audit_service_server::AuditServiceServer},
 };
 use lonja_redis::StoreUrl;
+use lonja_rpc::{Callers, Channel};
 use tokio_util::sync::CancellationToken;
 
 use service::AuditGrpc;

@@ -4,17 +4,13 @@ use std::{fmt::Write as _, pin::Pin};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use lonja_chassis::{
-    clock::unix_ms,
-    operation_log::OperationLog,
-    rpc::{Unary, unknown},
-    text::Printable,
-};
+use lonja_chassis::{clock::unix_ms, operation_log::OperationLog, text::Printable};
 use lonja_proto::audit::{
     CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
     Operation, OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
     TailOperationsRequest, TailOperationsResponse, audit_service_server::AuditService,
 };
+use lonja_rpc::{Unary, unknown};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 

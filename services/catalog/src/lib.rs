@@ -5,7 +5,7 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    rpc::{Callers, Channel, Service},
+    grpc::Service,
     service::{RunError, Running, ServiceConfig, serve},
 };
 use lonja_journal::Journal;
@@ -14,6 +14,7 @@ use lonja_proto::{
     catalog::{SERVICE_NAME, catalog_service_server::CatalogServiceServer},
 };
 use lonja_redis::StoreUrl;
+use lonja_rpc::{Callers, Channel};
 use tokio_util::sync::CancellationToken;
 
 use search::{Follower, Search};

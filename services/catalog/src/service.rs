@@ -3,11 +3,11 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use lonja_chassis::rpc::{Unary, unknown};
 use lonja_proto::{
     SessionId,
     catalog::{self as proto, catalog_service_server::CatalogService},
 };
+use lonja_rpc::{Unary, unknown};
 use metrics::gauge;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use lonja_chassis::{rpc::Channel, service::BackendChannels};
+use lonja_chassis::service::BackendChannels;
 use lonja_proto::{
     audit::audit_service_client::AuditServiceClient,
     catalog::catalog_service_client::CatalogServiceClient,
     registry::{self, registry_service_client::RegistryServiceClient},
 };
+use lonja_rpc::Channel;
 use tokio::time;
 use tonic::{Response, Status};
 

@@ -20,10 +20,10 @@ use std::net::SocketAddr;
 
 use axum::{Router, middleware::from_fn_with_state};
 use lonja_chassis::{
+    grpc,
     health::Health,
     http,
     net::listen,
-    rpc,
     service::{BackendChannels, BackendConfig, RunError, Running, announce, serve_admin, upkeep},
 };
 use lonja_proto::{DESCRIPTORS, console::SERVICE_NAME};
@@ -149,9 +149,9 @@ impl Console {
     ) -> Result<(), RunError> {
         let (overview, follower) = Overview::new(self.backend.clone(), self.probes);
         let service = ConsoleGrpc::new(self.backend, overview, self.config.jaeger_url, self.shutdown.clone());
-        let reflection = rpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
+        let reflection = grpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
         let has_token = self.config.console_token.is_set();
-        let calls = service::router(service, rpc::health(&health), reflection, self.config.console_token);
+        let calls = service::router(service, grpc::health(&health), reflection, self.config.console_token);
         let mut router = calls.fallback(page::serve);
         if !has_token {
             router = router.layer(from_fn_with_state(self.config.console_hosts, host::check));

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use lonja_chassis::{rpc::Channel, service::BackendChannels};
+use lonja_chassis::service::BackendChannels;
 use lonja_proto::{
     Reason,
     catalog::{self, catalog_service_client::CatalogServiceClient},
     registry::{self, registry_service_client::RegistryServiceClient},
 };
+use lonja_rpc::Channel;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Outcome;
 use tokio::time;

@@ -7,12 +7,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use lonja_chassis::{
-    operation_log::OperationLog,
-    rpc::{HELD_AT_MOST, in_time},
-    text::Printable,
-};
+use lonja_chassis::{operation_log::OperationLog, text::Printable};
 use lonja_proto::audit::{self, OperationRecord};
+use lonja_rpc::{HELD_AT_MOST, in_time};
 use lonja_telemetry::{
     throttle::Throttle,
     traces::{self, Span, names},

@@ -3,11 +3,11 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
-use lonja_chassis::rpc::Channel;
 use lonja_proto::{
     catalog::{self, catalog_service_client::CatalogServiceClient},
     registry::{self, registry_service_client::RegistryServiceClient},
 };
+use lonja_rpc::Channel;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::{
     Dialect, Encoding, Operation, Outcome,

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lonja_chassis::rpc::Channel;
 use lonja_proto::audit::{
     OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
 };
+use lonja_rpc::Channel;
 use lonja_telemetry::traces::{Parent, Part, names};
 use metrics::{Counter, Gauge, counter, gauge};
 use opentelemetry::{KeyValue, context::FutureExt as _};

@@ -5,7 +5,7 @@ mod service;
 pub mod store;
 
 use lonja_chassis::{
-    rpc::{Callers, Channel, Service},
+    grpc::Service,
     service::{RunError, Running, ServiceConfig, serve},
 };
 use lonja_journal::Journal;
@@ -14,6 +14,7 @@ use lonja_proto::{
     registry::{SERVICE_NAME, registry_service_server::RegistryServiceServer},
 };
 use lonja_redis::StoreUrl;
+use lonja_rpc::{Callers, Channel};
 use tokio_util::sync::CancellationToken;
 
 pub use model::{Endpoint, OpenSession, Session};

@@ -3,14 +3,12 @@
 use std::{net::Ipv4Addr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use lonja_chassis::{
-    fold::fold,
-    rpc::{Unary, unknown},
-};
+use lonja_chassis::fold::fold;
 use lonja_proto::{
     SessionId,
     registry::{self as proto, registry_service_server::RegistryService},
 };
+use lonja_rpc::{Unary, unknown};
 use metrics::gauge;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};

@@ -11,21 +11,20 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport};
 
-use super::{
-    channel::DURATION,
+use crate::{
     held::{Held, in_time},
-    measured,
+    measured::{self, CLIENT_DURATION},
     replicas::{Replicas, UnderWay, innermost},
 };
 
 /// How long a conversation lasts. Replicas that have come get later conversations, and a replica
 /// that ends need not wait long for the conversations that it has.
-pub(super) const AGE: Duration = Duration::from_secs(1);
+pub(crate) const AGE: Duration = Duration::from_secs(1);
 /// The name of the method that carries batches, as it appears in the metrics.
 const METHOD: &str = "lonja.batch.v1.BatchService/Converse";
 
 /// A stream that carries one batch at a time.
-pub(super) struct Conversation {
+pub(crate) struct Conversation {
     requests: mpsc::Sender<ConverseRequest>,
     answers: Streaming<ConverseResponse>,
     begun: Instant,
@@ -34,14 +33,14 @@ pub(super) struct Conversation {
 
 impl Conversation {
     /// Begins a conversation with the replica of `channel`.
-    pub(super) async fn begin(channel: transport::Channel, under_way: UnderWay) -> Result<Self, Status> {
+    async fn begin(channel: transport::Channel, under_way: UnderWay) -> Result<Self, Status> {
         let (requests, sent) = mpsc::channel(1);
         let answers = BatchServiceClient::new(channel).converse(ReceiverStream::new(sent)).await?;
         Ok(Self { requests, answers: answers.into_inner(), begun: Instant::now(), under_way })
     }
 
     /// Whether another batch may be sent.
-    pub(super) fn may_go_on(&mut self) -> bool {
+    pub(crate) fn may_go_on(&mut self) -> bool {
         // No batch is under way, so whatever the replica sends now is the end of the stream.
         self.begun.elapsed() < AGE && self.answers.message().now_or_never().is_none()
     }
@@ -70,7 +69,7 @@ impl Conversation {
 
 /// Has a batch answered within `timeout`, or later if the service says that it is held, in the
 /// conversation `kept` or in a new one. Gives the answers, and the conversation for the next batch.
-pub(super) async fn carry(
+pub(crate) async fn carry(
     replicas: &Replicas,
     kept: Option<Conversation>,
     request: ConverseRequest,
@@ -80,12 +79,30 @@ pub(super) async fn carry(
     let (started, count) = (Instant::now(), request.calls.len());
     let answer = in_time(started, timeout, || held.is_held(), answered(replicas, kept, request, held)).await;
     let answer = answer.unwrap_or_else(|| Err(Status::deadline_exceeded("the service does not answer")));
-    measured::record(DURATION, METHOD, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
+    measured::record(
+        CLIENT_DURATION,
+        METHOD,
+        answer.as_ref().map_or_else(Status::code, |_| Code::Ok),
+        started,
+    );
     let (response, conversation) = answer?;
     if response.answers.len() == count {
         Ok((response.answers, conversation))
     } else {
         Err(Status::internal("a batch got another number of answers than it had calls"))
+    }
+}
+
+/// Begins a conversation with one of the replicas.
+async fn begin(replicas: &Replicas) -> Result<Conversation, Status> {
+    let mut attempt = replicas.first().await?;
+    loop {
+        match Conversation::begin(attempt.channel(), attempt.under_way()).await {
+            Ok(conversation) => return Ok(conversation),
+            // An error without a source is the answer of the replica itself.
+            Err(status) if status.source().is_none() => return Err(status),
+            Err(status) => attempt = replicas.another(attempt, &status)?,
+        }
     }
 }
 
@@ -103,7 +120,7 @@ async fn answered(
     }
     // A replica that is ending takes no batch, so another replica is asked after it.
     for _ in 0..=replicas.count() {
-        let mut fresh = replicas.converse().await?;
+        let mut fresh = begin(replicas).await?;
         match fresh.exchange(request.clone(), held).await? {
             Some(response) => return Ok((response, fresh)),
             None => fresh.under_way.avoid(),
@@ -138,10 +155,7 @@ mod tests {
     use tonic::transport::{Server, server::TcpIncoming};
 
     use super::*;
-    use crate::{
-        net::listen,
-        rpc::{Names, Unary, batch::BatchGrpc, callers::Allowed, unknown},
-    };
+    use crate::{Allowed, BatchServer, Names, Unary, unknown};
 
     const PATIENCE: Duration = Duration::from_secs(20);
     const ECHO: &str = REGISTER_USER.path();
@@ -175,6 +189,11 @@ mod tests {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test needs no backlog")]
+    async fn listen(address: impl tokio::net::ToSocketAddrs) -> TcpListener {
+        TcpListener::bind(address).await.unwrap()
+    }
+
     struct Running {
         address: SocketAddr,
         echo: Arc<Echo>,
@@ -188,7 +207,7 @@ mod tests {
 
     fn serve_with(listener: TcpListener, mut settings: Server) -> Running {
         let (echo, shutdown) = (Arc::new(Echo::default()), CancellationToken::new());
-        let batch = BatchGrpc::new(Arc::clone(&echo) as Arc<dyn Unary>, Allowed(None), shutdown.clone());
+        let batch = BatchServer::new(Arc::clone(&echo) as Arc<dyn Unary>, Allowed(None), shutdown.clone());
         let address = listener.local_addr().unwrap();
         let server = settings
             .add_service(BatchServiceServer::new(batch))
@@ -217,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_batch_after_the_other_is_answered_in_order() {
-        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let service = serve(listen("127.0.0.1:0").await);
         let replicas = replicas(service.address);
         let mut kept = None;
         for round in 0..3 {
@@ -235,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_an_ending_service_did_not_take_goes_to_its_successor() {
-        let first = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let first = serve(listen("127.0.0.1:0").await);
         let replicas = replicas(first.address);
         let (_, mut kept) =
             carry(&replicas, None, batch(ECHO, &["a"]), PATIENCE, &Held::default()).await.unwrap();
@@ -244,7 +263,7 @@ mod tests {
         // not delay the end.
         first.shutdown.cancel();
         first.server.await.unwrap();
-        let second = serve(listen(first.address).unwrap());
+        let second = serve(listen(first.address).await);
         let (answers, kept) =
             carry(&replicas, Some(kept), batch(ECHO, &["b"]), PATIENCE, &Held::default()).await.unwrap();
         assert_eq!(messages(&answers), [b"b"]);
@@ -256,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_was_taken_is_answered_before_the_end() {
-        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let service = serve(listen("127.0.0.1:0").await);
         let replicas = replicas(service.address);
         let answered = tokio::spawn(async move {
             let (answers, _) =
@@ -272,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_is_held_is_answered_after_the_timeout() {
-        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let service = serve(listen("127.0.0.1:0").await);
         let replicas = replicas(service.address);
         let timeout = Duration::from_secs(1);
         let silent = carry(&replicas, None, batch(HOLD, &["a"]), timeout, &Held::default()).await;
@@ -296,8 +315,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_whose_answer_is_cut_off_is_not_sent_again() {
-        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
-        let between = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let service = serve(listen("127.0.0.1:0").await);
+        let between = listen("127.0.0.1:0").await;
         let replicas = replicas(between.local_addr().unwrap());
         let address = service.address;
         let between = tokio::spawn(async move {
@@ -322,7 +341,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_ends_of_age_fails_nothing() {
         let settings = Server::builder().max_connection_age(AGE / 4);
-        let service = serve_with(listen("127.0.0.1:0".parse().unwrap()).unwrap(), settings);
+        let service = serve_with(listen("127.0.0.1:0").await, settings);
         let replicas = replicas(service.address);
         let (begun, mut kept) = (Instant::now(), None);
         while begun.elapsed() < 4 * AGE {
@@ -335,7 +354,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_is_too_large_is_refused() {
-        let service = serve(listen("127.0.0.1:0".parse().unwrap()).unwrap());
+        let service = serve(listen("127.0.0.1:0").await);
         let refused =
             carry(&replicas(service.address), None, batch(ECHO, &["a"; 1025]), PATIENCE, &Held::default())
                 .await;

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 /// How often a service says that a batch is held.
-pub(super) const SIGN: Duration = Duration::from_millis(250);
+pub(crate) const SIGN: Duration = Duration::from_millis(250);
 /// How long after a sign a call counts as held. A service that has ended sends no further sign.
 const COUNTS: Duration = Duration::from_secs(1);
 /// How long a call may take in all when the service says that the call is held.
@@ -21,16 +21,16 @@ pub const HELD_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The moment at which a service last said that it holds a call. Clones share the moment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     last: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Held {
-    pub(super) fn note(&self) {
+    pub(crate) fn note(&self) {
         *self.last.lock() = Some(Instant::now());
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.last.lock().is_some_and(|last| last.elapsed() < COUNTS)
     }
 }

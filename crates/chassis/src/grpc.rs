@@ -5,6 +5,7 @@ use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use lonja_proto::batch::batch_service_server::BatchServiceServer;
+use lonja_rpc::{Allowed, BatchServer, Callers, Measured, SERVER_DURATION, Tls, Traced, Unary};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -16,18 +17,8 @@ use tonic::{
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-use super::spans::Traced;
-use super::{
-    batch::BatchGrpc,
-    callers::{Allowed, Callers},
-    measured::Measured,
-    tls::Tls,
-    unary::Unary,
-};
 use crate::{health::Health, shutdown};
 
-/// The name of the metric for the durations of calls that this process answers.
-pub(super) const DURATION: &str = "lonja_rpc_server_duration_seconds";
 /// The largest number of calls that one connection may have open.
 const STREAMS: u32 = 1024;
 /// How long a connection lasts. Callers who look a name up only when they connect find new replicas
@@ -139,14 +130,14 @@ async fn serve_until(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let allowed = Allowed(secure.is_some().then_some(service.callers));
-    let batch = BatchServiceServer::new(BatchGrpc::new(service.unary, allowed, shutdown.clone()));
+    let batch = BatchServiceServer::new(BatchServer::new(service.unary, allowed, shutdown.clone()));
     let router = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS)
         .max_connection_age(CONNECTION_AGE)
-        .layer(Measured(DURATION))
+        .layer(Measured(SERVER_DURATION))
         .layer(Traced)
         .layer(allowed)
         .add_routes(service.routes.add_service(batch));

@@ -11,9 +11,14 @@ use tokio::time::Instant;
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
+/// The name of the metric for the durations of calls that this process makes.
+pub(crate) const CLIENT_DURATION: &str = "lonja_rpc_client_duration_seconds";
+/// The name of the metric for the durations of calls that this process answers.
+pub const SERVER_DURATION: &str = "lonja_rpc_server_duration_seconds";
+
 /// A layer that records how long calls take until the answer begins, in the metric of this name.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Measured(pub(super) &'static str);
+pub struct Measured(pub &'static str);
 
 impl<S> Layer<S> for Measured {
     type Service = MeasuredService<S>;
@@ -25,7 +30,7 @@ impl<S> Layer<S> for Measured {
 
 /// A service with the layer [`Measured`] around it.
 #[derive(Debug, Clone)]
-pub(super) struct MeasuredService<S> {
+pub struct MeasuredService<S> {
     name: &'static str,
     inner: S,
 }
@@ -65,7 +70,7 @@ fn code(answer: Option<&Response<Body>>) -> Code {
 
 /// Records how long a call took, if its method is one of Lonja's. Anyone may ask for any path, and
 /// each path would become a time series of its own.
-pub(super) fn record(name: &'static str, path: &str, code: Code, started: Instant) {
+pub(crate) fn record(name: &'static str, path: &str, code: Code, started: Instant) {
     let method = path.trim_start_matches('/');
     if method.starts_with("lonja.") && code != Code::Unimplemented {
         histogram!(name, "method" => method.to_owned()).record(started.elapsed());

@@ -6,11 +6,11 @@ use std::{
 };
 
 use http::{Request, Response};
+use lonja_telemetry::throttle::Throttle;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::tls::Caller;
-use lonja_telemetry::throttle::Throttle;
+use crate::tls::Caller;
 
 /// The method that carries batches. Every known service may call it: each call of a batch is
 /// checked by itself.
@@ -23,7 +23,7 @@ pub type Callers = &'static [(&'static str, &'static [&'static str])];
 /// A layer that lets only the calls of [`Callers`] through. With `None`, everyone may call
 /// everything.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Allowed(pub(super) Option<Callers>);
+pub struct Allowed(pub Option<Callers>);
 
 impl<S> Layer<S> for Allowed {
     type Service = AllowedService<S>;
@@ -38,7 +38,7 @@ impl Allowed {
     ///
     /// # Errors
     /// `PERMISSION_DENIED`, which is logged.
-    pub(super) fn check(self, caller: Option<&Caller>, path: &str) -> Result<(), Status> {
+    pub(crate) fn check(self, caller: Option<&Caller>, path: &str) -> Result<(), Status> {
         static REFUSED: Throttle = Throttle::events();
         let Some(callers) = self.0 else { return Ok(()) };
         let method = path.trim_start_matches('/');
@@ -60,7 +60,7 @@ impl Allowed {
 
 /// A service with the layer [`Allowed`] around it.
 #[derive(Debug, Clone)]
-pub(super) struct AllowedService<S> {
+pub struct AllowedService<S> {
     allowed: Allowed,
     inner: S,
 }

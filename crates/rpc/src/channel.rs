@@ -16,20 +16,18 @@ use prost::Message;
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::spans::{Traced, answered, asked, begin_client, end_client, inject};
-use super::{
+use crate::{
     batch::Batch,
     held::{HELD_AT_MOST, Held},
-    measured::Measured,
+    measured::{CLIENT_DURATION, Measured},
     names::Names,
     replicas::Replicas,
+    spans::{Traced, answered, asked, begin_client, end_client, inject},
     tls::Tls,
     unary::Unary,
 };
 use lonja_telemetry::traces::Span;
 
-/// The name of the metric for the durations of calls that this process makes.
-pub(super) const DURATION: &str = "lonja_rpc_client_duration_seconds";
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a call in a batch may take that is not held.
@@ -108,7 +106,7 @@ impl Channel {
         }
         let server = (uri.host().unwrap_or_default().into(), uri.port_u16().unwrap_or_default());
         let replicas = Replicas::new(&uri, names, settings, secure);
-        let channel = Measured(DURATION).layer(replicas.clone());
+        let channel = Measured(CLIENT_DURATION).layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
         let held = Held::default();
         let batch = Batch::new(replicas, CALL_TIMEOUT, held.clone());

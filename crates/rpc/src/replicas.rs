@@ -32,7 +32,7 @@ use tonic::{
 };
 use tower::{Service, ServiceExt as _, service_fn};
 
-use super::{conversation::Conversation, names::Names, tls::Tls};
+use crate::{names::Names, tls::Tls};
 
 /// How often the name of a service is looked up.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -46,7 +46,7 @@ type Connect = dyn Fn(SocketAddr) -> transport::Channel + Send + Sync;
 
 /// The replicas that a service has now. Clones share the same replicas.
 #[derive(Debug, Clone)]
-pub(super) struct Replicas {
+pub(crate) struct Replicas {
     current: watch::Receiver<Arc<[Arc<Replica>]>>,
     turn: Arc<AtomicUsize>,
     _lookups: Option<Arc<AbortOnDrop>>,
@@ -61,7 +61,7 @@ struct Replica {
 }
 
 /// An attempt to send a call to a replica.
-struct Attempt {
+pub(crate) struct Attempt {
     replicas: Arc<[Arc<Replica>]>,
     /// The replica that the call goes to.
     replica: Arc<Replica>,
@@ -69,6 +69,18 @@ struct Attempt {
     tried: Vec<SocketAddr>,
     /// Whether this is the second attempt at the same replica.
     again: bool,
+}
+
+impl Attempt {
+    /// The channel to the replica.
+    pub(crate) fn channel(&self) -> transport::Channel {
+        self.replica.channel.clone()
+    }
+
+    /// Counts the call as under way at the replica, until the value is dropped.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        UnderWay::begin(&self.replica)
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +95,7 @@ impl Drop for AbortOnDrop {
 impl Replicas {
     /// Finds the replicas behind the host of `uri`, by asking a name server unless the host is an
     /// IP address. With `secure`, the replicas must show a certificate for the name in `secure`.
-    pub(super) fn new(
+    pub(crate) fn new(
         uri: &Uri,
         names: &Names,
         settings: fn(Endpoint) -> Endpoint,
@@ -117,7 +129,7 @@ impl Replicas {
     }
 
     /// How many replicas there are now.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.current.borrow().len()
     }
 
@@ -126,31 +138,17 @@ impl Replicas {
         let body = body.collect().await?.to_bytes();
         let mut attempt = self.first().await?;
         loop {
-            let _under_way = UnderWay::begin(&attempt.replica);
-            match attempt.replica.channel.clone().oneshot(copy(&parts, &body)).await {
+            let _under_way = attempt.under_way();
+            match attempt.channel().oneshot(copy(&parts, &body)).await {
                 Ok(response) => return Ok(response),
                 Err(error) => attempt = self.another(attempt, &error)?,
             }
         }
     }
 
-    /// Begins a conversation with one of the replicas.
-    pub(super) async fn converse(&self) -> Result<Conversation, Status> {
-        let mut attempt = self.first().await?;
-        loop {
-            let under_way = UnderWay::begin(&attempt.replica);
-            match Conversation::begin(attempt.replica.channel.clone(), under_way).await {
-                Ok(conversation) => return Ok(conversation),
-                // An error without a source is the answer of the replica itself.
-                Err(status) if status.source().is_none() => return Err(status),
-                Err(status) => attempt = self.another(attempt, &status)?,
-            }
-        }
-    }
-
     /// Chooses the replica that a call goes to first. While no replica is known this waits, until
     /// the caller's deadline ends it.
-    async fn first(&self) -> Result<Attempt, Status> {
+    pub(crate) async fn first(&self) -> Result<Attempt, Status> {
         let mut current = self.current.clone();
         let known = current.wait_for(|replicas| !replicas.is_empty()).await;
         let replicas = known.map_err(|_| Status::unavailable("the channel is closed"))?.clone();
@@ -164,7 +162,7 @@ impl Replicas {
     ///
     /// # Errors
     /// `UNAVAILABLE` when the call may have reached a service, or every replica was tried.
-    fn another(&self, failed: Attempt, error: &(dyn Error + 'static)) -> Result<Attempt, Status> {
+    pub(crate) fn another(&self, failed: Attempt, error: &(dyn Error + 'static)) -> Result<Attempt, Status> {
         let Attempt { replicas, replica, mut tried, again } = failed;
         let never_sent = was_never_sent(error);
         // A service ends connections that have reached a certain age, so the replica may be well.
@@ -231,7 +229,7 @@ impl Replica {
 }
 
 /// Counts a call as under way at a replica, until this value is dropped.
-pub(super) struct UnderWay(Arc<Replica>);
+pub(crate) struct UnderWay(Arc<Replica>);
 
 impl UnderWay {
     fn begin(replica: &Arc<Replica>) -> Self {
@@ -240,7 +238,7 @@ impl UnderWay {
     }
 
     /// Has calls avoid this replica for a moment, if there are others.
-    pub(super) fn avoid(&self) {
+    pub(crate) fn avoid(&self) {
         self.0.avoid();
     }
 }
@@ -324,7 +322,7 @@ fn was_never_sent(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The text of the innermost cause of an error: the transport's own text is only "transport error".
-pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 

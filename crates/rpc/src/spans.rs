@@ -63,14 +63,14 @@ fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
 }
 
 /// Adds the caller's place in a trace to the headers of a call over HTTP.
-pub(super) fn inject(span: &Span, request: &mut Request<Body>) {
+pub(crate) fn inject(span: &Span, request: &mut Request<Body>) {
     if let Ok(place) = HeaderValue::try_from(span.traceparent()) {
         request.headers_mut().insert(traces::HEADER, place);
     }
 }
 
 /// Begins the caller's span of a call. `None` if this code runs outside of a sampled trace.
-pub(super) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
+pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
     let parent = Parent::current()?;
     let span = Span::child(builder(path, SpanKind::Client), &parent)?;
     if let Some((host, port)) = server {
@@ -87,7 +87,7 @@ fn begin_server(path: &str, traceparent: &str) -> Option<Span> {
 }
 
 /// Waits for the answer of a call that does not go over HTTP, and then ends the caller's span.
-pub(super) async fn asked<T>(
+pub(crate) async fn asked<T>(
     span: Option<Span>,
     answer: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
@@ -99,7 +99,7 @@ pub(super) async fn asked<T>(
 }
 
 /// Answers a call that did not come over HTTP, as a part of its caller's trace.
-pub(super) async fn answered<T>(
+pub(crate) async fn answered<T>(
     path: &str,
     traceparent: &str,
     answer: impl Future<Output = Result<T, Status>>,
@@ -111,7 +111,7 @@ pub(super) async fn answered<T>(
 }
 
 /// Waits for the answer of a call over HTTP; the caller's span ends with the answer.
-pub(super) async fn end_client(
+pub(crate) async fn end_client(
     span: Span,
     answer: impl Future<Output = Result<Response<Body>, Status>>,
 ) -> Result<Response<Body>, Status> {
@@ -210,7 +210,7 @@ impl HttpBody for Followed {
 
 /// A layer that records the server's span of each call that belongs to a sampled trace.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Traced;
+pub struct Traced;
 
 impl<S> Layer<S> for Traced {
     type Service = TracedService<S>;
@@ -224,7 +224,7 @@ type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Sen
 
 /// A service with the layer [`Traced`] around it.
 #[derive(Debug, Clone)]
-pub(super) struct TracedService<S> {
+pub struct TracedService<S> {
     inner: S,
 }
 

@@ -158,7 +158,7 @@ impl Tls {
     }
 
     /// Connects to a service, which must show a certificate for `name`.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         address: SocketAddr,
         name: &'static str,
@@ -172,7 +172,7 @@ impl Tls {
 
     /// Gives the connections of callers that have shown a valid certificate. Accepts connections
     /// until the stream is dropped.
-    pub(super) fn accept(self, listener: TcpListener) -> ReceiverStream<io::Result<Secured>> {
+    pub fn accept(self, listener: TcpListener) -> ReceiverStream<io::Result<Secured>> {
         let (secured, incoming) = mpsc::channel(HANDSHAKES);
         tokio::spawn(accept_until_closed(self, listener, secured));
         ReceiverStream::new(incoming)
@@ -287,11 +287,11 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
 
 /// The DNS names in the certificate of a caller.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(Arc<[String]>);
+pub struct Caller(Arc<[String]>);
 
 impl Caller {
     /// Whether `name` is one of the caller's names.
-    pub(super) fn is(&self, name: &str) -> bool {
+    pub(crate) fn is(&self, name: &str) -> bool {
         self.0.iter().any(|own| own == name)
     }
 }
@@ -304,7 +304,7 @@ impl std::fmt::Display for Caller {
 
 /// A connection of a caller that has shown a valid certificate.
 #[derive(Debug)]
-pub(super) struct Secured {
+pub struct Secured {
     stream: server::TlsStream<TcpStream>,
     caller: Caller,
 }
