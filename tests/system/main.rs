@@ -32,6 +32,7 @@ mod rows;
 mod services;
 mod tls;
 mod traces;
+mod walls;
 mod wire;
 
 use std::{

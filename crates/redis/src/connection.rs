@@ -28,9 +28,6 @@ use tokio::{
 use crate::{outage::Outage, store_url::StoreUrl};
 use lonja_telemetry::traces::{Parent, Part, names};
 
-/// How long a command may take in all, attempts and pauses included, unless Redis is being restarted
-/// ([`Outage`]). For one request of a peer, all services together have 2 s.
-pub(crate) const DEADLINE: Duration = Duration::from_millis(1500);
 /// How long making a connection may take, and how long one attempt may wait for its answer.
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// The shortest and the longest pause between attempts.

@@ -1,7 +1,6 @@
 //! One connection: collect the request, have it carried out and recorded, answer, close.
 
 use std::{
-    io,
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
@@ -21,7 +20,7 @@ use lonja_wire::{
 use opentelemetry::{KeyValue, context::FutureExt as _};
 use rustix::net::SendFlags;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{self, Instant},
 };
@@ -29,23 +28,17 @@ use tokio::{
 use crate::{
     backend::{DEADLINE, NotDone},
     dialects::Dialects,
-    learning::{self, Doubts},
+    learning::{Doubts, Learning},
     lists::Rendered,
     metrics::Metrics,
     operations::{Content, Done, Hints, Operations},
     recorder::Recorder,
+    stream::{LINGER, MORE_COMES, linger, write},
 };
 
 /// How long to wait for more bytes of a request that is complete unless padding or a datetime
 /// follows (docs/protocol.md 2).
 const GRACE: Duration = Duration::from_millis(300);
-/// How long a peer may read nothing of its reply before sending is given up.
-const STALL: Duration = Duration::from_secs(5);
-/// How long a peer may take to close after its reply, and the largest number of bytes from the peer
-/// that are read and thrown away meanwhile. Closing on unread input would reset the connection, and
-/// the reply could be lost with it.
-pub(crate) const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
-
 /// Bounds the log of bad requests, which peers can send at will.
 static BAD_REQUESTS: Throttle = Throttle::events();
 /// Bounds the log of lists that were cut.
@@ -179,7 +172,7 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
         return;
     }
     if is_watched {
-        let _ = learning::watch(&mut stream, &mut input.bytes, request.as_ref().ok(), shared).await;
+        let _ = shared.learning().watch(&mut stream, &mut input.bytes, request.as_ref().ok()).await;
     } else if stream.shutdown().await.is_ok() {
         let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
     }
@@ -231,6 +224,10 @@ impl Answer {
 }
 
 impl Shared {
+    fn learning(&self) -> Learning<'_> {
+        Learning { operations: &self.operations, metrics: &self.metrics, doubts: &self.doubts }
+    }
+
     async fn answer(
         &self,
         request: &Request,
@@ -325,36 +322,6 @@ impl Shared {
         }
         (head, body)
     }
-}
-
-/// How to send a reply: its last bytes wait for the end of the stream, and both leave in one
-/// packet. On systems other than Linux they leave in two.
-#[cfg(target_os = "linux")]
-const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
-#[cfg(not(target_os = "linux"))]
-const MORE_COMES: SendFlags = SendFlags::empty();
-
-/// Sends the bytes of a reply, and leaves the stream open for more.
-pub(crate) async fn write(stream: &mut TcpStream, mut reply: impl Buf, flags: SendFlags) -> io::Result<()> {
-    while reply.has_remaining() {
-        let write = || Ok(rustix::net::send(&*stream, reply.chunk(), flags)?);
-        let written = time::timeout(STALL, stream.async_io(Interest::WRITABLE, write)).await??;
-        reply.advance(written);
-    }
-    Ok(())
-}
-
-/// Reads and throws away what the peer sends, until it closes too or has sent as much as [`LINGER`]
-/// allows.
-pub(crate) async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
-    let mut left = LINGER.1;
-    while left > 0 {
-        match stream.read(scratch).await? {
-            0 => break,
-            read => left = left.saturating_sub(read),
-        }
-    }
-    Ok(())
 }
 
 fn record(request: &Request, peer: SocketAddr, status: u8, dialect: Dialect) -> OperationRecord {

@@ -20,7 +20,11 @@ use rustix::net::SendFlags;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{LINGER, Shared, linger, write};
+use crate::{
+    metrics::Metrics,
+    operations::Operations,
+    stream::{LINGER, linger, write},
+};
 
 /// How long a peer has to close behind a status, and then behind the status's NUL.
 const WAIT: Duration = Duration::from_millis(150);
@@ -29,45 +33,55 @@ const TOOL: Duration = Duration::from_millis(500);
 /// How long a request waits until it is known what its peer reads.
 const DOUBT: Duration = Duration::from_millis(300);
 
-/// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. The stream
-/// has ended then.
-///
-/// # Errors
-/// When the connection breaks.
-pub(crate) async fn watch(
-    stream: &mut TcpStream,
-    scratch: &mut [u8],
-    request: Option<&Request>,
-    shared: &Shared,
-) -> io::Result<()> {
-    match time::timeout(WAIT, linger(stream, scratch)).await {
-        Ok(closed) => closed,
-        // Boxed, so that the task of any other connection stays small.
-        Err(_) => Box::pin(learn(stream, scratch, request, shared)).await,
-    }
+/// What it takes to learn from peers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Learning<'a> {
+    pub(crate) operations: &'a Operations,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) doubts: &'a Doubts,
 }
 
-/// Notes that the user's peer reads text, sends the NUL, and takes the note back if the peer was not
-/// waiting for the NUL.
-async fn learn(
-    stream: &mut TcpStream,
-    scratch: &mut [u8],
-    request: Option<&Request>,
-    shared: &Shared,
-) -> io::Result<()> {
-    let user = request.and_then(user_with_a_session);
-    let doubt = user.map(|user| shared.doubts.begin(user));
-    // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
-    if let Some(user) = user {
-        shared.operations.note(user, Some(Dialect::Text)).await;
+impl Learning<'_> {
+    /// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. The
+    /// stream has ended then.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub(crate) async fn watch(
+        self,
+        stream: &mut TcpStream,
+        scratch: &mut [u8],
+        request: Option<&Request>,
+    ) -> io::Result<()> {
+        match time::timeout(WAIT, linger(stream, scratch)).await {
+            Ok(closed) => closed,
+            // Boxed, so that the task of any other connection stays small.
+            Err(_) => Box::pin(self.learn(stream, scratch, request)).await,
+        }
     }
-    let waited = waits_for_the_nul(stream, scratch, doubt.as_ref()).await;
-    shared.metrics.ended_strings.increment(1);
-    // A connection that broke before the NUL was sent is that of a peer that has closed.
-    if let (Some(user), Ok(false) | Err(_)) = (user, &waited) {
-        shared.operations.note(user, None).await;
+
+    /// Notes that the user's peer reads text, sends the NUL, and takes the note back if the peer was
+    /// not waiting for the NUL.
+    async fn learn(
+        self,
+        stream: &mut TcpStream,
+        scratch: &mut [u8],
+        request: Option<&Request>,
+    ) -> io::Result<()> {
+        let user = request.and_then(user_with_a_session);
+        let doubt = user.map(|user| self.doubts.begin(user));
+        // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
+        if let Some(user) = user {
+            self.operations.note(user, Some(Dialect::Text)).await;
+        }
+        let waited = waits_for_the_nul(stream, scratch, doubt.as_ref()).await;
+        self.metrics.ended_strings.increment(1);
+        // A connection that broke before the NUL was sent is that of a peer that has closed.
+        if let (Some(user), Ok(false) | Err(_)) = (user, &waited) {
+            self.operations.note(user, None).await;
+        }
+        waited.map(|_| ())
     }
-    waited.map(|_| ())
 }
 
 /// Sends a NUL, and gives whether the NUL was what the peer waited for.

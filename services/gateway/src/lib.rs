@@ -16,6 +16,7 @@ mod places;
 mod proxy;
 mod recorder;
 mod server;
+mod stream;
 mod sweeper;
 
 use std::{net::SocketAddr, time::Duration};
