@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use lonja_chassis::text::Printable;
 use lonja_proto::audit::OperationRecord;
+use lonja_wire::Printable;
 use serde_json::json;
 
 use super::Print;

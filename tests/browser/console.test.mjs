@@ -1,6 +1,7 @@
 // The console in a real browser, at an index that real peers use.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 
 import { accessibilityFindings, close, launch, open, screenshot } from "./browser.mjs";
@@ -122,6 +123,17 @@ indexTest("the page recovers by itself when the index comes back", [], async (in
   await index.joins("bob");
   await row(page, "bob").waitFor();
   await close(page);
+});
+
+test("the page hides what logs and terminals hide", async () => {
+  const page = await readFile(new URL("../../services/console/web/src/parts.tsx", import.meta.url), "utf8");
+  const hidden = new RegExp(page.match(/const HIDDEN = \/(.*)\/u;/)[1], "u");
+  const list = await readFile(new URL("../../crates/wire/harmful.txt", import.meta.url), "utf8");
+  const rows = [...list.matchAll(/^U\+([0-9A-F]+) (harmful|shown)/gm)];
+  assert.ok(rows.length > 30);
+  for (const [row, code, kind] of rows) {
+    assert.equal(hidden.test(String.fromCodePoint(parseInt(code, 16))), kind === "harmful", row);
+  }
 });
 
 indexTest("what peers call themselves and their files is text", [], async (index) => {

@@ -13,4 +13,3 @@ pub mod networks;
 pub mod operation_log;
 pub mod service;
 pub mod shutdown;
-pub mod text;

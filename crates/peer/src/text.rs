@@ -1,5 +1,7 @@
 //! Makes text from other peers safe to show on a terminal.
 
+use lonja_wire::Printable;
+
 /// Writes a line to standard error. A failure is ignored: whoever closed standard error does not
 /// want the line.
 macro_rules! complain {
@@ -9,35 +11,9 @@ macro_rules! complain {
     }};
 }
 
-/// Whether a character is not shown, or changes how the characters around it are shown: a control
-/// character, a direction mark, a line separator.
-#[must_use]
-pub(crate) fn is_unseen(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// The text with each unseen character ([`is_unseen`]) written as an escape, such as `\u{202e}`.
+/// The text with each harmful character ([`lonja_wire::is_harmful`]) written as an escape, such as
+/// `\u{202e}`.
 #[must_use]
 pub(crate) fn visible(text: &str) -> String {
-    let mut visible = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_unseen(character) {
-            visible.extend(character.escape_unicode());
-        } else {
-            visible.push(character);
-        }
-    }
-    visible
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_would_deceive_is_written_out() {
-        assert_eq!(visible("año \"1\" 🐟.txt"), "año \"1\" 🐟.txt");
-        assert_eq!(visible("a\u{202e}txt.exe\u{1b}[2J"), "a\\u{202e}txt.exe\\u{1b}[2J");
-    }
+    Printable(text).to_string()
 }

@@ -23,6 +23,7 @@ mod operation;
 mod reading;
 pub mod reply;
 mod request;
+mod shown;
 
 pub use dialect::{BadDialect, Dialect};
 pub use field::{
@@ -34,3 +35,4 @@ pub use reading::Encoding;
 pub use request::{
     BadRequest, Command, MAX_REQUEST, Progress, Request, decode, decode_final, encoding_of, is_original,
 };
+pub use shown::{Printable, is_harmful};

@@ -4,13 +4,14 @@ use std::{fmt::Write as _, pin::Pin};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use lonja_chassis::{clock::unix_ms, operation_log::OperationLog, text::Printable};
+use lonja_chassis::{clock::unix_ms, operation_log::OperationLog};
 use lonja_proto::audit::{
     CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
     Operation, OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
     TailOperationsRequest, TailOperationsResponse, audit_service_server::AuditService,
 };
 use lonja_rpc::{Unary, unknown};
+use lonja_wire::Printable;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 

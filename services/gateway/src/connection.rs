@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use lonja_chassis::{operation_log::OperationLog, text::Printable};
+use lonja_chassis::operation_log::OperationLog;
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_rpc::{HELD_AT_MOST, in_time};
 use lonja_telemetry::{
@@ -14,8 +14,8 @@ use lonja_telemetry::{
     traces::{self, Span, names},
 };
 use lonja_wire::{
-    BadRequest, Command, Dialect, Encoding, MAX_REQUEST, Operation, Outcome, Progress, Request, Username,
-    decode, decode_final, encoding_of, is_original,
+    BadRequest, Command, Dialect, Encoding, MAX_REQUEST, Operation, Outcome, Printable, Progress, Request,
+    Username, decode, decode_final, encoding_of, is_original,
 };
 use opentelemetry::{KeyValue, context::FutureExt as _};
 use rustix::net::SendFlags;

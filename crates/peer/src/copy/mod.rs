@@ -6,7 +6,7 @@ mod text;
 
 use std::{fs::File, io, path::Path, thread, time::Duration};
 
-use lonja_wire::{Filename, get_part::Head};
+use lonja_wire::{Filename, get_part::Head, is_harmful};
 
 use self::text::Announced;
 use crate::{
@@ -282,7 +282,7 @@ fn is_passing(error: &CopyError) -> bool {
 #[must_use]
 pub fn local_name(filename: &str) -> String {
     let last = filename.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or_default();
-    let name: String = last.chars().filter(|character| !crate::text::is_unseen(*character)).collect();
+    let name: String = last.chars().filter(|character| !is_harmful(*character)).collect();
     match name.trim_start_matches(['.', '-', ' ']) {
         "" => "file".to_owned(),
         name => name.to_owned(),

@@ -7,8 +7,9 @@ import { count } from "./format";
 import type { Outcome } from "./operation";
 import type { Watch } from "./watch";
 
-/** Characters that cannot be seen, or that change the direction of the text around them. */
-const HIDDEN = /[\p{Cc}\p{Zl}\p{Zp}\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/u;
+/** Characters that cannot be seen, or that change the direction of the text around them: the list of
+ * crates/wire/src/shown.rs. */
+const HIDDEN = /[\p{Cc}\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/u;
 
 /** Shows text that a peer has chosen: never as markup, with a direction of its own, and with the
  * code point of each hidden character. */
