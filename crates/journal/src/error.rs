@@ -1,11 +1,11 @@
 //! Why a journal's files cannot be used, and why an operation was not carried out.
 
 use std::{
-    fmt,
-    hash::Hash,
-    io,
+    cell::Cell,
+    fmt, io,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
+    sync::Once,
 };
 
 /// Why a data directory cannot be used, as one line that also says what to do.
@@ -57,12 +57,53 @@ impl fmt::Display for JournalError {
     }
 }
 
+thread_local! {
+    /// Whether a panic of this thread is turned into a text, so that the panic hook says nothing.
+    static IS_SILENT: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs `open` and turns a panic into a text: redb may panic on a damaged file, and a person should
-/// see one line all the same.
+/// see one line all the same. Panics of other threads are reported as ever.
 pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, String> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !IS_SILENT.get() {
+                usual(panic);
+            }
+        }));
+    });
+    let before = IS_SILENT.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(open));
-    panic::set_hook(hook);
+    IS_SILENT.set(before);
     result.map_err(|_| "the structure of the file cannot be read".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    /// Bug: of two openings at one time, the second put back the silent hook of the first, and no
+    /// panic was reported any more.
+    #[test]
+    fn only_the_thread_that_opens_is_silent_and_only_while_it_opens() {
+        let (begun, wait) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let other = thread::spawn(move || {
+            without_panic(|| {
+                begun.send(IS_SILENT.get()).unwrap();
+                ended.recv().unwrap();
+            })
+        });
+        assert!(wait.recv().unwrap());
+        assert!(!IS_SILENT.get(), "while another thread opens");
+        let broken: Result<(), String> = without_panic(|| panic!("redb has found damage"));
+        assert!(broken.unwrap_err().contains("cannot be read"));
+        assert!(!IS_SILENT.get());
+        end.send(()).unwrap();
+        assert!(other.join().unwrap().is_ok());
+    }
 }
