@@ -329,3 +329,135 @@ pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt, io};
+
+    use super::*;
+
+    /// Replicas at these ports, none of which is connected to.
+    fn replicas(ports: &[u16]) -> Replicas {
+        let connect = |_| Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let all = ports.iter().map(|port| Replica::new(([127, 0, 0, 1], *port).into(), &connect));
+        let all: Arc<[_]> = all.collect();
+        Replicas { current: watch::channel(all).1, turn: Arc::default(), _lookups: None }
+    }
+
+    fn port(attempt: &Attempt) -> u16 {
+        attempt.replica.address.port()
+    }
+
+    /// An error with a cause, as the transport makes them.
+    #[derive(Debug)]
+    struct Outer(Box<dyn Error + Send + Sync>);
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("transport error")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    fn not_connected() -> Outer {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        Outer(Box::new(tonic::ConnectError(Box::new(refused))))
+    }
+
+    /// The error of a connection that its service is ending.
+    fn ending() -> Outer {
+        Outer(Box::new(h2::Error::from(h2::Reason::REFUSED_STREAM)))
+    }
+
+    /// The error of a connection that broke while a call was under way.
+    fn cut() -> Outer {
+        Outer(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)))
+    }
+
+    #[tokio::test]
+    async fn replicas_take_turns_and_the_least_busy_comes_first() {
+        let replicas = replicas(&[1, 2, 3]);
+        let mut chosen = Vec::new();
+        for _ in 0..6 {
+            chosen.push(port(&replicas.first().await.unwrap()));
+        }
+        assert_eq!(chosen, [1, 2, 3, 1, 2, 3]);
+        let all = replicas.current.borrow().clone();
+        let _busy = [UnderWay::begin(&all[0]), UnderWay::begin(&all[1])];
+        for _ in 0..3 {
+            assert_eq!(port(&replicas.first().await.unwrap()), 3);
+        }
+        let _busier = [UnderWay::begin(&all[2]), UnderWay::begin(&all[2])];
+        let counted = [1, 2].contains(&port(&replicas.first().await.unwrap()));
+        assert!(counted, "a call under way is counted until it is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_cannot_be_reached_is_left_alone_for_a_second() {
+        let replicas = replicas(&[1, 2]);
+        let first = replicas.first().await.unwrap();
+        assert_eq!(port(&first), 1);
+        let second = replicas.another(first, &not_connected()).unwrap();
+        assert_eq!(port(&second), 2);
+        for _ in 0..4 {
+            assert_eq!(port(&replicas.first().await.unwrap()), 2);
+        }
+        time::sleep(AVOIDED).await;
+        let mut chosen = Vec::new();
+        for _ in 0..2 {
+            chosen.push(port(&replicas.first().await.unwrap()));
+        }
+        chosen.sort_unstable();
+        assert_eq!(chosen, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_call_is_sent_again_only_if_it_was_certainly_not_sent() {
+        let replicas = replicas(&[1, 2]);
+        let first = replicas.first().await.unwrap();
+        let status = replicas.another(first, &cut()).err().unwrap();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert_eq!(status.message(), "connection reset");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_of_age_is_made_again_to_the_same_replica_once() {
+        let replicas = replicas(&[1, 2]);
+        let first = replicas.first().await.unwrap();
+        let again = replicas.another(first, &ending()).unwrap();
+        assert_eq!((port(&again), again.again), (1, true));
+        let other = replicas.another(again, &ending()).unwrap();
+        assert_eq!((port(&other), other.again), (2, false));
+        let last = replicas.another(other, &ending()).unwrap();
+        assert_eq!((port(&last), last.again), (2, true));
+        let all_tried = replicas.another(last, &ending()).err().unwrap();
+        assert_eq!(all_tried.code(), tonic::Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn while_no_replica_is_known_a_call_waits_for_one() {
+        let (found, current) = watch::channel(Arc::from([]));
+        let waiting = Replicas { current, turn: Arc::default(), _lookups: None };
+        let first = tokio::spawn(async move { waiting.first().await.map(|attempt| port(&attempt)) });
+        tokio::task::yield_now().await;
+        found.send_replace(replicas(&[7]).current.borrow().clone());
+        assert_eq!(first.await.unwrap().unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn replicas_that_stay_keep_their_connections() {
+        let connect: Box<Connect> = Box::new(|_| Endpoint::from_static("http://127.0.0.1:1").connect_lazy());
+        let (found, current) = watch::channel(replicas(&[1, 2]).current.borrow().clone());
+        let before = current.borrow().clone();
+        let at = |ports: &[u16]| ports.iter().map(|port| ([127, 0, 0, 1], *port).into()).collect();
+        replace(&found, at(&[2, 3]), &connect, "registry");
+        let after = current.borrow().clone();
+        assert!(Arc::ptr_eq(&before[1], &after[0]));
+        assert_eq!(after[1].address.port(), 3);
+    }
+}
