@@ -217,3 +217,153 @@ fn finish(
     }
     Ok(Rendered::new(total, entries, Some(budget)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use bytes::BufMut as _;
+    use http_body_util::{BodyExt as _, Full};
+    use lonja_proto::registry::{Endpoint, ListSessionsRequest, ListSessionsResponse, Session};
+    use lonja_rpc::{Unary, unknown};
+    use prost::Message;
+    use tonic::body::Body;
+
+    use super::*;
+
+    /// A registry that answers every ListSessions with these pages, unless the caller knows the
+    /// revision, and counts the answers with sessions.
+    #[derive(Debug, Clone, Default)]
+    struct Registry {
+        pages: Arc<Mutex<Vec<ListSessionsResponse>>>,
+        full_answers: Arc<Mutex<usize>>,
+    }
+
+    struct NoUnary;
+
+    #[tonic::async_trait]
+    impl Unary for NoUnary {
+        async fn answer(&self, _: &str, _: Bytes) -> Result<Bytes, Status> {
+            Err(unknown())
+        }
+    }
+
+    /// A message as gRPC sends it: a flag, the length, the bytes.
+    fn frame(message: &impl Message) -> Vec<u8> {
+        let mut frame = vec![0];
+        frame.put_u32(message.encoded_len() as u32);
+        message.encode(&mut frame).unwrap();
+        frame
+    }
+
+    impl Registry {
+        fn set(&self, revision: &str, pages: &[&[&str]]) {
+            let total = pages.iter().map(|page| page.len()).sum::<usize>() as u32;
+            let session = |username: &&str| Session {
+                username: (*username).to_owned(),
+                endpoint: Some(Endpoint { ipv4: 0x7f00_0001, port: 50_085 }),
+                opened_at_ms: 0,
+            };
+            let page = |page: &&[&str]| ListSessionsResponse {
+                revision: revision.to_owned(),
+                total,
+                sessions: page.iter().map(session).collect(),
+                dialect: "text".to_owned(),
+                ..Default::default()
+            };
+            *self.pages.lock() = pages.iter().map(page).collect();
+        }
+
+        fn client(&self) -> RegistryServiceClient<Channel> {
+            let registry = self.clone();
+            let answer = move |request: http::Request<Body>| {
+                let registry = registry.clone();
+                async move {
+                    let asked = request.into_body().collect().await.unwrap().to_bytes();
+                    let asked = ListSessionsRequest::decode(&asked[5..]).unwrap();
+                    let mut pages = registry.pages.lock().clone();
+                    if pages[0].revision == asked.known_revision {
+                        pages.truncate(1);
+                        pages[0].sessions.clear();
+                        pages[0].not_modified = true;
+                    } else {
+                        *registry.full_answers.lock() += 1;
+                    }
+                    let bytes: Vec<u8> = pages.iter().flat_map(frame).collect();
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    let body = Full::new(Bytes::from(bytes)).with_trailers(async { Some(Ok(trailers)) });
+                    let response = http::Response::builder().header("content-type", "application/grpc");
+                    Ok::<_, Infallible>(response.body(Body::new(body)).unwrap())
+                }
+            };
+            RegistryServiceClient::new(Channel::local(tower::service_fn(answer), NoUnary))
+        }
+    }
+
+    async fn users(lists: &Lists, registry: &Registry) -> Result<Arc<Rendered>, NotDone> {
+        lists.users(&mut registry.client(), "alice".to_owned()).await.map(|(list, _)| list)
+    }
+
+    #[tokio::test]
+    async fn a_list_of_several_pages_is_one_reply() {
+        let registry = Registry::default();
+        registry.set("1", &[&["alice", "bob"], &["carol"]]);
+        let lists = Lists::default();
+        let (list, dialect) = lists.users(&mut registry.client(), "alice".to_owned()).await.unwrap();
+        assert_eq!((list.count(), dialect), (3, Some(Dialect::Text)));
+        let (head, body, sent) = list.reply(Encoding::Terminated);
+        assert_eq!((&head[..5], head.len(), body.len(), sent), (&b"00003"[..], 5 + 3 * USER_ENTRY, 0, 3));
+        let (head, body, sent) = list.reply(Encoding::Padded);
+        assert_eq!((&head[..], body.len(), sent), (&b"0\0\0\0\x03"[..], 3 * USER_ENTRY, 3));
+        let strings = lists.strings(Dialect::Names, Operation::ListUsers, &list).await.unwrap().unwrap();
+        assert_eq!(strings.reply, "03\0alice\0bob\0carol\0");
+        assert!(lists.strings(Dialect::Char, Operation::ListUsers, &list).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_current_is_not_sent_again() {
+        let registry = Registry::default();
+        let lists = Lists::default();
+        registry.set("1", &[&["alice"]]);
+        let first = users(&lists, &registry).await.unwrap();
+        for _ in 0..3 {
+            assert!(Arc::ptr_eq(&first, &users(&lists, &registry).await.unwrap()));
+        }
+        assert_eq!(*registry.full_answers.lock(), 1);
+        registry.set("2", &[&["alice", "bob"]]);
+        assert_eq!(users(&lists, &registry).await.unwrap().count(), 2);
+        assert_eq!(*registry.full_answers.lock(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_ends_early_is_no_list() {
+        let registry = Registry::default();
+        registry.set("1", &[&["alice", "bob"]]);
+        registry.pages.lock()[0].total = 3;
+        let lists = Lists::default();
+        assert_eq!(users(&lists, &registry).await.unwrap_err(), NotDone(Outcome::Failed));
+        // The half list was not kept.
+        registry.set("1", &[&["alice", "bob"]]);
+        assert_eq!(users(&lists, &registry).await.unwrap().count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lists_that_are_held_are_bounded_and_the_next_one_waits() {
+        let lists = Lists::default();
+        let entries = u32::try_from(BUDGET / 2 / FILE_ENTRY - 1).unwrap();
+        let first = lists.buffer(entries, FILE_ENTRY).await.unwrap();
+        let _second = lists.buffer(entries, FILE_ENTRY).await.unwrap();
+        let soon = Duration::from_secs(1);
+        assert!(tokio::time::timeout(soon, lists.buffer(entries, FILE_ENTRY)).await.is_err());
+        drop(first);
+        assert!(tokio::time::timeout(soon, lists.buffer(entries, FILE_ENTRY)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_list_that_never_fits_is_refused_at_once() {
+        let lists = Lists::default();
+        let entries = u32::try_from(BUDGET / FILE_ENTRY + 1).unwrap();
+        assert_eq!(lists.buffer(entries, FILE_ENTRY).await.err(), Some(NotDone(Outcome::Failed)));
+    }
+}

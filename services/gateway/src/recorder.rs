@@ -225,3 +225,217 @@ impl Delivery<'_> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use lonja_rpc::{Unary, unknown};
+    use tokio::{
+        task::JoinHandle,
+        time::{Instant, sleep},
+    };
+    use tonic::Response;
+
+    use super::*;
+
+    /// What an audit does with the next batches.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    enum Mood {
+        #[default]
+        Stores,
+        Refuses,
+        /// The audit stores the batch, but its answer is lost.
+        LosesItsAnswer,
+        /// The audit takes this long to store.
+        Takes(Duration),
+    }
+
+    /// An audit that stores the records of one writer once each, as the real one does.
+    #[derive(Debug, Clone, Default)]
+    struct Audit {
+        mood: Arc<Mutex<Mood>>,
+        stored: Arc<Mutex<Vec<String>>>,
+        calls: Arc<Mutex<Vec<Instant>>>,
+    }
+
+    #[tonic::async_trait]
+    impl Unary for Audit {
+        async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
+            if path != RECORD_OPERATIONS.path() {
+                return Err(unknown());
+            }
+            let mood = *self.mood.lock();
+            self.calls.lock().push(Instant::now());
+            if let Mood::Takes(time) = mood {
+                sleep(time).await;
+            }
+            RECORD_OPERATIONS
+                .answer(request, async |request| {
+                    let RecordOperationsRequest { first_sequence, records, .. } = request.into_inner();
+                    if mood == Mood::Refuses {
+                        return Err(Status::unavailable("no"));
+                    }
+                    let mut stored = self.stored.lock();
+                    let known = stored.len() as u64;
+                    assert!(first_sequence <= known + 1, "no gap");
+                    let last_sequence = first_sequence - 1 + records.len() as u64;
+                    let new = records.into_iter().skip((known + 1 - first_sequence) as usize);
+                    stored.extend(new.map(|record| record.username));
+                    if mood == Mood::LosesItsAnswer {
+                        return Err(Status::unavailable("lost"));
+                    }
+                    Ok(Response::new(RecordOperationsResponse { last_sequence }))
+                })
+                .await
+        }
+    }
+
+    /// A recorder whose records are delivered to an audit.
+    struct Delivered {
+        recorder: Recorder,
+        audit: Audit,
+        finished: CancellationToken,
+        delivery: JoinHandle<()>,
+    }
+
+    impl Delivered {
+        fn start(mood: Mood) -> Self {
+            let audit = Audit { mood: Arc::new(Mutex::new(mood)), ..Audit::default() };
+            let never = tower::service_fn(async |_| Ok::<_, Infallible>(unknown().into_http()));
+            let channel = Channel::local(never, audit.clone());
+            let (recorder, finished) = (Recorder::new(), CancellationToken::new());
+            let delivery = tokio::spawn({
+                let (recorder, finished) = (recorder.clone(), finished.clone());
+                async move { recorder.deliver(channel, finished).await }
+            });
+            Self { recorder, audit, finished, delivery }
+        }
+
+        /// Records an operation of a user, and gives how long that took.
+        async fn record(&self, user: impl Into<String>) -> Duration {
+            let began = Instant::now();
+            self.recorder.record(OperationRecord { username: user.into(), ..Default::default() }).await;
+            began.elapsed()
+        }
+
+        fn stored(&self) -> Vec<String> {
+            self.audit.stored.lock().clone()
+        }
+
+        /// Ends the gateway, and gives what is stored then.
+        async fn end(self) -> Vec<String> {
+            self.finished.cancel();
+            let stored = Arc::clone(&self.audit.stored);
+            self.delivery.await.unwrap();
+            stored.lock().clone()
+        }
+    }
+
+    fn users(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers.map(|number| number.to_string()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_is_stored_before_its_peer_is_answered() {
+        let gateway = Delivered::start(Mood::Takes(Duration::from_millis(300)));
+        for number in 0..3 {
+            assert!(gateway.record(number.to_string()).await >= Duration::from_millis(300));
+            assert_eq!(gateway.stored().len(), number + 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_that_come_together_travel_together_in_order() {
+        let gateway = Delivered::start(Mood::Takes(Duration::from_millis(10)));
+        let records = (0..3000).map(|number| gateway.record(number.to_string()));
+        futures_util::future::join_all(records).await;
+        assert_eq!(gateway.stored(), users(0..3000));
+        assert!(gateway.audit.calls.lock().len() <= 4, "1,024 records in a batch");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_an_audit_that_is_away_and_nothing_is_lost() {
+        let gateway = Delivered::start(Mood::Refuses);
+        for user in users(0..500) {
+            assert!(gateway.record(user).await < Duration::from_millis(1));
+        }
+        assert!(gateway.stored().is_empty());
+        *gateway.audit.mood.lock() = Mood::Stores;
+        sleep(PAUSE.1).await;
+        assert_eq!(gateway.stored(), users(0..500));
+        // Peers wait for their records again.
+        gateway.record("500").await;
+        assert_eq!(gateway.stored(), users(0..501));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_audit_that_is_away_is_asked_less_and_less_often() {
+        let gateway = Delivered::start(Mood::Refuses);
+        gateway.record("0").await;
+        sleep(Duration::from_secs(20)).await;
+        let calls = gateway.audit.calls.lock().clone();
+        let pauses: Vec<_> = calls.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses.windows(2).all(|two| two[0] <= two[1]), "{pauses:?}");
+        assert!(pauses[0] < 2 * PAUSE.0 && pauses[pauses.len() - 1] <= PAUSE.1 + PAUSE.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_whose_answer_was_lost_is_stored_once() {
+        let gateway = Delivered::start(Mood::LosesItsAnswer);
+        for user in users(0..10) {
+            gateway.record(user).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        *gateway.audit.mood.lock() = Mood::Stores;
+        for user in users(10..20) {
+            gateway.record(user).await;
+        }
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(gateway.end().await, users(0..20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_audit_holds_a_peer_for_a_second_once() {
+        let gateway = Delivered::start(Mood::Takes(Duration::from_secs(60)));
+        let first = gateway.record("0").await;
+        assert!((DEADLINE..DEADLINE + PAUSE.0).contains(&first), "{first:?}");
+        for user in users(1..10) {
+            assert!(gateway.record(user).await < Duration::from_millis(1));
+        }
+        *gateway.audit.mood.lock() = Mood::Stores;
+        sleep(DEADLINE + 2 * PAUSE.1).await;
+        assert_eq!(gateway.stored(), users(0..10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_the_queue_is_dropped_and_the_rest_keeps_its_order() {
+        let gateway = Delivered::start(Mood::Refuses);
+        for user in users(0..QUEUE + 100) {
+            gateway.record(user).await;
+        }
+        assert_eq!(gateway.recorder.shared.queue.lock().waiting.len(), QUEUE);
+        *gateway.audit.mood.lock() = Mood::Stores;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(gateway.end().await, users(0..QUEUE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_that_are_left_are_delivered_at_the_end_for_two_seconds() {
+        let gateway = Delivered::start(Mood::Refuses);
+        gateway.record("0").await;
+        let mood = Arc::clone(&gateway.audit.mood);
+        tokio::spawn(async move {
+            sleep(FAREWELL / 2).await;
+            *mood.lock() = Mood::Stores;
+        });
+        assert_eq!(gateway.end().await, users(0..1));
+
+        let gateway = Delivered::start(Mood::Refuses);
+        gateway.record("0").await;
+        let began = Instant::now();
+        assert!(gateway.end().await.is_empty());
+        assert!((FAREWELL..FAREWELL + PAUSE.1).contains(&began.elapsed()));
+    }
+}
