@@ -94,10 +94,15 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn split(bytes: &'a [u8]) -> Self {
+    /// Some peers end a field of LIST_USERS or LIST_CONTENT with a line feed, which no name may hold.
+    fn split(operation: Operation, bytes: &'a [u8]) -> Self {
+        let other = match operation {
+            Operation::ListUsers | Operation::ListContent => b'\n',
+            _ => 0,
+        };
         let mut pieces = Self { fields: [&[]; MOST], len: 0, rest: bytes };
         while pieces.len < MOST
-            && let Some(end) = memchr::memchr(0, pieces.rest)
+            && let Some(end) = memchr::memchr2(0, other, pieces.rest)
         {
             pieces.fields[pieces.len] = &pieces.rest[..end];
             pieces.len += 1;
@@ -128,7 +133,7 @@ enum Piece<'a> {
 
 /// Reads the bytes behind the code of an operation.
 pub(crate) fn read(operation: Operation, bytes: &[u8]) -> (Order, Terminated<'_>) {
-    let pieces = Pieces::split(bytes);
+    let pieces = Pieces::split(operation, bytes);
     let terminated = match pieces.at(0) {
         Piece::Begun(begun) if begun.len() >= WIDTH_NAME => {
             Terminated::Impossible { field: 0, error: FieldError::TooLong }
@@ -136,12 +141,10 @@ pub(crate) fn read(operation: Operation, bytes: &[u8]) -> (Order, Terminated<'_>
         Piece::Begun(_) => Terminated::Pending,
         // A peer that has no datetime may leave its place empty, and a peer that writes none may
         // have no username yet.
-        Piece::Whole(b"") => match dated(operation, &pieces) {
-            Terminated::Pending => match undated(operation, &pieces) {
-                fields @ Terminated::Undated(_) => fields,
-                _ => Terminated::Pending,
-            },
-            other => other,
+        Piece::Whole(b"") => match (undated(operation, &pieces), dated(operation, &pieces)) {
+            (fields @ Terminated::Complete { .. }, _) => fields,
+            (fields @ Terminated::Undated(_), Terminated::Pending | Terminated::Impossible { .. }) => fields,
+            (_, other) => other,
         },
         Piece::Whole(first) if Datetime::has_form(first) => dated(operation, &pieces),
         Piece::Whole(_) => return (Order::Other, undated(operation, &pieces)),

@@ -201,12 +201,14 @@ pub fn encoding_of(bytes: &[u8]) -> Encoding {
 }
 
 /// Whether an original peer may have sent the request at the start of `bytes`: the operation is in
-/// capitals and ends in a NUL, and the datetime comes first (docs/protocol.md 2).
+/// capitals, the operation and each field end in a NUL, and the datetime comes first
+/// (docs/protocol.md 2).
 #[must_use]
 pub fn is_original(bytes: &[u8]) -> bool {
     let Ok(Some((code, operation))) = known_operation(bytes) else { return false };
     bytes.starts_with(operation.name().as_bytes())
         && bytes[code] == 0
+        && !(bytes.contains(&b'\n') && matches!(operation, Operation::ListUsers | Operation::ListContent))
         && layout::read(operation, &bytes[code + 1..]).0 == Order::Original
 }
 

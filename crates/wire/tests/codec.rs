@@ -260,6 +260,11 @@ fn golden_orders() {
     let cases: Vec<(&[u8], Request)> = vec![
         (b"register\x0012/05/2024 10:00:00\0alice\0", alice(DATE, Command::Register)),
         (b"LIST_USERS\n12/05/2024 10:00:00\0alice\0", alice(DATE, Command::ListUsers)),
+        (b"LIST_USERS\x0012/05/2024 10:00:00\0alice\n", alice(DATE, Command::ListUsers)),
+        (
+            b"LIST_CONTENT\x0012/05/2024 10:00:00\0alice\0bob\n",
+            alice(DATE, Command::ListContent(Some("bob".parse().unwrap()))),
+        ),
         (
             b"CONNECT\x0012/05/2024 10:00:00\0alice\x0050085\x0010.0.0.7\0",
             alice(DATE, Command::Connect(port(50_085))),
@@ -394,6 +399,25 @@ fn what_is_meant_as_a_datetime_is_no_username() {
     assert_eq!(decode_final(clock.as_bytes()).unwrap().username.unwrap().as_str(), "bob");
     let clock = format!("REGISTER\0{DATE}\0{DATE}\0");
     assert!(decode_final(clock.as_bytes()).is_err());
+}
+
+#[test]
+fn a_peer_that_writes_the_datetime_last_may_have_no_username() {
+    for (bytes, command) in [
+        (&b"LIST_USERS\0\x0012/05/2024 10:00:00\0"[..], Command::ListUsers),
+        (b"DISCONNECT\0\x0012/05/2024 10:00:00\0", Command::Disconnect),
+        (b"CONNECT\0\x0050085\x0012/05/2024 10:00:00\0", Command::Connect(port(50_085))),
+        (b"LIST_CONTENT\0\0bob\x0012/05/2024 10:00:00\0", Command::ListContent(Some("bob".parse().unwrap()))),
+        (
+            b"PUBLISH\0\0a.txt\0d\x0012/05/2024 10:00:00\0",
+            Command::Publish("a.txt".parse().unwrap(), "d".parse().unwrap()),
+        ),
+    ] {
+        let expected = Request { datetime: DATE.parse().unwrap(), ..request("", command) };
+        for split in 0..bytes.len() {
+            assert_eq!(arrive(bytes, &[split, bytes.len()]).as_ref(), Ok(&expected), "split at {split}");
+        }
+    }
 }
 
 #[test]

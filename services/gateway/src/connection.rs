@@ -165,6 +165,7 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
         }
     }
     // A peer that is gone needs no reply.
+    let is_noted = hints.set.is_none() && answer.known.is_some() && answer.is_status();
     let is_watched = dialect == Dialect::Char && answer.known.is_none() && answer.is_status();
     let sent = write(&mut stream, reply, if is_watched { SendFlags::NOSIGNAL } else { MORE_COMES }).await;
     drop(trace);
@@ -174,7 +175,10 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
     if is_watched {
         let _ = shared.learning().watch(&mut stream, &mut input.bytes, request.as_ref().ok()).await;
     } else if stream.shutdown().await.is_ok() {
-        let _ = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
+        let closed = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
+        if let (Ok(Err(_)), Ok(request), true) = (closed, &request, is_noted) {
+            shared.learning().has_left_its_reply(request).await;
+        }
     }
 }
 

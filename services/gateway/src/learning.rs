@@ -28,8 +28,9 @@ use crate::{
 
 /// How long a peer has to close behind a status, and then behind the status's NUL.
 const WAIT: Duration = Duration::from_millis(150);
-/// How long a tool that reads to the end of the stream has to close behind that end.
-const TOOL: Duration = Duration::from_millis(500);
+/// How soon a tool that reads to the end of the stream closes behind that end. A peer that closes
+/// later was not waiting for the end: it works before it closes, or closes when it asks again.
+const TOOL: Duration = Duration::from_millis(30);
 /// How long a request waits until it is known what its peer reads.
 const DOUBT: Duration = Duration::from_millis(300);
 
@@ -57,6 +58,14 @@ impl Learning<'_> {
             Ok(closed) => closed,
             // Boxed, so that the task of any other connection stays small.
             Err(_) => Box::pin(self.learn(stream, scratch, request)).await,
+        }
+    }
+
+    /// Takes back what was noted for the user: the user's peer has closed without reading all of a
+    /// status in the noted dialect.
+    pub(crate) async fn has_left_its_reply(self, request: &Request) {
+        if let Some(user) = user_with_a_session(request) {
+            self.operations.note(user, None).await;
         }
     }
 
