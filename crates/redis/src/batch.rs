@@ -224,3 +224,123 @@ fn read(reply: &str) -> Result<Reply, RedisError> {
         _ => Err(RedisError::new("a script gave a reply that is not known")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lonja_testing::RedisServer;
+    use tokio::time::{self, Duration};
+
+    use super::*;
+    use crate::outage::DEADLINE;
+
+    /// A script whose changes add to a number, and are refused above ten.
+    const SUMS: &str = r"
+local KEYS_EACH, ARGS_EACH = 1, 1
+local function apply(k, a)
+  if tonumber(redis.call('GET', KEYS[k]) or 0) + ARGV[a] > 10 then return '-TOO_MUCH' end
+  changed = true
+  return '+' .. redis.call('INCRBY', KEYS[k], ARGV[a])
+end
+";
+
+    fn redis() -> (Redis, Arc<RedisServer>) {
+        let server = RedisServer::shared();
+        let redis = Redis::new(&server.url().parse().unwrap(), &RedisServer::fresh_prefix(), "sums").unwrap();
+        (redis, server)
+    }
+
+    fn add(redis: &Redis, shard: u16, number: u32) -> Change {
+        Change { shard, keys: vec![redis.key(shard, "sum")], arguments: vec![number.to_string().into()] }
+    }
+
+    fn pending(shard: u16) -> (Pending, oneshot::Receiver<Result<Reply, RedisError>>) {
+        let (answer, reply) = oneshot::channel();
+        let change = Change { shard, keys: Vec::new(), arguments: Vec::new() };
+        (Pending { change, since: Instant::now(), parent: None, answer }, reply)
+    }
+
+    #[tokio::test]
+    async fn changes_of_one_shard_stay_together_and_in_order_in_a_cluster() {
+        let batch = || [3, 1, 3, 2, 1, 3].into_iter().map(|shard| pending(shard).0).collect::<Vec<_>>();
+        assert_eq!(groups(batch(), false).len(), 1);
+        let mut sizes: Vec<_> =
+            groups(batch(), true).iter().map(|group| (group[0].change.shard, group.len())).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [(1, 2), (2, 1), (3, 3)]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changes_that_wait_together_are_decided_in_order() {
+        let (redis, _server) = redis();
+        let (changes, driver) = Changes::new(&redis, SUMS);
+        let all =
+            futures_util::future::join_all([4, 5, 6, 1].map(|number| changes.submit(add(&redis, 0, number))));
+        let finished = CancellationToken::new();
+        let (replies, ()) = tokio::join!(
+            async {
+                let replies = all.await;
+                finished.cancel();
+                replies
+            },
+            driver.run(finished.clone()),
+        );
+        let replies: Vec<_> = replies.into_iter().map(Result::unwrap).collect();
+        let done = |sum: &str| Reply::Done(sum.to_owned());
+        assert_eq!(replies, [done("4"), done("9"), Reply::Refused("TOO_MUCH".to_owned()), done("10")]);
+    }
+
+    /// An answer that is lost has the batch sent again, under the same key.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_that_is_sent_again_is_applied_once() {
+        let (redis, _server) = redis();
+        let script = Script::new(&format!("#!lua\nlocal changed = false\n{SUMS}{HARNESS}"));
+        let mut invocation = script.prepare_invoke();
+        invocation.key(redis.key(0, "batch:1")).arg(2);
+        for number in [3, 9] {
+            invocation.key(redis.key(0, "sum")).arg(number);
+        }
+        for _ in 0..3 {
+            let replies: Vec<String> = redis.call(&invocation).await.unwrap();
+            assert_eq!(replies, ["+3", "-TOO_MUCH"]);
+        }
+        let mut get = redis::cmd("GET");
+        get.arg(redis.key(0, "sum"));
+        assert_eq!(redis.query::<u32>(&get).await.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_has_waited_too_long_is_not_sent() {
+        let nowhere = "redis://127.0.0.1:1".parse().unwrap();
+        let redis = Redis::new(&nowhere, "test", "sums").unwrap();
+        let (late, reply) = pending(0);
+        time::sleep(DEADLINE + Duration::from_millis(1)).await;
+        call(redis, Arc::new(Script::new("return 1")), vec![late]).await;
+        // The caller is told that nobody answers, and nothing was sent.
+        assert!(reply.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_full_refuses_at_once() {
+        let redis = Redis::new(&"redis://127.0.0.1:1".parse().unwrap(), "test", "sums").unwrap();
+        let (changes, _driver) = Changes::new(&redis, SUMS);
+        let waiting: Vec<_> = (0..QUEUE)
+            .map(|_| {
+                let mut waiting = Box::pin(changes.submit(add(&redis, 0, 1)));
+                assert!(futures_util::FutureExt::now_or_never(&mut waiting).is_none());
+                waiting
+            })
+            .collect();
+        let error = changes.submit(add(&redis, 0, 1)).await.unwrap_err();
+        assert_eq!(error.to_string(), "redis: too many changes wait");
+        drop(waiting);
+    }
+
+    #[test]
+    fn replies_are_results_or_reasons() {
+        assert_eq!(read("+abc").unwrap(), Reply::Done("abc".to_owned()));
+        assert_eq!(read("-USER_EXISTS").unwrap(), Reply::Refused("USER_EXISTS".to_owned()));
+        for unknown in ["", "abc", "é"] {
+            assert!(read(unknown).is_err(), "{unknown}");
+        }
+    }
+}

@@ -422,6 +422,39 @@ mod tests {
 
     use super::*;
 
+    fn server(kind: ServerErrorKind) -> redis::RedisError {
+        (ErrorKind::Server(kind), "said").into()
+    }
+
+    fn io(kind: io::ErrorKind) -> redis::RedisError {
+        io::Error::from(kind).into()
+    }
+
+    /// What each kind of error is taken for: worth another attempt, and a sign of a restart.
+    #[test]
+    fn errors_are_told_apart() {
+        for (error, again, restart) in [
+            (io(io::ErrorKind::ConnectionRefused), true, true),
+            (io(io::ErrorKind::ConnectionReset), true, true),
+            (io(io::ErrorKind::UnexpectedEof), true, true),
+            (io(io::ErrorKind::TimedOut), true, false),
+            (server(ServerErrorKind::BusyLoading), true, true),
+            (server(ServerErrorKind::ExecAbort), true, true),
+            (server(ServerErrorKind::ClusterDown), true, true),
+            (server(ServerErrorKind::NoScript), true, false),
+            (server(ServerErrorKind::ReadOnly), true, false),
+            (server(ServerErrorKind::MasterDown), true, false),
+            (server(ServerErrorKind::TryAgain), true, false),
+            (server(ServerErrorKind::ResponseError), false, false),
+            (server(ServerErrorKind::NoPerm), false, false),
+            // Passwords may be about to be loaded.
+            ((ErrorKind::AuthenticationFailed, "said").into(), true, false),
+            ((ErrorKind::UnexpectedReturnType, "said").into(), false, false),
+        ] {
+            assert_eq!((is_worth_another(&error), is_of_a_restart(&error)), (again, restart), "{error:?}");
+        }
+    }
+
     /// Bug: Redis answers a transaction with another error than a command while it reads its files.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_redis_that_reads_its_files_is_waited_for() {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// How long a command may take in all, attempts and pauses included, unless Redis is being restarted
 /// ([`Outage`]). For one request of a peer, all services together have 2 s.
-const DEADLINE: Duration = Duration::from_millis(1500);
+pub(crate) const DEADLINE: Duration = Duration::from_millis(1500);
 /// How long calls wait for a Redis that went away. A planned restart takes a second or two, and more
 /// with a large append-only file. A Redis that is away for longer is not being restarted, and calls
 /// fail by their usual deadline. `HOLD` is shorter than the 10 s for which a script remembers a batch
