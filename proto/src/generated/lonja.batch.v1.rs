@@ -4,14 +4,17 @@ pub struct ConverseRequest {
     /// The calls of the batch, at most 1,024.
     #[prost(message, repeated, tag = "1")]
     pub calls: ::prost::alloc::vec::Vec<UnaryCall>,
+    /// Whether the caller takes the answers in several responses. Otherwise all come in one.
+    #[prost(bool, tag = "2")]
+    pub takes_several: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConverseResponse {
-    /// An answer for each call, in the order of the calls.
+    /// Answers of calls that have been answered since the response before.
     #[prost(message, repeated, tag = "1")]
     pub answers: ::prost::alloc::vec::Vec<UnaryAnswer>,
-    /// The batch is held: the service waits for its store, which is being restarted. The answers come
-    /// in a later response.
+    /// The batch is held: the service waits for its store, which is being restarted. Answers come in a
+    /// later response.
     #[prost(bool, tag = "2")]
     pub held: bool,
 }
@@ -42,6 +45,9 @@ pub struct UnaryAnswer {
     /// The serialized response, if the code is OK.
     #[prost(bytes = "bytes", tag = "4")]
     pub message: ::prost::bytes::Bytes,
+    /// Which call of the request is answered, from 0 on.
+    #[prost(uint32, tag = "5")]
+    pub call: u32,
 }
 /// Generated client implementations.
 pub mod batch_service_client {
@@ -136,9 +142,10 @@ pub mod batch_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Answers one request after the other until the caller has no more. If the service ends the
-        /// stream without an error, it has not carried out any request that it has not answered. While a
-        /// request is held, responses that say so come before its answers.
+        /// Answers one request after the other until the caller has no more. The answers of a request come
+        /// in one response or in several, so that a call does not wait for a slower one. If the service ends
+        /// the stream without an error, it has carried out no call that it has not answered. While a request
+        /// is held, responses that say so come before its answers.
         pub async fn converse(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ConverseRequest>,
@@ -184,9 +191,10 @@ pub mod batch_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Answers one request after the other until the caller has no more. If the service ends the
-        /// stream without an error, it has not carried out any request that it has not answered. While a
-        /// request is held, responses that say so come before its answers.
+        /// Answers one request after the other until the caller has no more. The answers of a request come
+        /// in one response or in several, so that a call does not wait for a slower one. If the service ends
+        /// the stream without an error, it has carried out no call that it has not answered. While a request
+        /// is held, responses that say so come before its answers.
         async fn converse(
             &self,
             request: tonic::Request<tonic::Streaming<super::ConverseRequest>>,

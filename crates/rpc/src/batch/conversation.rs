@@ -45,39 +45,63 @@ impl Conversation {
         self.begun.elapsed() < AGE && self.answers.message().now_or_never().is_none()
     }
 
-    /// Has a batch answered. `None` when the replica ended the conversation before it took
-    /// the batch.
+    /// Has a batch answered, and passes each answer on. False when the replica ended the conversation
+    /// before it took the batch.
     async fn exchange(
         &mut self,
         request: ConverseRequest,
         held: &Held,
-    ) -> Result<Option<ConverseResponse>, Status> {
+        deliver: &mut (dyn FnMut(UnaryAnswer) -> bool + Send),
+    ) -> Result<bool, Status> {
+        let mut left = request.calls.len();
         // A replica that takes no more batches has sent the reason, or the end of the stream.
         let _ = self.requests.send(request).await;
-        loop {
+        let mut has_begun = false;
+        while left > 0 {
             let response = self.answers.message().await.map_err(|status| match status.source() {
                 Some(cut) => Status::unavailable(innermost(cut)),
                 None => status,
             })?;
-            match response {
-                Some(ConverseResponse { held: true, .. }) => held.note(),
-                answers => return Ok(answers),
+            let Some(ConverseResponse { mut answers, held: is_held }) = response else {
+                return if has_begun {
+                    Err(Status::unavailable("the stream ended within a batch"))
+                } else {
+                    Ok(false)
+                };
+            };
+            has_begun = true;
+            if is_held {
+                held.note();
+            }
+            // A service of an earlier version answers in order, and gives no numbers.
+            if answers.len() > 1 && answers.iter().all(|answer| answer.call == 0) {
+                (0..).zip(&mut answers).for_each(|(number, answer)| answer.call = number);
+            }
+            for answer in answers {
+                if !deliver(answer) {
+                    return Err(Status::internal("a call of a batch was answered twice, or was none"));
+                }
+                left -= 1;
             }
         }
+        Ok(true)
     }
 }
 
 /// Has a batch answered within `timeout`, or later if the service says that it is held, in the
-/// conversation `kept` or in a new one. Gives the answers, and the conversation for the next batch.
+/// conversation `kept` or in a new one. Passes each answer to `deliver`, which says whether such a call
+/// was waiting. Gives the conversation for the next batch.
 pub(crate) async fn carry(
     replicas: &Replicas,
     kept: Option<Conversation>,
     request: ConverseRequest,
     timeout: Duration,
     held: &Held,
-) -> Result<(Vec<UnaryAnswer>, Conversation), Status> {
-    let (started, count) = (Instant::now(), request.calls.len());
-    let answer = in_time(started, timeout, || held.is_held(), answered(replicas, kept, request, held)).await;
+    deliver: &mut (dyn FnMut(UnaryAnswer) -> bool + Send),
+) -> Result<Conversation, Status> {
+    let started = Instant::now();
+    let answer = answered(replicas, kept, request, held, deliver);
+    let answer = in_time(started, timeout, || held.is_held(), answer).await;
     let answer = answer.unwrap_or_else(|| Err(Status::deadline_exceeded("the service does not answer")));
     measured::record(
         CLIENT_DURATION,
@@ -85,12 +109,7 @@ pub(crate) async fn carry(
         answer.as_ref().map_or_else(Status::code, |_| Code::Ok),
         started,
     );
-    let (response, conversation) = answer?;
-    if response.answers.len() == count {
-        Ok((response.answers, conversation))
-    } else {
-        Err(Status::internal("a batch got another number of answers than it had calls"))
-    }
+    answer
 }
 
 /// Begins a conversation with one of the replicas.
@@ -111,123 +130,69 @@ async fn answered(
     kept: Option<Conversation>,
     request: ConverseRequest,
     held: &Held,
-) -> Result<(ConverseResponse, Conversation), Status> {
+    deliver: &mut (dyn FnMut(UnaryAnswer) -> bool + Send),
+) -> Result<Conversation, Status> {
     if let Some(mut kept) = kept
         && kept.may_go_on()
-        && let Some(response) = kept.exchange(request.clone(), held).await?
+        && kept.exchange(request.clone(), held, deliver).await?
     {
-        return Ok((response, kept));
+        return Ok(kept);
     }
     // A replica that is ending takes no batch, so another replica is asked after it.
     for _ in 0..=replicas.count() {
         let mut fresh = begin(replicas).await?;
-        match fresh.exchange(request.clone(), held).await? {
-            Some(response) => return Ok((response, fresh)),
-            None => fresh.under_way.avoid(),
+        if fresh.exchange(request.clone(), held, deliver).await? {
+            return Ok(fresh);
         }
+        fresh.under_way.avoid();
     }
     Err(Status::unavailable("every replica of the service is ending"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::SocketAddr,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-        },
-    };
+    use std::sync::{Arc, atomic::Ordering};
 
     use bytes::Bytes;
-    use lonja_proto::{
-        batch::{UnaryCall, batch_service_server::BatchServiceServer},
-        registry::{GET_SESSION, REGISTER_USER},
-    };
-    use tokio::{
-        io::copy_bidirectional,
-        net::{TcpListener, TcpStream},
-        sync::Notify,
-        task::JoinHandle,
-        time,
-    };
-    use tokio_util::sync::CancellationToken;
-    use tonic::transport::{Server, server::TcpIncoming};
+    use lonja_proto::batch::UnaryCall;
+    use tokio::{io::copy_bidirectional, net::TcpStream, time};
+    use tonic::transport::Server;
 
-    use super::*;
-    use crate::{Allowed, BatchServer, Names, Unary, unknown};
+    use super::{
+        super::echo::{ECHO, HOLD, listen, replicas, serve, serve_with},
+        *,
+    };
 
     const PATIENCE: Duration = Duration::from_secs(20);
-    const ECHO: &str = REGISTER_USER.path();
-    const HOLD: &str = GET_SESSION.path();
-
-    /// A service that gives a request back at once (`ECHO`), or holds it until it is let go
-    /// (`HOLD`).
-    #[derive(Default)]
-    struct Echo {
-        taken: Notify,
-        let_go: Notify,
-        restarting: AtomicBool,
-    }
-
-    #[tonic::async_trait]
-    impl Unary for Echo {
-        async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
-            match path {
-                ECHO => Ok(request),
-                HOLD => {
-                    self.taken.notify_one();
-                    self.let_go.notified().await;
-                    Ok(request)
-                }
-                _ => Err(unknown()),
-            }
-        }
-
-        fn holds(&self) -> bool {
-            self.restarting.load(Ordering::Relaxed)
-        }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test needs no backlog")]
-    async fn listen(address: impl tokio::net::ToSocketAddrs) -> TcpListener {
-        TcpListener::bind(address).await.unwrap()
-    }
-
-    struct Running {
-        address: SocketAddr,
-        echo: Arc<Echo>,
-        shutdown: CancellationToken,
-        server: JoinHandle<()>,
-    }
-
-    fn serve(listener: TcpListener) -> Running {
-        serve_with(listener, Server::builder())
-    }
-
-    fn serve_with(listener: TcpListener, mut settings: Server) -> Running {
-        let (echo, shutdown) = (Arc::new(Echo::default()), CancellationToken::new());
-        let batch = BatchServer::new(Arc::clone(&echo) as Arc<dyn Unary>, Allowed(None), shutdown.clone());
-        let address = listener.local_addr().unwrap();
-        let server = settings
-            .add_service(BatchServiceServer::new(batch))
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.clone().cancelled_owned());
-        let server = tokio::spawn(async move { server.await.unwrap() });
-        Running { address, echo, shutdown, server }
-    }
-
-    fn replicas(address: SocketAddr) -> Replicas {
-        let uri = format!("http://{address}").parse().unwrap();
-        Replicas::new(&uri, &Names::new(None).unwrap(), |endpoint| endpoint, None)
-    }
-
-    fn batch(path: &str, messages: &[&'static str]) -> ConverseRequest {
-        let call = |message: &&'static str| UnaryCall {
+    fn call(path: &str, message: &'static str) -> UnaryCall {
+        UnaryCall {
             path: path.to_owned(),
             traceparent: String::new(),
             message: Bytes::from_static(message.as_bytes()),
+        }
+    }
+
+    fn batch(path: &str, messages: &[&'static str]) -> ConverseRequest {
+        let calls = messages.iter().map(|message| call(path, message)).collect();
+        ConverseRequest { calls, takes_several: true }
+    }
+
+    /// Has a batch answered, and gives the answers in the order of the calls.
+    async fn carry(
+        replicas: &Replicas,
+        kept: Option<Conversation>,
+        request: ConverseRequest,
+        timeout: Duration,
+        held: &Held,
+    ) -> Result<(Vec<UnaryAnswer>, Conversation), Status> {
+        let mut answers = Vec::new();
+        let mut deliver = |answer| {
+            answers.push(answer);
+            true
         };
-        ConverseRequest { calls: messages.iter().map(call).collect() }
+        let conversation = super::carry(replicas, kept, request, timeout, held, &mut deliver).await?;
+        answers.sort_by_key(|answer: &UnaryAnswer| answer.call);
+        Ok((answers, conversation))
     }
 
     fn messages(answers: &[UnaryAnswer]) -> Vec<&[u8]> {
@@ -253,6 +218,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_does_not_wait_for_a_slower_one_of_its_batch() {
+        let service = serve(listen("127.0.0.1:0").await);
+        let replicas = replicas(service.address);
+        let calls = [call(HOLD, "slow"), call(ECHO, "fast"), call(ECHO, "fast too")].into();
+        let request = ConverseRequest { calls, takes_several: true };
+        let (answered, mut answers) = mpsc::unbounded_channel();
+        let carried = tokio::spawn(async move {
+            let mut deliver = |answer: UnaryAnswer| answered.send((answer.call, answer.message)).is_ok();
+            super::carry(&replicas, None, request, PATIENCE, &Held::default(), &mut deliver).await.map(drop)
+        });
+        let mut fast = [answers.recv().await.unwrap(), answers.recv().await.unwrap()];
+        fast.sort_unstable();
+        assert_eq!(fast, [(1, Bytes::from_static(b"fast")), (2, Bytes::from_static(b"fast too"))]);
+        assert!(answers.recv().now_or_never().is_none());
+        service.echo.let_go.notify_one();
+        assert_eq!(answers.recv().await.unwrap(), (0, Bytes::from_static(b"slow")));
+        carried.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_of_an_earlier_version_gets_all_answers_at_once_and_in_order() {
+        let service = serve(listen("127.0.0.1:0").await);
+        let replicas = replicas(service.address);
+        let calls = [call(HOLD, "slow"), call(ECHO, "fast")].into();
+        let mut conversation = begin(&replicas).await.unwrap();
+        let request = ConverseRequest { calls, takes_several: false };
+        conversation.requests.send(request).await.unwrap();
+        service.echo.taken.notified().await;
+        service.echo.let_go.notify_one();
+        let response = conversation.answers.message().await.unwrap().unwrap();
+        assert_eq!(messages(&response.answers), [&b"slow"[..], b"fast"]);
+    }
+
+    #[tokio::test]
     async fn what_an_ending_service_did_not_take_goes_to_its_successor() {
         let first = serve(listen("127.0.0.1:0").await);
         let replicas = replicas(first.address);
@@ -270,7 +269,7 @@ mod tests {
         // A client that has not noticed the end sends another batch.
         second.shutdown.cancel();
         let mut kept = kept;
-        assert_eq!(kept.exchange(batch(ECHO, &["c"]), &Held::default()).await.unwrap(), None);
+        assert!(!kept.exchange(batch(ECHO, &["c"]), &Held::default(), &mut |_| true).await.unwrap());
     }
 
     #[tokio::test]

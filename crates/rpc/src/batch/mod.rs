@@ -2,12 +2,21 @@
 //!
 //! Most of the cost of a small call is HTTP/2, at both ends and whatever the call asks. The client
 //! puts calls in a queue and sends those that wait there together. The server has each call
-//! answered by its service. Each call has the spans, durations and refusals that it would have
-//! alone.
+//! answered by its service, and no call waits for a slower one for longer than [`GATHER`]. Each call
+//! has the spans, durations and refusals that it would have alone.
 
 mod client;
 mod conversation;
+#[cfg(test)]
+mod echo;
 mod server;
+
+use std::time::Duration;
 
 pub(crate) use client::Batch;
 pub use server::BatchServer;
+
+/// How long the answers of a batch are gathered before those that are there are sent, and how long a
+/// replica has for a batch before it gets another one beside it. Most batches are answered whole by
+/// then. A call that takes longer holds up nobody else.
+const GATHER: Duration = Duration::from_millis(1);

@@ -4,9 +4,9 @@ use std::{fmt, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{
-    Stream,
-    future::{BoxFuture, join_all},
-    stream,
+    Stream, StreamExt as _,
+    future::{BoxFuture, pending},
+    stream::{self, FuturesUnordered},
 };
 use lonja_proto::{
     batch::{ConverseRequest, ConverseResponse, UnaryAnswer, UnaryCall, batch_service_server::BatchService},
@@ -16,6 +16,7 @@ use tokio::time::{self, Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
+use super::GATHER;
 use crate::{
     callers::Allowed,
     held::SIGN,
@@ -76,7 +77,7 @@ fn answer_of(answer: Result<Bytes, Status>) -> UnaryAnswer {
             code: status.code().into(),
             text: status.message().to_owned(),
             details: Bytes::copy_from_slice(status.details()),
-            message: Bytes::new(),
+            ..UnaryAnswer::default()
         },
     }
 }
@@ -102,52 +103,85 @@ impl BatchService for BatchServer {
     }
 }
 
-/// The server's side of a conversation.
+/// The service's end of a conversation.
 struct Conversing {
     batch: BatchServer,
     caller: Option<Caller>,
     requests: Streaming<ConverseRequest>,
     /// The moments at which the caller is told that a batch is held.
     signs: Interval,
-    /// The answers of the batch that was taken last, if it is not answered yet.
-    work: Option<BoxFuture<'static, Vec<UnaryAnswer>>>,
+    /// What is left of the batch that was taken last.
+    work: Option<Work>,
+}
+
+/// A batch that is being answered.
+struct Work {
+    calls: FuturesUnordered<BoxFuture<'static, UnaryAnswer>>,
+    /// The answers that have not been sent.
+    answers: Vec<UnaryAnswer>,
+    /// When the answers so far are sent, although calls are left; `None` if the caller takes all
+    /// answers at once.
+    gathered: Option<Instant>,
 }
 
 impl Conversing {
     /// The next response; `None` after the last.
     async fn next(&mut self) -> Result<Option<ConverseResponse>, Status> {
-        let mut work = match self.work.take() {
-            Some(work) => work,
-            None => match self.take().await? {
-                Some(work) => work,
-                None => return Ok(None),
-            },
-        };
+        if self.work.is_none() {
+            self.work = self.take().await?;
+        }
+        let Some(work) = &mut self.work else { return Ok(None) };
         loop {
+            let is_gathered = async {
+                match work.gathered {
+                    Some(gathered) if !work.answers.is_empty() => time::sleep_until(gathered).await,
+                    _ => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                answers = &mut work => return Ok(Some(ConverseResponse { answers, held: false })),
+                answer = work.calls.next() => work.answers.extend(answer),
+                () = is_gathered => {
+                    work.gathered = Some(Instant::now() + GATHER);
+                    let answers = std::mem::take(&mut work.answers);
+                    return Ok(Some(ConverseResponse { answers, held: false }));
+                }
                 _ = self.signs.tick() => {
                     if self.batch.service.holds() {
-                        self.work = Some(work);
                         return Ok(Some(ConverseResponse { answers: Vec::new(), held: true }));
                     }
                 }
+            }
+            if work.calls.is_empty() {
+                let mut answers = std::mem::take(&mut work.answers);
+                if work.gathered.is_none() {
+                    // A caller of an earlier version takes the answers in the order of the calls.
+                    answers.sort_unstable_by_key(|answer| answer.call);
+                }
+                self.work = None;
+                return Ok(Some(ConverseResponse { answers, held: false }));
             }
         }
     }
 
     /// Takes the next batch, and begins to answer it. A batch that was taken is answered. After
     /// shutdown has begun, none is taken.
-    async fn take(&mut self) -> Result<Option<BoxFuture<'static, Vec<UnaryAnswer>>>, Status> {
+    async fn take(&mut self) -> Result<Option<Work>, Status> {
         let next = self.batch.shutdown.run_until_cancelled(self.requests.message()).await;
-        let Some(ConverseRequest { calls }) = next.transpose()?.flatten() else { return Ok(None) };
+        let Some(ConverseRequest { calls, takes_several }) = next.transpose()?.flatten() else {
+            return Ok(None);
+        };
         if calls.len() > MAX_BATCH {
             return Err(Status::invalid_argument("too many calls in a batch: at most 1024"));
         }
-        let (batch, caller) = (self.batch.clone(), self.caller.clone());
-        let work =
-            async move { join_all(calls.into_iter().map(|call| batch.answer(call, caller.as_ref()))).await };
-        Ok(Some(Box::pin(work)))
+        let answer = |(number, call): (u32, UnaryCall)| -> BoxFuture<'static, UnaryAnswer> {
+            let (batch, caller) = (self.batch.clone(), self.caller.clone());
+            Box::pin(async move { UnaryAnswer { call: number, ..batch.answer(call, caller.as_ref()).await } })
+        };
+        Ok(Some(Work {
+            answers: Vec::with_capacity(calls.len()),
+            calls: (0..).zip(calls).map(answer).collect(),
+            gathered: takes_several.then(|| Instant::now() + GATHER),
+        }))
     }
 }
