@@ -5,8 +5,8 @@ use std::{fmt, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt as _,
-    future::{BoxFuture, pending},
-    stream::{self, FuturesUnordered},
+    future::pending,
+    stream::{self, BoxStream, FuturesUnordered},
 };
 use lonja_proto::{
     batch::{ConverseRequest, ConverseResponse, UnaryAnswer, UnaryCall, batch_service_server::BatchService},
@@ -116,7 +116,10 @@ struct Conversing {
 
 /// A batch that is being answered.
 struct Work {
-    calls: FuturesUnordered<BoxFuture<'static, UnaryAnswer>>,
+    /// The answers, as calls are done. Boxed as one, so that a call costs no box of its own.
+    calls: BoxStream<'static, UnaryAnswer>,
+    /// The number of calls that are not done.
+    left: usize,
     /// The answers that have not been sent.
     answers: Vec<UnaryAnswer>,
     /// When the answers so far are sent, although calls are left; `None` if the caller takes all
@@ -140,7 +143,10 @@ impl Conversing {
             };
             tokio::select! {
                 biased;
-                answer = work.calls.next() => work.answers.extend(answer),
+                answer = work.calls.next() => {
+                    work.left = work.left.saturating_sub(1);
+                    work.answers.extend(answer);
+                }
                 () = is_gathered => {
                     work.gathered = Some(Instant::now() + GATHER);
                     let answers = std::mem::take(&mut work.answers);
@@ -152,7 +158,7 @@ impl Conversing {
                     }
                 }
             }
-            if work.calls.is_empty() {
+            if work.left == 0 {
                 let mut answers = std::mem::take(&mut work.answers);
                 if work.gathered.is_none() {
                     // A caller of an earlier version takes the answers in the order of the calls.
@@ -174,13 +180,16 @@ impl Conversing {
         if calls.len() > MAX_BATCH {
             return Err(Status::invalid_argument("too many calls in a batch: at most 1024"));
         }
-        let answer = |(number, call): (u32, UnaryCall)| -> BoxFuture<'static, UnaryAnswer> {
+        let left = calls.len();
+        let answer = |(number, call): (u32, UnaryCall)| {
             let (batch, caller) = (self.batch.clone(), self.caller.clone());
-            Box::pin(async move { UnaryAnswer { call: number, ..batch.answer(call, caller.as_ref()).await } })
+            async move { UnaryAnswer { call: number, ..batch.answer(call, caller.as_ref()).await } }
         };
+        let calls: FuturesUnordered<_> = (0..).zip(calls).map(answer).collect();
         Ok(Some(Work {
-            answers: Vec::with_capacity(calls.len()),
-            calls: (0..).zip(calls).map(answer).collect(),
+            answers: Vec::with_capacity(left),
+            calls: calls.boxed(),
+            left,
             gathered: takes_several.then(|| Instant::now() + GATHER),
         }))
     }
