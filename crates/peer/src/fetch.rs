@@ -110,7 +110,7 @@ impl Incoming {
     ///
     /// # Errors
     /// When the connection breaks, or the interrupt is raised.
-    pub fn has_more(&mut self) -> Result<bool, FetchError> {
+    pub(crate) fn has_more(&mut self) -> Result<bool, FetchError> {
         let limit = |stream: &TcpStream, limit| stream.set_read_timeout(Some(limit));
         limit(&self.stream, MORE).map_err(|error| self.broken(error))?;
         let more = self.wait(|stream| match stream.peek(&mut [0]) {
