@@ -340,3 +340,154 @@ impl AsyncWrite for Secured {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        pem: String,
+    }
+
+    impl Authority {
+        fn new(name: &str) -> Self {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            Self { issuer: Issuer::new(params, key), pem }
+        }
+    }
+
+    /// The three files of a service in a directory of their own.
+    struct Files {
+        directory: TempDir,
+    }
+
+    impl Files {
+        fn new(authority: &Authority, name: &str, trusted: &[&Authority]) -> Self {
+            let files = Self { directory: TempDir::new().unwrap() };
+            files.replace(authority, name, trusted);
+            files
+        }
+
+        fn path(&self, kind: &str) -> PathBuf {
+            self.directory.path().join(kind)
+        }
+
+        /// Writes a fresh certificate for `name`, with its key, and the authorities that are trusted.
+        fn replace(&self, authority: &Authority, name: &str, trusted: &[&Authority]) {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+            fs::write(self.path("crt"), certificate.pem()).unwrap();
+            fs::write(self.path("key"), key.serialize_pem()).unwrap();
+            let trusted: String = trusted.iter().map(|authority| authority.pem.as_str()).collect();
+            fs::write(self.path("ca"), trusted).unwrap();
+        }
+
+        fn load(&self) -> Result<Tls, TlsError> {
+            let config = TlsConfig {
+                tls_cert: Some(self.path("crt")),
+                tls_key: Some(self.path("key")),
+                tls_ca: Some(self.path("ca")),
+            };
+            config.load().map(Option::unwrap)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_files_are_used_within_a_second_and_broken_ones_never() {
+        let authority = Authority::new("ours");
+        let files = Files::new(&authority, "lonja-registry", &[&authority]);
+        let tls = files.load().unwrap();
+        let server = || tls.ends().server;
+        let first = server();
+        files.replace(&authority, "lonja-registry", &[&authority]);
+        assert!(Arc::ptr_eq(&first, &server()), "the files are not read for each connection");
+        time::advance(LOOK).await;
+        let second = server();
+        assert!(!Arc::ptr_eq(&first, &second));
+        // Nothing has changed, so nothing is made anew.
+        time::advance(LOOK).await;
+        assert!(Arc::ptr_eq(&second, &server()));
+        for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            fs::write(files.path("crt"), broken).unwrap();
+            time::advance(LOOK).await;
+            assert!(Arc::ptr_eq(&second, &server()), "{broken:?}");
+        }
+        // A certificate whose key has not been written yet.
+        let other = Files::new(&authority, "lonja-registry", &[&authority]);
+        fs::copy(other.path("crt"), files.path("crt")).unwrap();
+        time::advance(LOOK).await;
+        assert!(Arc::ptr_eq(&second, &server()));
+        fs::copy(other.path("key"), files.path("key")).unwrap();
+        time::advance(LOOK).await;
+        assert!(!Arc::ptr_eq(&second, &server()));
+    }
+
+    #[tokio::test]
+    async fn files_that_make_no_identity_are_named() {
+        let authority = Authority::new("ours");
+        let files = Files::new(&authority, "lonja-registry", &[&authority]);
+        let other = Files::new(&authority, "lonja-registry", &[&authority]);
+        fs::copy(other.path("key"), files.path("key")).unwrap();
+        assert!(matches!(files.load(), Err(TlsError::Unusable(_))));
+        fs::write(files.path("ca"), "no certificate").unwrap();
+        let error = files.load().unwrap_err().to_string();
+        assert!(error.contains("ca cannot be used: the file contains no certificate"), "{error}");
+        fs::remove_file(files.path("key")).unwrap();
+        assert!(matches!(files.load(), Err(TlsError::Read { path, .. }) if path == files.path("key")));
+        let none = TlsConfig::default().load().unwrap();
+        assert!(none.is_none());
+    }
+
+    /// Connects a client to a server, and gives the names of the caller that the server sees; `None`
+    /// if one end refuses the other.
+    async fn meet(server: &Files, client: &Files, name: &'static str) -> Option<String> {
+        #[expect(clippy::disallowed_methods, reason = "a test needs no backlog")]
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = server.load().unwrap().accept(listener);
+        let client = client.load().unwrap();
+        let connected = tokio::spawn(async move {
+            let mut stream = client.connect(address, name).await?.into_inner();
+            // In TLS 1.3 the refusal of the client's certificate comes with the first read.
+            let mut byte = [0];
+            let _ = stream.read_exact(&mut byte).await?;
+            io::Result::Ok(byte)
+        });
+        let accepted = tokio::spawn(async move {
+            let mut accepted = incoming.next().await?.ok()?;
+            accepted.write_all(b"x").await.ok()?;
+            Some(accepted.caller.to_string())
+        });
+        let is_connected = connected.await.unwrap().is_ok();
+        if is_connected { accepted.await.unwrap() } else { None }
+    }
+
+    #[tokio::test]
+    async fn while_authorities_change_callers_of_both_are_let_in() {
+        let (old, new, foreign) = (Authority::new("old"), Authority::new("new"), Authority::new("foreign"));
+        let server = Files::new(&new, "lonja-registry", &[&old, &new]);
+        for authority in [&old, &new] {
+            let gateway = Files::new(authority, "lonja-gateway", &[&old, &new]);
+            assert_eq!(meet(&server, &gateway, "lonja-registry").await.as_deref(), Some("lonja-gateway"));
+        }
+        let stranger = Files::new(&foreign, "lonja-gateway", &[&old, &new]);
+        assert_eq!(meet(&server, &stranger, "lonja-registry").await, None);
+        // A caller that trusts only the old authority refuses the service.
+        let late = Files::new(&old, "lonja-gateway", &[&old]);
+        assert_eq!(meet(&server, &late, "lonja-registry").await, None);
+        // A service with the certificate of another is not the one that was asked for.
+        let gateway = Files::new(&new, "lonja-gateway", &[&new]);
+        assert_eq!(meet(&server, &gateway, "lonja-catalog").await, None);
+    }
+}
