@@ -38,6 +38,9 @@ use crate::{names::Names, tls::Tls};
 const REFRESH: Duration = Duration::from_secs(3);
 /// How long to wait after a lookup that failed.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long the message of a request may take to be whole. The message is in memory already, unless
+/// the request streams.
+const WHOLE: Duration = Duration::from_millis(100);
 /// How long a replica that could not be reached is left alone while there are others.
 const AVOIDED: Duration = Duration::from_secs(1);
 
@@ -133,9 +136,13 @@ impl Replicas {
         self.current.borrow().len()
     }
 
+    /// Sends a call to one replica, or to others after it. The request is collected whole first, so
+    /// that it can be sent again: a request that streams is refused.
     async fn call_one(self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
-        let body = body.collect().await?.to_bytes();
+        let whole = time::timeout(WHOLE, body.collect()).await;
+        let body = whole.map_err(|_| Status::unimplemented("a request that streams is not supported"))?;
+        let body = body?.to_bytes();
         let mut attempt = self.first().await?;
         loop {
             let _under_way = attempt.under_way();
@@ -447,6 +454,15 @@ mod tests {
         tokio::task::yield_now().await;
         found.send_replace(replicas(&[7]).current.borrow().clone());
         assert_eq!(first.await.unwrap().unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_streams_is_refused() {
+        let never = http_body_util::StreamBody::new(tokio_stream::pending::<Result<_, Status>>());
+        let frames = never.map_frame(|frame: http_body::Frame<Bytes>| frame);
+        let request = Request::post("/lonja.audit.v1.AuditService/Stream").body(Body::new(frames)).unwrap();
+        let refused = replicas(&[1]).call_one(request).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unimplemented);
     }
 
     #[tokio::test]
