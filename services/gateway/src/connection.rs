@@ -39,6 +39,7 @@ use crate::{
 /// How long to wait for more bytes of a request that is complete unless padding or a datetime
 /// follows (docs/protocol.md 2).
 const GRACE: Duration = Duration::from_millis(300);
+
 /// Bounds the log of bad requests, which peers can send at will.
 static BAD_REQUESTS: Throttle = Throttle::events();
 /// Bounds the log of lists that were cut.
@@ -121,7 +122,8 @@ impl Input {
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
-    /// The peer's address.
+    /// The address that the peer connected from: the one that a trusted proxy names, otherwise the
+    /// socket's.
     pub(crate) peer: SocketAddr,
     /// What all peers read that connect where this peer did; `None` if peers show what they read.
     pub(crate) dialect: Option<Dialect>,
@@ -164,11 +166,11 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
             root.fail("failed".to_owned());
         }
     }
-    // A peer that is gone needs no reply.
     let is_noted = hints.set.is_none() && answer.known.is_some() && answer.is_status();
     let is_watched = dialect == Dialect::Char && answer.known.is_none() && answer.is_status();
     let sent = write(&mut stream, reply, if is_watched { SendFlags::NOSIGNAL } else { MORE_COMES }).await;
     drop(trace);
+    // A peer that is gone needs no reply.
     if sent.is_err() {
         return;
     }

@@ -4,15 +4,7 @@
 //! reads the status as a string waits for the string's NUL. Such a peer's session keeps that the
 //! peer reads text, because lists need their form at once.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, io, time::Duration};
 
 use lonja_wire::{Command, Dialect, Request, Username};
 use parking_lot::Mutex;
@@ -32,7 +24,7 @@ const WAIT: Duration = Duration::from_millis(150);
 /// later was not waiting for the end: it works before it closes, or closes when it asks again.
 const TOOL: Duration = Duration::from_millis(30);
 /// How long a request waits until it is known what its peer reads.
-const DOUBT: Duration = Duration::from_millis(300);
+const UNTIL_KNOWN: Duration = Duration::from_millis(300);
 
 /// What it takes to learn from peers.
 #[derive(Debug, Clone, Copy)]
@@ -78,12 +70,12 @@ impl Learning<'_> {
         request: Option<&Request>,
     ) -> io::Result<()> {
         let user = request.and_then(user_with_a_session);
-        let doubt = user.map(|user| self.doubts.begin(user));
+        let _doubt = user.map(|user| self.doubts.begin(user));
         // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
         if let Some(user) = user {
             self.operations.note(user, Some(Dialect::Text)).await;
         }
-        let waited = waits_for_the_nul(stream, scratch, doubt.as_ref()).await;
+        let waited = self.waits_for_the_nul(stream, scratch).await;
         self.metrics.ended_strings.increment(1);
         // A connection that broke before the NUL was sent is that of a peer that has closed.
         if let (Some(user), Ok(false) | Err(_)) = (user, &waited) {
@@ -91,27 +83,23 @@ impl Learning<'_> {
         }
         waited.map(|_| ())
     }
-}
 
-/// Sends a NUL, and gives whether the NUL was what the peer waited for.
-async fn waits_for_the_nul(
-    stream: &mut TcpStream,
-    scratch: &mut [u8],
-    doubt: Option<&Doubt<'_>>,
-) -> io::Result<bool> {
-    write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
-    // A peer that closes without having read the NUL, as a slow original peer does, resets the
-    // connection.
-    if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
-        return Ok(closed.is_ok());
-    }
-    stream.shutdown().await?;
-    match time::timeout(TOOL, linger(stream, scratch)).await {
-        // A tool that reads to the end of the stream closes now, and asks nothing before.
-        Ok(Ok(())) => Ok(doubt.is_some_and(|doubt| doubt.of.has_asked.load(Relaxed))),
-        Ok(Err(_)) => Ok(false),
-        // A peer that has read the NUL and leaves its connection open, perhaps until its next request.
-        Err(_) => Ok(!matches!(time::timeout(LINGER.0, linger(stream, scratch)).await, Ok(Err(_)))),
+    /// Sends a NUL, and gives whether the NUL was what the peer waited for.
+    async fn waits_for_the_nul(self, stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
+        write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
+        // A peer that closes without having read the NUL, as a slow original peer does, resets the
+        // connection.
+        if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
+            return Ok(closed.is_ok());
+        }
+        stream.shutdown().await?;
+        match time::timeout(TOOL, linger(stream, scratch)).await {
+            // A tool that reads to the end of the stream closes now; a peer that was still working
+            // when the NUL arrived resets the connection.
+            Ok(_) => Ok(false),
+            // A peer that has read the NUL and leaves its connection open, perhaps until its next request.
+            Err(_) => Ok(!matches!(time::timeout(LINGER.0, linger(stream, scratch)).await, Ok(Err(_)))),
+        }
     }
 }
 
@@ -137,33 +125,26 @@ fn user_with_a_dialect(request: &Request) -> Option<&Username> {
 /// for it. Their next requests wait until that is known.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
-    of_users: Mutex<HashMap<Username, Vec<Arc<InDoubt>>>>,
+    /// A token for each connection in doubt, cancelled when its doubt is over.
+    of_users: Mutex<HashMap<Username, Vec<CancellationToken>>>,
 }
 
-/// What is in doubt about one connection.
-#[derive(Debug, Default)]
-struct InDoubt {
-    is_over: CancellationToken,
-    /// Whether the user has asked for something else meanwhile.
-    has_asked: AtomicBool,
-}
-
-/// A doubt that ends when this value is dropped.
+/// A doubt about one connection of a user. The doubt ends when this value is dropped.
 struct Doubt<'a> {
     doubts: &'a Doubts,
     user: &'a Username,
-    of: Arc<InDoubt>,
+    is_over: CancellationToken,
 }
 
 impl Doubts {
     fn begin<'a>(&'a self, user: &'a Username) -> Doubt<'a> {
-        let of = Arc::<InDoubt>::default();
-        self.of_users.lock().entry(user.clone()).or_default().push(Arc::clone(&of));
-        Doubt { doubts: self, user, of }
+        let is_over = CancellationToken::new();
+        self.of_users.lock().entry(user.clone()).or_default().push(is_over.clone());
+        Doubt { doubts: self, user, is_over }
     }
 
     /// Returns when a request can be answered as the user's peer reads: it is known what the peer
-    /// did on its connections before, or the peer has left one of them open for [`DOUBT`].
+    /// did on its connections before, or the peer has left one of them open for [`UNTIL_KNOWN`].
     pub(crate) async fn are_over(&self, request: &Request) {
         let Some(user) = user_with_a_dialect(request) else { return };
         let doubts = {
@@ -174,23 +155,20 @@ impl Doubts {
             of_users.get(user).cloned().unwrap_or_default()
         };
         let all = async {
-            for doubt in &doubts {
-                doubt.is_over.cancelled().await;
+            for is_over in &doubts {
+                is_over.cancelled().await;
             }
         };
-        if time::timeout(DOUBT, all).await.is_err() {
-            // Who asks for something else does not wait for the end of a stream.
-            doubts.iter().for_each(|doubt| doubt.has_asked.store(true, Relaxed));
-        }
+        let _ = time::timeout(UNTIL_KNOWN, all).await;
     }
 }
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        self.of.is_over.cancel();
+        self.is_over.cancel();
         let mut of_users = self.doubts.of_users.lock();
         if let Some(doubts) = of_users.get_mut(self.user) {
-            doubts.retain(|doubt| !Arc::ptr_eq(doubt, &self.of));
+            doubts.retain(|is_over| !is_over.is_cancelled());
             if doubts.is_empty() {
                 of_users.remove(self.user);
             }
