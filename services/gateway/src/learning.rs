@@ -76,7 +76,6 @@ impl Learning<'_> {
             self.operations.note(user, Some(Dialect::Text)).await;
         }
         let waited = self.waits_for_the_nul(stream, scratch).await;
-        self.metrics.ended_strings.increment(1);
         // A connection that broke before the NUL was sent is that of a peer that has closed.
         if let (Some(user), Ok(false) | Err(_)) = (user, &waited) {
             self.operations.note(user, None).await;
@@ -87,6 +86,7 @@ impl Learning<'_> {
     /// Sends a NUL, and gives whether the NUL was what the peer waited for.
     async fn waits_for_the_nul(self, stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
         write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
+        self.metrics.ended_strings.increment(1);
         // A peer that closes without having read the NUL, as a slow original peer does, resets the
         // connection.
         if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
