@@ -15,17 +15,6 @@ pub enum Encoding {
     Padded,
 }
 
-impl Encoding {
-    /// The encoding's name in logs and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Terminated => "terminated",
-            Self::Padded => "padded",
-        }
-    }
-}
-
 /// The largest number of fields that a message has behind the operation code.
 pub(crate) const MAX_FIELDS: usize = 4;
 
