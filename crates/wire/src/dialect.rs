@@ -80,7 +80,7 @@ const STYLES: [Style; 7] = [
 
 /// The error for a text that is not the name of a dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not char, text, rows, byte, int32 or names")]
+#[error("not {}", Dialect::CHOICES)]
 pub struct BadDialect;
 
 /// Reads the name of a dialect that a person may choose: any but [`Dialect::Padded`]. 2020, the year
@@ -98,6 +98,9 @@ impl Dialect {
     /// Every dialect, in the order of its discriminant.
     pub const ALL: [Self; STYLES.len()] =
         [Self::Char, Self::Padded, Self::Text, Self::Rows, Self::Byte, Self::Int32, Self::Names];
+
+    /// The names that a person may choose from, as an error message lists them.
+    pub const CHOICES: &str = "char, text, rows, byte, int32 or names";
 
     fn style(self) -> &'static Style {
         &STYLES[self as usize]
@@ -201,6 +204,8 @@ mod tests {
             assert_eq!((dialect.style().dialect, dialect.name()), (dialect, style.name));
             let chosen = (dialect != Dialect::Padded).then_some(dialect).ok_or(BadDialect);
             assert_eq!(style.name.parse::<Dialect>(), chosen);
+            let is_a_choice = Dialect::CHOICES.split([',', ' ']).any(|choice| choice == style.name);
+            assert_eq!(is_a_choice, chosen.is_ok(), "{}", style.name);
         }
         assert_eq!("2020".parse(), Ok(Dialect::Names));
         assert_eq!("auto".parse::<Dialect>(), Err(BadDialect));

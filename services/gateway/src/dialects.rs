@@ -17,7 +17,7 @@ pub struct Dialects(Vec<(IpNet, Dialect)>);
 
 /// The error for a text that is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not CIDR=FORM, such as 10.1.0.0/16=text; FORM is char, text, rows, byte, int32 or names")]
+#[error("not CIDR=FORM, such as 10.1.0.0/16=text; FORM is {}", Dialect::CHOICES)]
 pub struct BadDialectRule;
 
 impl FromStr for Dialects {
@@ -42,10 +42,10 @@ impl Dialects {
     }
 }
 
-/// An address for peers, written `ADDR` or `DIALECT=ADDR`.
+/// An address for peers, written `ADDR` or `FORM=ADDR`, where `FORM` is a dialect or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddress {
-    /// Where to listen.
+    /// The address and port that the gateway listens on.
     pub address: SocketAddr,
     /// What all peers that connect here read; `None` if peers show what they read.
     pub dialect: Option<Dialect>,
@@ -54,7 +54,8 @@ pub struct PeerAddress {
 /// The error for a text that is not an address for peers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not ADDR or FORM=ADDR, such as 0.0.0.0:5050 or byte=0.0.0.0:5051; FORM is auto, char, text, rows, byte, int32 or names"
+    "not ADDR or FORM=ADDR, such as 0.0.0.0:5050 or byte=0.0.0.0:5051; FORM is auto, {}",
+    Dialect::CHOICES
 )]
 pub struct BadPeerAddress;
 
