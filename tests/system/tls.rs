@@ -5,7 +5,6 @@ use std::{
     fs,
     io::Write as _,
     net::TcpStream,
-    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -17,7 +16,7 @@ use std::{
 
 use http_body_util::{BodyExt as _, Full};
 use lonja_rpc::{Channel, Names, TlsConfig};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use lonja_testing::{Authority, Identity};
 use tempfile::TempDir;
 use tokio_rustls::{TlsConnector, rustls};
 use tonic::{Code, Status, body::Body};
@@ -27,68 +26,18 @@ use crate::{cluster::Service, eventually, repository, wire};
 
 const ROLES: [&str; 3] = ["registry", "catalog", "audit"];
 
-/// A certificate authority of the test's own.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
+fn tls_arguments(identity: &Identity) -> Vec<String> {
+    [("--tls-cert", "crt"), ("--tls-key", "key"), ("--tls-ca", "ca")]
+        .into_iter()
+        .flat_map(|(option, kind)| [option.to_owned(), identity.path(kind).display().to_string()])
+        .collect()
 }
 
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// Writes the three files of a service: certificate, key, and the authorities that it trusts.
-    fn identity(&self, directory: &Path, name: &str, trusted: &[&Self]) -> Files {
-        self.identity_until(directory, name, trusted, 2100)
-    }
-
-    fn identity_until(&self, directory: &Path, name: &str, trusted: &[&Self], year: i32) -> Files {
-        let mut params = CertificateParams::new(vec![format!("lonja-{name}")]).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(year, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        let files = Files { directory: directory.to_owned(), name: name.to_owned() };
-        fs::write(
-            files.path("ca"),
-            trusted.iter().map(|authority| authority.pem.as_str()).collect::<String>(),
-        )
-        .unwrap();
-        fs::write(files.path("crt"), cert.pem()).unwrap();
-        fs::write(files.path("key"), key.serialize_pem()).unwrap();
-        files
-    }
-}
-
-struct Files {
-    directory: PathBuf,
-    name: String,
-}
-
-impl Files {
-    fn path(&self, kind: &str) -> PathBuf {
-        self.directory.join(format!("{}.{kind}", self.name))
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        [("--tls-cert", "crt"), ("--tls-key", "key"), ("--tls-ca", "ca")]
-            .into_iter()
-            .flat_map(|(option, kind)| [option.to_owned(), self.path(kind).display().to_string()])
-            .collect()
-    }
-
-    fn config(&self) -> TlsConfig {
-        TlsConfig {
-            tls_cert: Some(self.path("crt")),
-            tls_key: Some(self.path("key")),
-            tls_ca: Some(self.path("ca")),
-        }
+fn config(identity: &Identity) -> TlsConfig {
+    TlsConfig {
+        tls_cert: Some(identity.path("crt")),
+        tls_key: Some(identity.path("key")),
+        tls_ca: Some(identity.path("ca")),
     }
 }
 
@@ -106,7 +55,7 @@ impl Secured {
         let services = ROLES
             .iter()
             .map(|role| {
-                let files = authority.identity(directory.path(), role, &[&authority]);
+                let files = authority.identify(directory.path(), &format!("lonja-{role}"), &[&authority]);
                 let store = format!("embedded:{}", directory.path().join("data").display());
                 start(role, &["--store", &store], &files)
             })
@@ -115,7 +64,7 @@ impl Secured {
     }
 
     fn gateway(&self) -> Service {
-        let files = self.authority.identity(self.directory.path(), "gateway", &[&self.authority]);
+        let files = self.authority.identify(self.directory.path(), "lonja-gateway", &[&self.authority]);
         let urls: Vec<_> = self.services.iter().map(Service::url).collect();
         start("gateway", &["--registry", &urls[0], "--catalog", &urls[1], "--audit", &urls[2]], &files)
     }
@@ -129,8 +78,8 @@ impl Secured {
     }
 }
 
-fn start(role: &'static str, arguments: &[&str], files: &Files) -> Service {
-    let tls = files.arguments();
+fn start(role: &'static str, arguments: &[&str], files: &Identity) -> Service {
+    let tls = tls_arguments(files);
     let arguments: Vec<_> = arguments.iter().copied().chain(tls.iter().map(String::as_str)).collect();
     Service::start_at("127.0.0.1:0", role, &arguments, &[])
 }
@@ -196,8 +145,9 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
     };
     for caller in ["gateway", "registry", "catalog", "audit", "datetime", "console", "someone"] {
         let directory = TempDir::new().unwrap();
-        let files = secured.authority.identity(directory.path(), caller, &[&secured.authority]);
-        let tls = files.config().load().unwrap().unwrap();
+        let files =
+            secured.authority.identify(directory.path(), &format!("lonja-{caller}"), &[&secured.authority]);
+        let tls = config(&files).load().unwrap().unwrap();
         runtime().block_on(async {
             let names = Names::new(None).unwrap();
             for (role, method) in &methods {
@@ -236,12 +186,12 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
     let url = secured.services[0].url();
     let directory = TempDir::new().unwrap();
     let stranger = Authority::new("a stranger");
-    let of_another = stranger.identity(directory.path(), "gateway", &[&secured.authority]);
+    let of_another = stranger.identify(directory.path(), "lonja-gateway", &[&secured.authority]);
     let names = runtime().block_on(async { Names::new(None).unwrap() });
     let method = "lonja.registry.v1.RegistryService/GetStatistics";
-    let refused = |files: &Files, expected: &'static str| {
+    let refused = |files: &Identity, expected: &'static str| {
         runtime().block_on(async {
-            let secure = Some((files.config().load().unwrap().unwrap(), expected));
+            let secure = Some((config(files).load().unwrap().unwrap(), expected));
             let channel = Channel::remote(&url, &names, secure).unwrap();
             assert_eq!(call(channel, method).await, Code::Unavailable);
         });
@@ -249,7 +199,8 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
     refused(&of_another, "lonja-registry");
     secured.says(0, "a TLS handshake failed: the caller was refused");
     secured.says(0, "UnknownIssuer");
-    let expired = secured.authority.identity_until(directory.path(), "gateway", &[&secured.authority], 2021);
+    let expired =
+        secured.authority.identify_until(directory.path(), "lonja-gateway", &[&secured.authority], 2021);
     refused(&expired, "lonja-registry");
     secured.says(0, "certificate expired");
 
@@ -262,7 +213,7 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
         assert_eq!(call(channel, method).await, Code::Unavailable);
         // A caller without a certificate is refused.
         let mut roots = rustls::RootCertStore::empty();
-        let pem = rustls::pki_types::CertificateDer::from(pem(&secured.authority.pem));
+        let pem = rustls::pki_types::CertificateDer::from(pem(secured.authority.pem()));
         roots.add(pem).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -278,7 +229,7 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
     secured.says(0, "peer sent no certificates");
 
     // A caller refuses a service whose certificate names another service.
-    let files = secured.authority.identity(directory.path(), "gateway", &[&secured.authority]);
+    let files = secured.authority.identify(directory.path(), "lonja-gateway", &[&secured.authority]);
     refused(&files, "lonja-catalog");
     let urls: Vec<_> = secured.services.iter().map(Service::url).collect();
     let gateway =
@@ -330,7 +281,7 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
         let (old, new) = (&secured.authority, &next);
         for (issuer, trusted) in [(old, vec![old, new]), (new, vec![old, new]), (new, vec![new])] {
             for role in &everyone {
-                issuer.identity(secured.directory.path(), role, &trusted);
+                issuer.identify(secured.directory.path(), &format!("lonja-{role}"), &trusted);
             }
             thread::sleep(Duration::from_secs(2));
             progress("requests after a replacement");
@@ -340,18 +291,18 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
 
     // Who connects now needs a certificate of the new authority.
     let directory = TempDir::new().unwrap();
-    let files = secured.authority.identity(directory.path(), "gateway", &[&next]);
+    let files = secured.authority.identify(directory.path(), "lonja-gateway", &[&next]);
     let names = runtime().block_on(async { Names::new(None).unwrap() });
     let method = "lonja.registry.v1.RegistryService/GetStatistics";
-    let ask = |files: &Files| {
+    let ask = |files: &Identity| {
         runtime().block_on(async {
-            let secure = Some((files.config().load().unwrap().unwrap(), "lonja-registry"));
+            let secure = Some((config(files).load().unwrap().unwrap(), "lonja-registry"));
             call(Channel::remote(&secured.services[0].url(), &names, secure).unwrap(), method).await
         })
     };
     assert_eq!(ask(&files), Code::Unavailable);
     secured.says(0, "certificates were replaced");
-    assert_eq!(ask(&next.identity(directory.path(), "gateway", &[&next])), Code::Ok);
+    assert_eq!(ask(&next.identify(directory.path(), "lonja-gateway", &[&next])), Code::Ok);
     secured.services[0].process.signal("TERM");
     assert!(secured.services[0].process.end().success());
     secured.services[0].restart();

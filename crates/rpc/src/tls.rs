@@ -343,54 +343,28 @@ impl AsyncWrite for Secured {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use lonja_testing::{Authority, Identity};
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_stream::StreamExt as _;
 
     use super::*;
 
-    struct Authority {
-        issuer: Issuer<'static, KeyPair>,
-        pem: String,
-    }
-
-    impl Authority {
-        fn new(name: &str) -> Self {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let key = KeyPair::generate().unwrap();
-            let pem = params.self_signed(&key).unwrap().pem();
-            Self { issuer: Issuer::new(params, key), pem }
-        }
-    }
-
-    /// The three files of a service in a directory of their own.
+    /// The files of a service in a directory of their own.
     struct Files {
         directory: TempDir,
+        identity: Identity,
     }
 
     impl Files {
         fn new(authority: &Authority, name: &str, trusted: &[&Authority]) -> Self {
-            let files = Self { directory: TempDir::new().unwrap() };
-            files.replace(authority, name, trusted);
-            files
+            let directory = TempDir::new().unwrap();
+            let identity = authority.identify(directory.path(), name, trusted);
+            Self { directory, identity }
         }
 
         fn path(&self, kind: &str) -> PathBuf {
-            self.directory.path().join(kind)
-        }
-
-        /// Writes a fresh certificate for `name`, with its key, and the authorities that are trusted.
-        fn replace(&self, authority: &Authority, name: &str, trusted: &[&Authority]) {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &authority.issuer).unwrap();
-            fs::write(self.path("crt"), certificate.pem()).unwrap();
-            fs::write(self.path("key"), key.serialize_pem()).unwrap();
-            let trusted: String = trusted.iter().map(|authority| authority.pem.as_str()).collect();
-            fs::write(self.path("ca"), trusted).unwrap();
+            self.identity.path(kind)
         }
 
         fn load(&self) -> Result<Tls, TlsError> {
@@ -410,7 +384,7 @@ mod tests {
         let tls = files.load().unwrap();
         let server = || tls.ends().server;
         let first = server();
-        files.replace(&authority, "lonja-registry", &[&authority]);
+        authority.identify(files.directory.path(), "lonja-registry", &[&authority]);
         assert!(Arc::ptr_eq(&first, &server()), "the files are not read for each connection");
         time::advance(LOOK).await;
         let second = server();

@@ -141,7 +141,6 @@ async fn opening<T>(gate: oneshot::Sender<()>, carried: impl Future<Output = T>)
 
 #[cfg(test)]
 mod tests {
-
     use super::{
         super::echo::{ECHO, HOLD, listen, replicas, serve},
         *,
