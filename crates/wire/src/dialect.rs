@@ -280,25 +280,42 @@ mod tests {
         fn lists_of_strings_round_trip(
             names in proptest::collection::vec("[^\\x00]{1,60}", 0..20),
             descriptions in proptest::collection::vec("[^\\x00]{0,60}", 20),
+            endpoints in proptest::collection::vec(proptest::prelude::any::<(u32, u16)>(), 20),
         ) {
-            let mut entries = Vec::new();
-            for (name, description) in names.iter().zip(&descriptions) {
-                push_file(name, description, &mut entries);
+            let (mut users, mut files) = (Vec::new(), Vec::new());
+            let (mut users_sent, mut files_sent) = (Vec::new(), Vec::new());
+            for ((name, description), &(address, port)) in names.iter().zip(&descriptions).zip(&endpoints) {
+                let address = Ipv4Addr::from(address);
+                push_user(name, address, port, &mut users);
+                push_file(name, description, &mut files);
+                users_sent.push([name.clone(), address.to_string(), port.to_string()]);
+                files_sent.push([name.clone(), description.clone()]);
             }
-            for (dialect, status) in [(Dialect::Text, 2), (Dialect::Byte, 1), (Dialect::Names, 1)] {
-                let reply = dialect.list(Operation::ListContent, &entries).unwrap();
-                let text = String::from_utf8(reply[status..].to_vec()).unwrap();
-                let mut strings = text.split_terminator('\0');
-                let count = names.len().to_string();
-                proptest::prop_assert_eq!(strings.next(), Some(count.as_str()));
-                for (name, description) in names.iter().zip(&descriptions) {
-                    proptest::prop_assert_eq!(strings.next(), Some(name.as_str()));
-                    if dialect == Dialect::Text {
-                        proptest::prop_assert_eq!(strings.next(), Some(description.as_str()));
+            for (dialect, status, fields_of_user, fields_of_file) in [
+                (Dialect::Text, 2, 3, 2),
+                (Dialect::Byte, 1, 3, 1),
+                (Dialect::Int32, 4, 3, 1),
+                (Dialect::Names, 1, 1, 1),
+            ] {
+                let of_users: Vec<_> =
+                    users_sent.iter().flat_map(|user| &user[..fields_of_user]).collect();
+                let of_files: Vec<_> =
+                    files_sent.iter().flat_map(|file| &file[..fields_of_file]).collect();
+                for (operation, entries, expected) in
+                    [(Operation::ListUsers, &users, of_users), (Operation::ListContent, &files, of_files)]
+                {
+                    let reply = dialect.list(operation, entries).unwrap();
+                    proptest::prop_assert_eq!(&reply[..status], dialect.status(0));
+                    let text = String::from_utf8(reply[status..].to_vec()).unwrap();
+                    let mut strings = text.split_terminator('\0');
+                    let count = names.len().to_string();
+                    proptest::prop_assert_eq!(strings.next(), Some(count.as_str()));
+                    for field in expected {
+                        proptest::prop_assert_eq!(strings.next(), Some(field.as_str()));
                     }
+                    let rest: Vec<_> = strings.collect();
+                    proptest::prop_assert!(rest.is_empty() || names.is_empty() && rest == [""]);
                 }
-                let rest: Vec<_> = strings.collect();
-                proptest::prop_assert!(rest.is_empty() || names.is_empty() && rest == [""]);
             }
         }
     }
