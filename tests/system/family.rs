@@ -47,11 +47,11 @@ enum Reading {
     CharInOneCall,
     /// The original's report: a byte, a 32-bit count, fields of fixed width.
     Padded,
-    /// Strings.
+    /// The status, counts and fields are strings, each with its NUL.
     Text,
-    /// Strings, and one more behind a count of 0.
+    /// As `Text`, with one more string behind a count of 0.
     TextWithAnEnd,
-    /// Strings, one for each entry.
+    /// As `Text`, with one string for each entry.
     Rows,
     /// A byte from 0 to 4, then strings.
     Byte,

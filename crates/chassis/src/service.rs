@@ -200,7 +200,8 @@ pub async fn serve_admin(listener: Option<TcpListener>, health: &Health, shutdow
     }
 }
 
-/// Keeps the memory of the metrics bounded until shutdown, by [`lonja_telemetry::metrics::upkeep`] every 5 s.
+/// Keeps the memory of the metrics bounded until shutdown, by
+/// [`lonja_telemetry::metrics::upkeep`] every 5 s.
 pub async fn upkeep(shutdown: &CancellationToken) {
     const INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
     while tokio::time::timeout(INTERVAL, shutdown.cancelled()).await.is_err() {

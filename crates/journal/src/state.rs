@@ -7,7 +7,7 @@ pub type Row = u64;
 pub trait State: Send + Sync + 'static {
     /// The name of the log, and of its table in the file. One file may hold several logs.
     const LOG: &'static str;
-    /// One durable change.
+    /// What one record of the log says: a change that is made again when the log is opened.
     type Change: prost::Message + Default + Clone;
     /// What callers ask of the service.
     type Command: Send + 'static;

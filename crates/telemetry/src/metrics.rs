@@ -1,4 +1,4 @@
-//! Metrics for Prometheus.
+//! Records the metrics of this process and writes them as text for Prometheus.
 
 use std::sync::OnceLock;
 

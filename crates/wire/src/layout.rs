@@ -94,7 +94,8 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// Some peers end a field of LIST_USERS or LIST_CONTENT with a line feed, which no name may hold.
+    /// Splits bytes at their NULs. In LIST_USERS and LIST_CONTENT a line feed ends a field too, because
+    /// some peers send one, and no name may hold one.
     fn split(operation: Operation, bytes: &'a [u8]) -> Self {
         let other = match operation {
             Operation::ListUsers | Operation::ListContent => b'\n',

@@ -134,7 +134,7 @@ pub enum Progress {
     /// padded request; or it has no datetime, which may still come behind the last field. Wait a
     /// moment; if no more bytes arrive, [`decode_final`] decides.
     Tentative,
-    /// The request is complete: answer it at once, in the [`encoding_of`] of the bytes.
+    /// The request is complete: answer it at once. [`encoding_of`] gives how it was encoded.
     Complete(Request),
     /// The request cannot be carried out.
     Bad(BadRequest),

@@ -18,7 +18,7 @@ use lonja_chassis::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use http::router;
+use self::http::router;
 
 /// The name under which the datetime service reports its health.
 pub const SERVICE_NAME: &str = "lonja.datetime";

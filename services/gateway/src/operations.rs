@@ -50,7 +50,7 @@ static NOTES: Throttle = Throttle::events();
 /// What the reply to an operation that succeeded says.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// The status alone.
+    /// Nothing but the status.
     Status,
     /// A list with fields of fixed width.
     List(Arc<Rendered>),
@@ -60,7 +60,7 @@ pub(crate) enum Content {
     Owner(Ipv4Addr, u16),
 }
 
-/// What shows what a peer reads, beside what was noted for its user.
+/// What is known of how a peer reads replies before the registry is asked for its user's session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hints {
     /// What a setting says.

@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Bounds the log of bad PROXY headers.
 static BAD_HEADERS: Throttle = Throttle::events();
 
-/// A socket on which peers are waited for.
+/// A socket at which peers connect, and the dialect that they all read, if the setting names one.
 #[derive(Debug)]
 pub struct PeerListener {
     socket: TcpListener,

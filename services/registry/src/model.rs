@@ -29,7 +29,7 @@ pub struct Session {
 /// What a user's session is to the user's own peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSession {
-    /// The session's id.
+    /// The id of the user's session, as in [`Session::id`].
     pub id: SessionId,
     /// Where others dial the user.
     pub endpoint: Endpoint,
