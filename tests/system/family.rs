@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     thread,
     time::Duration,
@@ -551,6 +551,25 @@ fn an_original_peer_that_is_slow_is_not_taken_for_another() {
         drop(conversation);
         let users = ORIGINAL.list(&ports, "LIST_USERS", &user, &[]).unwrap();
         assert!(users.contains(&[user.as_str(), "127.0.0.1", "40000"].map(str::to_owned).to_vec()));
+    }
+}
+
+/// An original peer whose packets take long closes before the NUL arrives: its end of the stream comes
+/// first, and the reset for the NUL that nobody reads comes 150 ms later.
+#[test]
+fn an_original_peer_that_is_far_away_is_not_taken_for_another() {
+    let (_index, ports) = up();
+    for (number, round_trip) in [180, 280].into_iter().enumerate() {
+        let user = format!("user{number}");
+        assert_eq!(ORIGINAL.status(&ports, "REGISTER", &user, &[]), 0);
+        let mut conversation = ORIGINAL.send(&ports, "CONNECT", &user, &["40000"]);
+        assert_eq!(conversation.status(), 0);
+        thread::sleep(Duration::from_millis(round_trip));
+        conversation.stream.shutdown(Shutdown::Write).unwrap();
+        thread::sleep(Duration::from_millis(150));
+        drop(conversation);
+        let users = ORIGINAL.list(&ports, "LIST_USERS", &user, &[]).unwrap();
+        assert_eq!(users.len(), number + 1);
     }
 }
 

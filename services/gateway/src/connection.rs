@@ -175,7 +175,7 @@ pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Inpu
         return;
     }
     if is_watched {
-        let _ = shared.learning().watch(&mut stream, &mut input.bytes, request.as_ref().ok()).await;
+        shared.learning().watch(&mut stream, &mut input.bytes, request.as_ref().ok()).await;
     } else if stream.shutdown().await.is_ok() {
         let closed = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
         if let (Ok(Err(_)), Ok(request), true) = (closed, &request, is_noted) {

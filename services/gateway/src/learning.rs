@@ -9,7 +9,11 @@ use std::{collections::HashMap, io, time::Duration};
 use lonja_wire::{Command, Dialect, Request, Username};
 use parking_lot::Mutex;
 use rustix::net::SendFlags;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
+use tokio::{
+    io::{AsyncWriteExt as _, Interest},
+    net::TcpStream,
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +24,9 @@ use crate::{
 
 /// How long a peer has to close behind a status, and then behind the status's NUL.
 const WAIT: Duration = Duration::from_millis(150);
+/// How long to look for a reset behind the peer's end of the stream. A peer that is far away closes
+/// before it has the NUL, so its reset comes [`WAIT`] after its end.
+const LATE_RESET: Duration = Duration::from_millis(200);
 /// How soon a tool that reads to the end of the stream closes behind that end. A peer that closes
 /// later was not waiting for the end: it works before it closes, or closes when it asks again.
 const TOOL: Duration = Duration::from_millis(30);
@@ -36,20 +43,11 @@ pub(crate) struct Learning<'a> {
 
 impl Learning<'_> {
     /// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. The
-    /// stream has ended then.
-    ///
-    /// # Errors
-    /// When the connection breaks.
-    pub(crate) async fn watch(
-        self,
-        stream: &mut TcpStream,
-        scratch: &mut [u8],
-        request: Option<&Request>,
-    ) -> io::Result<()> {
-        match time::timeout(WAIT, linger(stream, scratch)).await {
-            Ok(closed) => closed,
+    /// connection may be closed then.
+    pub(crate) async fn watch(self, stream: &mut TcpStream, scratch: &mut [u8], request: Option<&Request>) {
+        if time::timeout(WAIT, linger(stream, scratch)).await.is_err() {
             // Boxed, so that the task of any other connection stays small.
-            Err(_) => Box::pin(self.learn(stream, scratch, request)).await,
+            Box::pin(self.learn(stream, scratch, request)).await;
         }
     }
 
@@ -63,32 +61,25 @@ impl Learning<'_> {
 
     /// Notes that the user's peer reads text, sends the NUL, and takes the note back if the peer was
     /// not waiting for the NUL.
-    async fn learn(
-        self,
-        stream: &mut TcpStream,
-        scratch: &mut [u8],
-        request: Option<&Request>,
-    ) -> io::Result<()> {
-        let user = request.and_then(user_with_a_session);
-        let _doubt = user.map(|user| self.doubts.begin(user));
+    async fn learn(self, stream: &mut TcpStream, scratch: &mut [u8], request: Option<&Request>) {
+        let Some(user) = request.and_then(user_with_a_session) else {
+            let _ = self.waits_for_the_nul(stream, scratch).await;
+            return;
+        };
+        let _doubt = self.doubts.begin(user);
         // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
-        if let Some(user) = user {
-            self.operations.note(user, Some(Dialect::Text)).await;
-        }
-        let waited = self.waits_for_the_nul(stream, scratch).await;
+        self.operations.note(user, Some(Dialect::Text)).await;
         // A connection that broke before the NUL was sent is that of a peer that has closed.
-        if let (Some(user), Ok(false) | Err(_)) = (user, &waited) {
+        let has_read = self.waits_for_the_nul(stream, scratch).await.unwrap_or(false);
+        if !has_read || is_reset(stream).await {
             self.operations.note(user, None).await;
         }
-        waited.map(|_| ())
     }
 
     /// Sends a NUL, and gives whether the NUL was what the peer waited for.
     async fn waits_for_the_nul(self, stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
         write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
         self.metrics.ended_strings.increment(1);
-        // A peer that closes without having read the NUL, as a slow original peer does, resets the
-        // connection.
         if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
             return Ok(closed.is_ok());
         }
@@ -101,6 +92,13 @@ impl Learning<'_> {
             Err(_) => Ok(!matches!(time::timeout(LINGER.0, linger(stream, scratch)).await, Ok(Err(_)))),
         }
     }
+}
+
+/// Whether a peer that has ended its stream resets the connection too, as the system of a peer that
+/// closed without having read the NUL does.
+async fn is_reset(stream: &TcpStream) -> bool {
+    let _ = time::timeout(LATE_RESET, stream.ready(Interest::ERROR)).await;
+    !matches!(stream.take_error(), Ok(None))
 }
 
 /// The user who asks, if the user may have a session after the request.
