@@ -98,7 +98,7 @@ page:
 page-check:
 	$(call needed,npm,Node.js 20 or newer: https://nodejs.org)
 	cd $(PAGE) && npm ci --silent --no-audit --no-fund && npm run build -- --outDir $(CURDIR)/target/page --emptyOutDir
-	diff -r $(PAGE)/dist target/page || { echo "the committed page is not what its sources make: run make page" >&2; exit 1; }
+	diff -rq $(PAGE)/dist target/page || { echo "the committed page is not what its sources make: run make page" >&2; exit 1; }
 
 # The gRPC code that is generated from the protos and committed; a test compares the two.
 proto:

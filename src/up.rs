@@ -1,5 +1,5 @@
-//! `lonja up`: every service in one process. The services call each other through the channels that
-//! they use across a network; here a channel leads straight to its service.
+//! `lonja up`: every service in one process. The services call each other through the clients that
+//! they use across a network; here a client calls its service straight.
 
 use std::{
     io::{self, Write as _},
@@ -15,7 +15,7 @@ use lonja_chassis::{
     health::Health,
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
-    service::{BackendChannels, RunError, upkeep},
+    service::{Backends, RunError, upkeep},
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
 use lonja_gateway::{Backend, Gateway, GatewayConfig, PeerAddress, PeerListener};
@@ -75,15 +75,15 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     } else {
         OperationLog::to_stdout()?
     };
-    let Opened { channels, search, journal } = open(&config, &lines, &shutdown)?;
+    let Opened { services, search, journal } = open(&config, &lines, &shutdown)?;
     announce(&peers, &datetime_at, &console)?;
 
     let health = Health::new();
-    let backend = Backend::new(channels.clone());
+    let backend = Backend::new(services.clone());
     let proxies = config.gateway.trusted_proxies.clone();
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
     let probes = probes(&health, datetime_at.first().copied());
-    let page = Console::new(config.console, channels, probes, shutdown.clone());
+    let page = Console::new(config.console, services, probes, shutdown.clone());
     let (served, shown, ..) = tokio::join!(
         gateway.serve(peers, shutdown.clone()),
         page.serve(console, admin::router(health.clone()), health.clone()),
@@ -100,28 +100,28 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     served.and(shown)
 }
 
-/// What [`open`] opens: channels to the services that keep state, and what runs behind them.
+/// What [`open`] opens: clients of the services that keep state, and what runs behind them.
 struct Opened {
-    channels: BackendChannels,
+    services: Backends,
     /// Keeps the catalog's search up to date while it runs.
     search: Follower<lonja_catalog::store::EmbeddedStore>,
     journal: Journal,
 }
 
-/// Opens the three stores in one journal, and makes a channel to the service of each store.
+/// Opens the three stores in one journal, and makes a client of the service of each store.
 fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> Result<Opened, RunError> {
     let mut journal = Journal::open(&config.data_dir, "lonja")?;
     let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
     let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &config.catalog)?;
     let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &config.audit)?;
     let journal = journal.start()?;
-    let (catalog, search) = lonja_catalog::channel(catalog);
-    let channels = BackendChannels {
-        registry: lonja_registry::channel(registry),
+    let (catalog, search) = lonja_catalog::client(catalog);
+    let services = Backends {
+        registry: lonja_registry::client(registry),
         catalog,
-        audit: lonja_audit::channel(audit, lines.clone(), shutdown.clone()),
+        audit: lonja_audit::client(audit, lines.clone(), shutdown.clone()),
     };
-    Ok(Opened { channels, search, journal })
+    Ok(Opened { services, search, journal })
 }
 
 /// The probes by which the console learns whether the gateway and the datetime service, which it

@@ -4,8 +4,9 @@ use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use lonja_proto::batch::batch_service_server::BatchServiceServer;
-use lonja_rpc::{Allowed, BatchServer, Callers, Measured, SERVER_DURATION, Tls, Traced, Unary};
+use lonja_rpc::{
+    Allowed, BatchServer, BatchServiceServer, Callers, Holds, Measured, SERVER_DURATION, Tls, Traced, Unary,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -67,6 +68,7 @@ pub struct Service {
     pub health: Health,
     routes: Routes,
     unary: Arc<dyn Unary>,
+    holds: Holds,
     callers: Callers,
 }
 
@@ -101,7 +103,14 @@ impl Service {
         let of = Health::new();
         let mut routes = RoutesBuilder::default();
         routes.add_service(health(&of)).add_service(reflection(descriptors, name)?).add_service(server);
-        Ok(Self { name, health: of, routes: routes.routes(), unary: Arc::new(unary), callers })
+        let (unary, holds) = (Arc::new(unary), Arc::new(|| false));
+        Ok(Self { name, health: of, routes: routes.routes(), unary, holds, callers })
+    }
+
+    /// Has callers wait for longer while `holds` says that calls are held.
+    #[must_use]
+    pub fn holding(self, holds: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { holds: Arc::new(holds), ..self }
     }
 }
 
@@ -130,7 +139,8 @@ async fn serve_until(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let allowed = Allowed(secure.is_some().then_some(service.callers));
-    let batch = BatchServiceServer::new(BatchServer::new(service.unary, allowed, shutdown.clone()));
+    let batch =
+        BatchServiceServer::new(BatchServer::new(service.unary, service.holds, allowed, shutdown.clone()));
     let router = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))

@@ -18,6 +18,7 @@ use crate::{
     net::{ListenError, listen},
 };
 use lonja_journal::OpenError;
+use lonja_proto::{audit::AuditClient, catalog::CatalogClient, registry::RegistryClient};
 use lonja_redis::{Redis, RedisError, StoreUrl};
 use lonja_rpc::{Channel, ChannelError, NameServer, Names, TlsConfig, TlsError};
 
@@ -79,32 +80,32 @@ pub struct BackendConfig {
     pub tls: TlsConfig,
 }
 
-/// Channels to the services that keep state. Clones share connections.
+/// Clients of the services that keep state. Clones share connections.
 #[derive(Debug, Clone)]
-pub struct BackendChannels {
+pub struct Backends {
     /// The registry, which has users and sessions.
-    pub registry: Channel,
+    pub registry: RegistryClient,
     /// The catalog, which has what each session published.
-    pub catalog: Channel,
+    pub catalog: CatalogClient,
     /// The audit, which has every operation, in order.
-    pub audit: Channel,
+    pub audit: AuditClient,
 }
 
 impl BackendConfig {
-    /// Makes the channels to these services, across the network.
+    /// Makes the clients of these services, across the network.
     ///
     /// # Errors
     /// When an address is not `http://HOST:PORT`, or the name server or the certificates cannot be
     /// used.
-    pub fn channels(&self) -> Result<BackendChannels, RunError> {
+    pub fn clients(&self) -> Result<Backends, RunError> {
         let names = Names::new(self.dns_server)?;
         let tls = self.tls.load()?;
         let channel =
             |address: &str, name| Channel::remote(address, &names, tls.clone().map(|tls| (tls, name)));
-        Ok(BackendChannels {
-            registry: channel(&self.registry, "lonja-registry")?,
-            catalog: channel(&self.catalog, "lonja-catalog")?,
-            audit: channel(&self.audit, "lonja-audit")?,
+        Ok(Backends {
+            registry: RegistryClient::remote(channel(&self.registry, "lonja-registry")?),
+            catalog: CatalogClient::remote(channel(&self.catalog, "lonja-catalog")?),
+            audit: AuditClient::remote(channel(&self.audit, "lonja-audit")?),
         })
     }
 }

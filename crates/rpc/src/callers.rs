@@ -10,15 +10,14 @@ use lonja_telemetry::throttle::Throttle;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::tls::Caller;
+use crate::{method::Method, tls::Caller};
 
 /// The method that carries batches. Every known service may call it: each call of a batch is
 /// checked by itself.
-const BATCH: &str = "lonja.batch.v1.BatchService/Converse";
+const BATCH: &str = "/lonja.batch.v1.BatchService/Converse";
 
-/// The services that may call, each with the methods that it may call, such as
-/// `lonja.audit.v1.AuditService/RecordOperations`.
-pub type Callers = &'static [(&'static str, &'static [&'static str])];
+/// The services that may call, each with the methods that it may call.
+pub type Callers = &'static [(&'static str, &'static [Method])];
 
 /// A layer that lets only the calls of [`Callers`] through. With `None`, everyone may call
 /// everything.
@@ -41,15 +40,14 @@ impl Allowed {
     pub(crate) fn check(self, caller: Option<&Caller>, path: &str) -> Result<(), Status> {
         static REFUSED: Throttle = Throttle::events();
         let Some(callers) = self.0 else { return Ok(()) };
-        let method = path.trim_start_matches('/');
-        if caller.is_some_and(|caller| may_call(callers, caller, method)) {
+        if caller.is_some_and(|caller| may_call(callers, caller, path)) {
             return Ok(());
         }
         if let Some(suppressed) = REFUSED.admit() {
             let caller = caller.map_or_else(String::new, ToString::to_string);
             tracing::warn!(
                 caller,
-                method,
+                method = path.trim_start_matches('/'),
                 suppressed,
                 "a call was refused: this caller may not call this method"
             );
@@ -87,6 +85,7 @@ where
     }
 }
 
-fn may_call(callers: Callers, caller: &Caller, method: &str) -> bool {
-    callers.iter().any(|(name, methods)| caller.is(name) && (method == BATCH || methods.contains(&method)))
+fn may_call(callers: Callers, caller: &Caller, path: &str) -> bool {
+    let has = |methods: &[Method]| methods.iter().any(|method| method.path() == path);
+    callers.iter().any(|(name, methods)| caller.is(name) && (path == BATCH || has(methods)))
 }

@@ -1,7 +1,6 @@
-//! The channel through which every generated client makes its calls.
+//! The channel through which clients call a service across the network.
 
 use std::{
-    convert::Infallible,
     fmt,
     future::Future,
     pin::Pin,
@@ -11,20 +10,20 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
-use lonja_proto::{Method, batch::UnaryCall};
 use prost::Message;
 use tonic::{Status, body::Body, transport::Endpoint};
-use tower::{Layer as _, Service, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{Layer as _, Service, util::BoxCloneSyncService};
 
 use crate::{
-    batch::Batch,
+    batch::{Batch, UnaryCall},
     held::{HELD_AT_MOST, Held},
     measured::{CLIENT_DURATION, Measured},
+    method::Method,
     names::Names,
     replicas::Replicas,
-    spans::{Traced, answered, asked, begin_client, end_client, inject},
+    spans::{asked, begin_client, end_client, inject},
     tls::Tls,
-    unary::Unary,
+    unary::decode,
 };
 use lonja_telemetry::traces::Span;
 
@@ -36,22 +35,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Without pings, the address of a machine that has vanished would hold every call.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// The caller's end of a service. Calls go over HTTP/2, or straight to the implementation of a
-/// service in this process.
+/// The caller's end of a service across the network. Calls go over HTTP/2, each on a stream of its own
+/// or in batches.
 #[derive(Clone)]
 pub struct Channel {
     inner: BoxCloneSyncService<Request<Body>, Response<Body>, Status>,
-    /// The host and port of a service across the network, `None` for a service in this process.
-    server: Option<(Arc<str>, u16)>,
-    unary: Way,
+    /// The host and port of the service.
+    server: (Arc<str>, u16),
+    batch: Batch,
     held: Held,
-}
-
-/// How small calls travel, for which HTTP would cost more than the answer.
-#[derive(Clone)]
-enum Way {
-    Batch(Batch),
-    Local(Arc<dyn Unary>),
 }
 
 impl fmt::Debug for Channel {
@@ -66,25 +58,6 @@ impl fmt::Debug for Channel {
 pub struct ChannelError(String);
 
 impl Channel {
-    /// Makes a channel to a service in this process, without HTTP/2 and without a port.
-    pub fn local<S>(service: S, unary: impl Unary) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-    {
-        let service = Traced.layer(service).map_err(|never| match never {});
-        Self {
-            inner: BoxCloneSyncService::new(service),
-            server: None,
-            unary: Way::Local(Arc::new(unary)),
-            held: Held::default(),
-        }
-    }
-
     /// Makes a channel to a service at `http://HOST:PORT`, and to each of its replicas if the host
     /// is a name with several addresses. The channel connects when it is first used, and again
     /// whenever a connection is lost.
@@ -110,7 +83,7 @@ impl Channel {
         let inner = BoxCloneSyncService::new(channel);
         let held = Held::default();
         let batch = Batch::new(replicas, CALL_TIMEOUT, held.clone());
-        Ok(Self { inner, server: Some(server), unary: Way::Batch(batch), held })
+        Ok(Self { inner, server, batch, held })
     }
 
     /// Whether the service has just said that it holds calls, because its store is being restarted.
@@ -119,30 +92,20 @@ impl Channel {
         self.held.is_held()
     }
 
-    /// Calls a unary method. Across the network, calls that wait at the same moment travel
-    /// together.
+    /// Calls a unary method in a batch: calls that wait at the same moment travel together.
     ///
     /// # Errors
     /// The error that the service gives, or `UNAVAILABLE` when the service cannot be reached.
-    pub async fn call_unary<Q, A>(&self, method: &Method<Q, A>, request: Q) -> Result<A, Status>
-    where
-        Q: Message + Default,
-        A: Message + Default,
-    {
-        let span = begin_client(method.path(), self.server.as_ref());
+    pub async fn call<A: Message + Default>(
+        &self,
+        method: Method,
+        request: &impl Message,
+    ) -> Result<A, Status> {
+        let span = begin_client(method.path(), Some(&self.server));
         let traceparent = span.as_ref().map(Span::traceparent).unwrap_or_default();
-        let message = method.request(&request);
-        let answer = async {
-            match &self.unary {
-                Way::Local(service) => {
-                    answered(method.path(), &traceparent, service.answer(method.path(), message)).await
-                }
-                Way::Batch(batch) => {
-                    batch.call(UnaryCall { path: method.path().to_owned(), traceparent, message }).await
-                }
-            }
-        };
-        method.response(asked(span, answer).await?)
+        let message = request.encode_to_vec().into();
+        let call = UnaryCall { path: method.path().to_owned(), traceparent, message };
+        decode(asked(span, self.batch.call(call)).await?)
     }
 }
 
@@ -169,7 +132,7 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let span = begin_client(request.uri().path(), self.server.as_ref());
+        let span = begin_client(request.uri().path(), Some(&self.server));
         if let Some(span) = &span {
             inject(span, &mut request);
         }

@@ -1,7 +1,6 @@
 //! The spans of gRPC calls, at the caller's end and at the server's end.
 
 use std::{
-    borrow::Cow,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -12,7 +11,6 @@ use bytes::Buf;
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
-use lonja_proto::known_path;
 use lonja_telemetry::traces::{self, Parent, Span, names};
 use opentelemetry::{
     KeyValue,
@@ -21,6 +19,8 @@ use opentelemetry::{
 };
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
+
+use crate::method::Method;
 
 /// The number of attributes for which the span of a call reserves memory.
 const ATTRIBUTES: usize = 6;
@@ -52,10 +52,7 @@ impl End {
 }
 
 fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
-    let method: Cow<'static, str> = match known_path(path) {
-        Some(path) => path.trim_start_matches('/').into(),
-        None => path.trim_start_matches('/').to_owned().into(),
-    };
+    let method = path.trim_start_matches('/').to_owned();
     let mut attributes = Vec::with_capacity(ATTRIBUTES);
     attributes.push(KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"));
     attributes.push(KeyValue::new(names::RPC_METHOD, method.clone()));
@@ -100,14 +97,46 @@ pub(crate) async fn asked<T>(
 
 /// Answers a call that did not come over HTTP, as a part of its caller's trace.
 pub(crate) async fn answered<T>(
-    path: &str,
+    method: Method,
     traceparent: &str,
     answer: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
-    let Some(span) = begin_server(path, traceparent) else { return answer.await };
+    let Some(span) = begin_server(method.path(), traceparent) else { return answer.await };
     let answer = answer.with_context(span.context()).await;
     close(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), End::Server);
     answer
+}
+
+/// The spans at both ends of a call of which pages are the answer, within a process. The spans end with
+/// the last page.
+pub(crate) struct LocalSpans {
+    client: Span,
+    server: Option<Span>,
+}
+
+impl LocalSpans {
+    /// Begins the spans of a call. `None` if this code runs outside of a sampled trace.
+    pub(crate) fn begin(method: Method) -> Option<Self> {
+        let client = begin_client(method.path(), None)?;
+        let server = begin_server(method.path(), &client.traceparent());
+        Some(Self { client, server })
+    }
+
+    /// Waits for the first answer, as a part of the trace.
+    pub(crate) async fn answering<T>(&self, answer: impl Future<Output = T>) -> T {
+        match &self.server {
+            Some(server) => answer.with_context(server.context()).await,
+            None => answer.await,
+        }
+    }
+
+    /// Sets the code with which the call ended.
+    pub(crate) fn end(&self, code: Code) {
+        if let Some(server) = &self.server {
+            close(server, code, End::Server);
+        }
+        close(&self.client, code, End::Client);
+    }
 }
 
 /// Waits for the answer of a call over HTTP; the caller's span ends with the answer.
@@ -252,5 +281,157 @@ where
             let response = answer.with_context(context).await?;
             Ok(follow(response, span, End::Server))
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::OnceLock, time::SystemTime};
+
+    use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+    use http_body_util::{BodyExt as _, Full};
+    use opentelemetry::{
+        TraceId,
+        trace::{Status as SpanStatus, TraceContextExt as _},
+    };
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+    use tonic::Response as Answer;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{Pages, local, local_stream};
+
+    const METHOD: Method = Method::new("/lonja.test.v1.TestService/Look");
+
+    /// What runs in a trace of its own, and the spans that have ended in it.
+    struct Trace(Span);
+
+    impl Trace {
+        fn begin() -> Self {
+            exporter();
+            Self(Span::root("test", SystemTime::now()).unwrap())
+        }
+
+        async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+            work.with_context(self.0.context()).await
+        }
+
+        /// The spans that have ended, the first to begin first.
+        fn ended(&self) -> Vec<SpanData> {
+            let trace = self.0.context().span().span_context().trace_id();
+            let is_of = |span: &SpanData, trace: TraceId| span.span_context.trace_id() == trace;
+            let mut spans = exporter().get_finished_spans().unwrap();
+            spans.retain(|span| is_of(span, trace));
+            spans.sort_by_key(|span| span.start_time);
+            spans
+        }
+    }
+
+    fn exporter() -> &'static InMemorySpanExporter {
+        static EXPORTER: OnceLock<InMemorySpanExporter> = OnceLock::new();
+        EXPORTER.get_or_init(|| {
+            let exporter = InMemorySpanExporter::default();
+            let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+            traces::install(&provider);
+            exporter
+        })
+    }
+
+    fn attribute(span: &SpanData, name: &str) -> String {
+        let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == name);
+        found.map(|attribute| attribute.value.to_string()).unwrap_or_default()
+    }
+
+    /// The two ends of a call: the server's is below the caller's.
+    fn ends(spans: &[SpanData]) -> (&SpanData, &SpanData) {
+        let [client, server] = spans else { panic!("two spans, not {spans:?}") };
+        assert_eq!((&client.span_kind, &server.span_kind), (&SpanKind::Client, &SpanKind::Server));
+        assert_eq!(server.parent_span_id, client.span_context.span_id());
+        for span in [client, server] {
+            assert_eq!(span.name, METHOD.name());
+            assert_eq!(attribute(span, "rpc.method"), METHOD.name());
+        }
+        (client, server)
+    }
+
+    #[tokio::test]
+    async fn a_call_within_a_process_has_both_ends() {
+        let trace = Trace::begin();
+        let answer = trace.run(local(METHOD, async { Ok(Answer::new(traces::current_ids())) })).await;
+        let spans = trace.ended();
+        let (client, server) = ends(&spans);
+        // The service worked within its own span.
+        assert_eq!(answer.unwrap().unwrap().1, server.span_context.span_id().to_string());
+        for span in [client, server] {
+            assert_eq!(attribute(span, "rpc.response.status_code"), "OK");
+            assert_eq!(span.status, SpanStatus::Unset);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_error_for_the_caller_alone() {
+        for (status, is_server_to_blame) in [(Status::not_found("no"), false), (Status::internal("oh"), true)]
+        {
+            let trace = Trace::begin();
+            let answer = trace.run(local::<()>(METHOD, async { Err(status.clone()) })).await;
+            assert_eq!(answer.unwrap_err().code(), status.code());
+            let spans = trace.ended();
+            let (client, server) = ends(&spans);
+            assert_eq!(client.status, SpanStatus::error(name(status.code())));
+            assert_eq!(attribute(server, "rpc.response.status_code"), name(status.code()));
+            assert_eq!(server.status != SpanStatus::Unset, is_server_to_blame);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_spans_of_pages_end_with_the_last_page() {
+        let pages = |last| -> Result<Answer<Pages<u8>>, Status> {
+            Ok(Answer::new(stream::iter([Ok(1), Ok(2)]).chain(stream::iter(last)).boxed()))
+        };
+        for (last, code) in [(None, "OK"), (Some(Err(Status::data_loss("cut"))), "DATA_LOSS")] {
+            let trace = Trace::begin();
+            let mut stream = trace.run(local_stream(METHOD, async { pages(last) })).await.unwrap();
+            assert_eq!(stream.next().await.unwrap().unwrap(), 1);
+            assert_eq!(trace.ended().len(), 0, "pages are still to come");
+            let rest: Result<Vec<u8>, _> = stream.try_collect().await;
+            assert_eq!(rest.is_ok(), code == "OK");
+            let spans = trace.ended();
+            let (client, server) = ends(&spans);
+            assert_eq!([client, server].map(|span| attribute(span, "rpc.response.status_code")), [code; 2]);
+        }
+        // A caller that has seen enough ends the call.
+        let trace = Trace::begin();
+        drop(trace.run(local_stream(METHOD, async { pages(None) })).await.unwrap());
+        ends(&trace.ended());
+    }
+
+    #[tokio::test]
+    async fn a_call_outside_of_a_trace_has_no_span() {
+        exporter();
+        let ids = local(METHOD, async { Ok(Answer::new(traces::current_ids())) }).await.unwrap();
+        assert_eq!(ids, None);
+        assert!(begin_server(METHOD.path(), "00-not-a-place-01").is_none());
+    }
+
+    #[tokio::test]
+    async fn over_http_the_place_travels_and_the_trailers_end_the_span() {
+        let trace = Trace::begin();
+        let mut request = Request::builder().uri(METHOD.path()).body(Body::empty()).unwrap();
+        inject(&trace.0, &mut request);
+        let service = tower::service_fn(async |_: Request<Body>| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "5".parse().unwrap());
+            let body =
+                Full::new(bytes::Bytes::from_static(b"page")).with_trailers(async { Some(Ok(trailers)) });
+            Ok::<_, Status>(Response::new(Body::new(body)))
+        });
+        let response = Traced.layer(service).oneshot(request).await.unwrap();
+        assert_eq!(trace.ended().len(), 0, "the answer has only begun");
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "page");
+        let spans = trace.ended();
+        let [server] = &spans[..] else { panic!("one span, not {spans:?}") };
+        assert_eq!(attribute(server, "rpc.response.status_code"), "NOT_FOUND");
+        assert_eq!(server.status, SpanStatus::Unset);
     }
 }

@@ -1,26 +1,52 @@
 //! A service's unary methods without HTTP between: serialized request in, response out.
 
 use bytes::Bytes;
-use tonic::Status;
+use prost::Message;
+use tonic::{Request, Response, Status};
 
-/// Answers the unary methods that are called most, for which HTTP would cost more than the answer.
+use crate::method::Method;
+
+/// Answers the calls that come in batches. The implementation is generated for each service, from the
+/// option `batched` of the methods.
 #[tonic::async_trait]
 pub trait Unary: Send + Sync + 'static {
-    /// Answers a serialized request of the method with this path
-    /// (see [`lonja_proto::Method`]).
+    /// The method with this path; `None` if there is none, or if its calls do not come in batches.
+    fn method(&self, path: &str) -> Option<Method>;
+
+    /// Answers a serialized request of a method.
     ///
     /// # Errors
-    /// The error that the method gives, or [`unknown`] if no such method has this path.
-    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status>;
-
-    /// Whether calls are held now: the service waits for its store, which is being restarted.
-    fn holds(&self) -> bool {
-        false
-    }
+    /// The error that the method gives; [`unknown`] for a method that [`Self::method`] does not give.
+    async fn answer(&self, method: Method, request: Bytes) -> Result<Bytes, Status>;
 }
 
-/// The error for a path that is not the path of a method of [`Unary`].
+/// The error for a method that may not be called in a batch.
 #[must_use]
 pub fn unknown() -> Status {
     Status::unimplemented("no method that may be called in a batch")
+}
+
+/// Decodes a request, has `handler` answer it, and encodes the response.
+///
+/// # Errors
+/// What the handler says; `INTERNAL` when the bytes are not a request of this type.
+pub async fn serialized<Q, A, F>(
+    request: Bytes,
+    handler: impl FnOnce(Request<Q>) -> F,
+) -> Result<Bytes, Status>
+where
+    Q: Message + Default,
+    A: Message,
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let answer = handler(Request::new(decode(request)?)).await?;
+    Ok(answer.get_ref().encode_to_vec().into())
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// `INTERNAL` when the bytes are not a message of this type, as when it comes over HTTP.
+pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
+    M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
 }

@@ -29,25 +29,6 @@ pub struct OperationRecord {
     #[prost(string, tag = "9")]
     pub dialect: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct RecordOperationsRequest {
-    /// Names a run of a gateway: a ULID that is fresh for each run.
-    #[prost(string, tag = "1")]
-    pub writer_id: ::prost::alloc::string::String,
-    /// The number of the first record of this batch. A writer counts its records from 1, and sends
-    /// them in order and without gaps.
-    #[prost(uint64, tag = "2")]
-    pub first_sequence: u64,
-    /// The records of the batch, at most 4096.
-    #[prost(message, repeated, tag = "3")]
-    pub records: ::prost::alloc::vec::Vec<OperationRecord>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RecordOperationsResponse {
-    /// The number of the batch's last record. All records up to this number are stored.
-    #[prost(uint64, tag = "1")]
-    pub last_sequence: u64,
-}
 /// Chooses records. A record must meet every condition that is set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OperationFilter {
@@ -61,74 +42,6 @@ pub struct OperationFilter {
     /// Only records that were handled before this moment.
     #[prost(message, optional, tag = "4")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListOperationsRequest {
-    #[prost(message, optional, tag = "1")]
-    pub filter: ::core::option::Option<OperationFilter>,
-    /// The largest number of records in a page, 1 to 4096; 0 lets the service choose.
-    #[prost(uint32, tag = "2")]
-    pub page_size: u32,
-    /// Where an earlier list stopped. Empty begins with the oldest record.
-    #[prost(string, tag = "3")]
-    pub page_token: ::prost::alloc::string::String,
-    /// The number of pages after which the list stops; 0 goes on to the end.
-    #[prost(uint32, tag = "4")]
-    pub max_pages: u32,
-}
-/// A page of records. A page may be empty, when many records were looked at and none matches.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListOperationsResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub records: ::prost::alloc::vec::Vec<OperationRecord>,
-    /// The token with which a later call goes on after this page.
-    #[prost(string, tag = "2")]
-    pub next_page_token: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TailOperationsRequest {
-    #[prost(message, optional, tag = "1")]
-    pub filter: ::core::option::Option<OperationFilter>,
-    /// Where an earlier list or tail stopped. Empty begins with the records that are stored from now
-    /// on.
-    #[prost(string, tag = "2")]
-    pub page_token: ::prost::alloc::string::String,
-    /// The number of the newest records to begin with if there is no token, at most 1,000.
-    #[prost(uint32, tag = "3")]
-    pub newest: u32,
-    /// The largest number of records in a page, up to 4096, for a caller that cannot follow
-    /// everything: such a caller gets at most four pages a second, with the newest records.
-    /// 0 gives all records, as soon as they are stored.
-    #[prost(uint32, tag = "4")]
-    pub sample_size: u32,
-}
-/// A page of records. The first page comes at once, and may be empty.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct TailOperationsResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub records: ::prost::alloc::vec::Vec<OperationRecord>,
-    /// The token with which a later call goes on after this page.
-    #[prost(string, tag = "2")]
-    pub next_page_token: ::prost::alloc::string::String,
-    /// The number of records before these that the sample left out.
-    #[prost(uint64, tag = "3")]
-    pub skipped: u64,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CountOperationsRequest {
-    /// The number of seconds of the past to begin with, at most 600. Of a long and busy past only the
-    /// newest part is counted.
-    #[prost(uint32, tag = "1")]
-    pub past_seconds: u32,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct CountOperationsResponse {
-    /// Counts to add to those of earlier responses: a second may come more than once.
-    #[prost(message, repeated, tag = "1")]
-    pub seconds: ::prost::alloc::vec::Vec<SecondOfOperations>,
-    /// The first second that is counted as a whole, in seconds of the Unix epoch.
-    #[prost(int64, tag = "2")]
-    pub counted_since: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SecondOfOperations {
@@ -197,6 +110,93 @@ impl Operation {
             _ => None,
         }
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordOperationsRequest {
+    /// Names a run of a gateway: a ULID that is fresh for each run.
+    #[prost(string, tag = "1")]
+    pub writer_id: ::prost::alloc::string::String,
+    /// The number of the first record of this batch. A writer counts its records from 1, and sends
+    /// them in order and without gaps.
+    #[prost(uint64, tag = "2")]
+    pub first_sequence: u64,
+    /// The records of the batch, at most 4096.
+    #[prost(message, repeated, tag = "3")]
+    pub records: ::prost::alloc::vec::Vec<OperationRecord>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordOperationsResponse {
+    /// The number of the batch's last record. All records up to this number are stored.
+    #[prost(uint64, tag = "1")]
+    pub last_sequence: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListOperationsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<OperationFilter>,
+    /// The largest number of records in a page, 1 to 4096; 0 lets the service choose.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// Where an earlier list stopped. Empty begins with the oldest record.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+    /// The number of pages after which the list stops; 0 goes on to the end.
+    #[prost(uint32, tag = "4")]
+    pub max_pages: u32,
+}
+/// A page of records. A page may be empty, when many records were looked at and none matches.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListOperationsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<OperationRecord>,
+    /// The token with which a later call goes on after this page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailOperationsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<OperationFilter>,
+    /// Where an earlier list or tail stopped. Empty begins with the records that are stored from now
+    /// on.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// The number of the newest records to begin with if there is no token, at most 1,000.
+    #[prost(uint32, tag = "3")]
+    pub newest: u32,
+    /// The largest number of records in a page, up to 4096, for a caller that cannot follow
+    /// everything: such a caller gets at most four pages a second, with the newest records.
+    /// 0 gives all records, as soon as they are stored.
+    #[prost(uint32, tag = "4")]
+    pub sample_size: u32,
+}
+/// A page of records. The first page comes at once, and may be empty.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TailOperationsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<OperationRecord>,
+    /// The token with which a later call goes on after this page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// The number of records before these that the sample left out.
+    #[prost(uint64, tag = "3")]
+    pub skipped: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountOperationsRequest {
+    /// The number of seconds of the past to begin with, at most 600. Of a long and busy past only the
+    /// newest part is counted.
+    #[prost(uint32, tag = "1")]
+    pub past_seconds: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountOperationsResponse {
+    /// Counts to add to those of earlier responses: a second may come more than once.
+    #[prost(message, repeated, tag = "1")]
+    pub seconds: ::prost::alloc::vec::Vec<SecondOfOperations>,
+    /// The first second that is counted as a whole, in seconds of the Unix epoch.
+    #[prost(int64, tag = "2")]
+    pub counted_since: i64,
 }
 /// Generated client implementations.
 pub mod audit_service_client {
@@ -770,5 +770,174 @@ pub mod audit_service_server {
     pub const SERVICE_NAME: &str = "lonja.audit.v1.AuditService";
     impl<T> tonic::server::NamedService for AuditServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// The methods of `AuditService`, as values.
+pub mod methods {
+    ///Stores a batch of records. A record is stored once, however often the batch is sent: records
+    ///that the service already has from this writer are left out.
+    pub const RECORD_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.audit.v1.AuditService/RecordOperations",
+    );
+    ///Gives records in the order in which they were stored, oldest first, in pages.
+    pub const LIST_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.audit.v1.AuditService/ListOperations",
+    );
+    ///Gives records as they are stored, until the caller hangs up.
+    pub const TAIL_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.audit.v1.AuditService/TailOperations",
+    );
+    ///Gives the number of operations that were handled in each second, until the caller hangs up.
+    ///The first response counts the past. Then a response comes every second and counts the
+    ///operations that were stored since the response before.
+    pub const COUNT_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.audit.v1.AuditService/CountOperations",
+    );
+}
+/// An implementation of the service in this process.
+pub type LocalAudit = dyn audit_service_server::AuditService<
+    ListOperationsStream = ::lonja_rpc::Pages<ListOperationsResponse>,
+    TailOperationsStream = ::lonja_rpc::Pages<TailOperationsResponse>,
+    CountOperationsStream = ::lonja_rpc::Pages<CountOperationsResponse>,
+>;
+///Owns the record of every well-formed operation.
+///
+/// This is the caller's end. Clones lead to the same service.
+#[derive(Debug, Clone)]
+pub struct AuditClient(::lonja_rpc::Target<LocalAudit>);
+impl AuditClient {
+    /// Makes a client of a service in this process. Messages go by value.
+    #[must_use]
+    pub fn local(
+        service: impl audit_service_server::AuditService<
+            ListOperationsStream = ::lonja_rpc::Pages<ListOperationsResponse>,
+            TailOperationsStream = ::lonja_rpc::Pages<TailOperationsResponse>,
+            CountOperationsStream = ::lonja_rpc::Pages<CountOperationsResponse>,
+        >,
+    ) -> Self {
+        Self(::lonja_rpc::Target::Local(::std::sync::Arc::new(service)))
+    }
+    /// Makes a client of a service across the network.
+    #[must_use]
+    pub fn remote(channel: ::lonja_rpc::Channel) -> Self {
+        Self(::lonja_rpc::Target::Remote(channel))
+    }
+    /// Whether the service has just said that it holds calls, because its store is being
+    /// restarted.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+    ///Stores a batch of records. A record is stored once, however often the batch is sent: records
+    ///that the service already has from this writer are left out.
+    pub async fn record_operations(
+        &self,
+        request: RecordOperationsRequest,
+    ) -> ::std::result::Result<RecordOperationsResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.record_operations(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::RECORD_OPERATIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::RECORD_OPERATIONS, &request).await
+            }
+        }
+    }
+    ///Gives records in the order in which they were stored, oldest first, in pages.
+    pub async fn list_operations(
+        &self,
+        request: ListOperationsRequest,
+    ) -> ::std::result::Result<
+        ::lonja_rpc::Pages<ListOperationsResponse>,
+        ::tonic::Status,
+    > {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.list_operations(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::LIST_OPERATIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                audit_service_client::AuditServiceClient::new(channel.clone())
+                    .list_operations(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<ListOperationsResponse> {
+                        Box::pin(pages.into_inner())
+                    })
+            }
+        }
+    }
+    ///Gives records as they are stored, until the caller hangs up.
+    pub async fn tail_operations(
+        &self,
+        request: TailOperationsRequest,
+    ) -> ::std::result::Result<
+        ::lonja_rpc::Pages<TailOperationsResponse>,
+        ::tonic::Status,
+    > {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.tail_operations(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::TAIL_OPERATIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                audit_service_client::AuditServiceClient::new(channel.clone())
+                    .tail_operations(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<TailOperationsResponse> {
+                        Box::pin(pages.into_inner())
+                    })
+            }
+        }
+    }
+    ///Gives the number of operations that were handled in each second, until the caller hangs up.
+    ///The first response counts the past. Then a response comes every second and counts the
+    ///operations that were stored since the response before.
+    pub async fn count_operations(
+        &self,
+        request: CountOperationsRequest,
+    ) -> ::std::result::Result<
+        ::lonja_rpc::Pages<CountOperationsResponse>,
+        ::tonic::Status,
+    > {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.count_operations(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::COUNT_OPERATIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                audit_service_client::AuditServiceClient::new(channel.clone())
+                    .count_operations(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<CountOperationsResponse> {
+                        Box::pin(pages.into_inner())
+                    })
+            }
+        }
+    }
+}
+/// Answers the calls of `AuditService` that come in batches.
+#[derive(Debug)]
+pub struct AuditUnary<S>(pub ::std::sync::Arc<S>);
+#[tonic::async_trait]
+impl<S: audit_service_server::AuditService> ::lonja_rpc::Unary for AuditUnary<S> {
+    fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
+        [methods::RECORD_OPERATIONS].into_iter().find(|method| method.path() == path)
+    }
+    async fn answer(
+        &self,
+        method: ::lonja_rpc::Method,
+        request: ::bytes::Bytes,
+    ) -> ::std::result::Result<::bytes::Bytes, ::tonic::Status> {
+        match method {
+            methods::RECORD_OPERATIONS => {
+                ::lonja_rpc::serialized(
+                        request,
+                        |request| self.0.record_operations(request),
+                    )
+                    .await
+            }
+            _ => Err(::lonja_rpc::unknown()),
+        }
     }
 }

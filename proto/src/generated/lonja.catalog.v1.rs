@@ -924,3 +924,234 @@ pub mod catalog_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// The methods of `CatalogService`, as values.
+pub mod methods {
+    ///Adds a file to the session's list. Refused with FILE_EXISTS, SESSION_ENDED,
+    ///TOO_MANY_FILES.
+    pub const PUBLISH_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/PublishFile",
+    );
+    ///Takes a file off the session's list. Refused with FILE_NOT_FOUND, SESSION_ENDED.
+    pub const DELETE_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/DeleteFile",
+    );
+    ///Gives the session's list in the order of publishing, as it was at one moment, in pages.
+    ///A session that published nothing has an empty list.
+    pub const LIST_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/ListFiles",
+    );
+    ///Drops the session's list, and refuses changes that come for the session later.
+    pub const END_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/EndSession",
+    );
+    ///Gives the sessions that have something published, in pages, so that the caller can find and end
+    ///those that are over.
+    pub const LIST_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/ListSessions",
+    );
+    ///Finds the files of all sessions that match a query, newest first. The next search sees a
+    ///change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
+    ///while the index is being made.
+    pub const SEARCH_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/SearchFiles",
+    );
+    ///Says how many sessions have something published, and how many files there are.
+    pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/GetStatistics",
+    );
+}
+/// An implementation of the service in this process.
+pub type LocalCatalog = dyn catalog_service_server::CatalogService<
+    ListFilesStream = ::lonja_rpc::Pages<ListFilesResponse>,
+    ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
+>;
+///Owns the published lists. Lists are kept by session, not by user. So whatever crashes, the list
+///of a new session starts empty, and what a dead session published is not seen.
+///
+/// This is the caller's end. Clones lead to the same service.
+#[derive(Debug, Clone)]
+pub struct CatalogClient(::lonja_rpc::Target<LocalCatalog>);
+impl CatalogClient {
+    /// Makes a client of a service in this process. Messages go by value.
+    #[must_use]
+    pub fn local(
+        service: impl catalog_service_server::CatalogService<
+            ListFilesStream = ::lonja_rpc::Pages<ListFilesResponse>,
+            ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
+        >,
+    ) -> Self {
+        Self(::lonja_rpc::Target::Local(::std::sync::Arc::new(service)))
+    }
+    /// Makes a client of a service across the network.
+    #[must_use]
+    pub fn remote(channel: ::lonja_rpc::Channel) -> Self {
+        Self(::lonja_rpc::Target::Remote(channel))
+    }
+    /// Whether the service has just said that it holds calls, because its store is being
+    /// restarted.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+    ///Adds a file to the session's list. Refused with FILE_EXISTS, SESSION_ENDED,
+    ///TOO_MANY_FILES.
+    pub async fn publish_file(
+        &self,
+        request: PublishFileRequest,
+    ) -> ::std::result::Result<PublishFileResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.publish_file(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::PUBLISH_FILE, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::PUBLISH_FILE, &request).await
+            }
+        }
+    }
+    ///Takes a file off the session's list. Refused with FILE_NOT_FOUND, SESSION_ENDED.
+    pub async fn delete_file(
+        &self,
+        request: DeleteFileRequest,
+    ) -> ::std::result::Result<DeleteFileResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.delete_file(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::DELETE_FILE, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::DELETE_FILE, &request).await
+            }
+        }
+    }
+    ///Gives the session's list in the order of publishing, as it was at one moment, in pages.
+    ///A session that published nothing has an empty list.
+    pub async fn list_files(
+        &self,
+        request: ListFilesRequest,
+    ) -> ::std::result::Result<::lonja_rpc::Pages<ListFilesResponse>, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.list_files(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::LIST_FILES, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                catalog_service_client::CatalogServiceClient::new(channel.clone())
+                    .list_files(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<ListFilesResponse> {
+                        Box::pin(pages.into_inner())
+                    })
+            }
+        }
+    }
+    ///Drops the session's list, and refuses changes that come for the session later.
+    pub async fn end_session(
+        &self,
+        request: EndSessionRequest,
+    ) -> ::std::result::Result<EndSessionResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.end_session(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::END_SESSION, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::END_SESSION, &request).await
+            }
+        }
+    }
+    ///Gives the sessions that have something published, in pages, so that the caller can find and end
+    ///those that are over.
+    pub async fn list_sessions(
+        &self,
+        request: ListSessionsRequest,
+    ) -> ::std::result::Result<
+        ::lonja_rpc::Pages<ListSessionsResponse>,
+        ::tonic::Status,
+    > {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.list_sessions(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::LIST_SESSIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                catalog_service_client::CatalogServiceClient::new(channel.clone())
+                    .list_sessions(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<ListSessionsResponse> {
+                        Box::pin(pages.into_inner())
+                    })
+            }
+        }
+    }
+    ///Finds the files of all sessions that match a query, newest first. The next search sees a
+    ///change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
+    ///while the index is being made.
+    pub async fn search_files(
+        &self,
+        request: SearchFilesRequest,
+    ) -> ::std::result::Result<SearchFilesResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.search_files(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::SEARCH_FILES, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                catalog_service_client::CatalogServiceClient::new(channel.clone())
+                    .search_files(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    ///Says how many sessions have something published, and how many files there are.
+    pub async fn get_statistics(
+        &self,
+        request: GetStatisticsRequest,
+    ) -> ::std::result::Result<GetStatisticsResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.get_statistics(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::GET_STATISTICS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                catalog_service_client::CatalogServiceClient::new(channel.clone())
+                    .get_statistics(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+}
+/// Answers the calls of `CatalogService` that come in batches.
+#[derive(Debug)]
+pub struct CatalogUnary<S>(pub ::std::sync::Arc<S>);
+#[tonic::async_trait]
+impl<S: catalog_service_server::CatalogService> ::lonja_rpc::Unary for CatalogUnary<S> {
+    fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
+        [methods::PUBLISH_FILE, methods::DELETE_FILE, methods::END_SESSION]
+            .into_iter()
+            .find(|method| method.path() == path)
+    }
+    async fn answer(
+        &self,
+        method: ::lonja_rpc::Method,
+        request: ::bytes::Bytes,
+    ) -> ::std::result::Result<::bytes::Bytes, ::tonic::Status> {
+        match method {
+            methods::PUBLISH_FILE => {
+                ::lonja_rpc::serialized(request, |request| self.0.publish_file(request))
+                    .await
+            }
+            methods::DELETE_FILE => {
+                ::lonja_rpc::serialized(request, |request| self.0.delete_file(request))
+                    .await
+            }
+            methods::END_SESSION => {
+                ::lonja_rpc::serialized(request, |request| self.0.end_session(request))
+                    .await
+            }
+            _ => Err(::lonja_rpc::unknown()),
+        }
+    }
+}

@@ -1426,3 +1426,355 @@ pub mod registry_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// The methods of `RegistryService`, as values.
+pub mod methods {
+    ///Adds a user. Refused with USER_EXISTS.
+    pub const REGISTER_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/RegisterUser",
+    );
+    ///Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+    pub const UNREGISTER_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/UnregisterUser",
+    );
+    ///Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+    pub const OPEN_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/OpenSession",
+    );
+    ///Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    pub const CLOSE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/CloseSession",
+    );
+    ///Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    pub const GET_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/GetSession",
+    );
+    ///Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
+    ///SESSION_NOT_FOUND.
+    pub const NOTE_DIALECT: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/NoteDialect",
+    );
+    ///Gives the session of a remote user, on behalf of a connected user. Refused with
+    ///USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
+    pub const GET_REMOTE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/GetRemoteSession",
+    );
+    ///Gives all sessions in the order in which they were opened, as they were at one moment, in
+    ///pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    pub const LIST_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/ListSessions",
+    );
+    ///Says which of these sessions are over, so that the caller can remove what a crash left behind.
+    pub const FIND_ENDED_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/FindEndedSessions",
+    );
+    ///Gives the sessions of these users. A user who is not connected, or not registered, is left out.
+    pub const LOOK_UP_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/LookUpSessions",
+    );
+    ///Gives a page of the sessions that match a query, newest first.
+    pub const FIND_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/FindSessions",
+    );
+    ///Says how many users and sessions there are.
+    pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/GetStatistics",
+    );
+}
+/// An implementation of the service in this process.
+pub type LocalRegistry = dyn registry_service_server::RegistryService<
+    ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
+>;
+///Owns users and their sessions. Expected refusals carry a google.rpc.ErrorInfo whose reason stands
+///in the table of the crate lonja-proto.
+///
+/// This is the caller's end. Clones lead to the same service.
+#[derive(Debug, Clone)]
+pub struct RegistryClient(::lonja_rpc::Target<LocalRegistry>);
+impl RegistryClient {
+    /// Makes a client of a service in this process. Messages go by value.
+    #[must_use]
+    pub fn local(
+        service: impl registry_service_server::RegistryService<
+            ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
+        >,
+    ) -> Self {
+        Self(::lonja_rpc::Target::Local(::std::sync::Arc::new(service)))
+    }
+    /// Makes a client of a service across the network.
+    #[must_use]
+    pub fn remote(channel: ::lonja_rpc::Channel) -> Self {
+        Self(::lonja_rpc::Target::Remote(channel))
+    }
+    /// Whether the service has just said that it holds calls, because its store is being
+    /// restarted.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+    ///Adds a user. Refused with USER_EXISTS.
+    pub async fn register_user(
+        &self,
+        request: RegisterUserRequest,
+    ) -> ::std::result::Result<RegisterUserResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.register_user(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::REGISTER_USER, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::REGISTER_USER, &request).await
+            }
+        }
+    }
+    ///Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+    pub async fn unregister_user(
+        &self,
+        request: UnregisterUserRequest,
+    ) -> ::std::result::Result<UnregisterUserResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.unregister_user(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::UNREGISTER_USER, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::UNREGISTER_USER, &request).await
+            }
+        }
+    }
+    ///Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+    pub async fn open_session(
+        &self,
+        request: OpenSessionRequest,
+    ) -> ::std::result::Result<OpenSessionResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.open_session(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::OPEN_SESSION, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::OPEN_SESSION, &request).await
+            }
+        }
+    }
+    ///Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    pub async fn close_session(
+        &self,
+        request: CloseSessionRequest,
+    ) -> ::std::result::Result<CloseSessionResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.close_session(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::CLOSE_SESSION, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::CLOSE_SESSION, &request).await
+            }
+        }
+    }
+    ///Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    pub async fn get_session(
+        &self,
+        request: GetSessionRequest,
+    ) -> ::std::result::Result<GetSessionResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.get_session(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::GET_SESSION, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::GET_SESSION, &request).await
+            }
+        }
+    }
+    ///Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
+    ///SESSION_NOT_FOUND.
+    pub async fn note_dialect(
+        &self,
+        request: NoteDialectRequest,
+    ) -> ::std::result::Result<NoteDialectResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.note_dialect(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::NOTE_DIALECT, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::NOTE_DIALECT, &request).await
+            }
+        }
+    }
+    ///Gives the session of a remote user, on behalf of a connected user. Refused with
+    ///USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
+    pub async fn get_remote_session(
+        &self,
+        request: GetRemoteSessionRequest,
+    ) -> ::std::result::Result<GetRemoteSessionResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.get_remote_session(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::GET_REMOTE_SESSION, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::GET_REMOTE_SESSION, &request).await
+            }
+        }
+    }
+    ///Gives all sessions in the order in which they were opened, as they were at one moment, in
+    ///pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    pub async fn list_sessions(
+        &self,
+        request: ListSessionsRequest,
+    ) -> ::std::result::Result<
+        ::lonja_rpc::Pages<ListSessionsResponse>,
+        ::tonic::Status,
+    > {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.list_sessions(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::LIST_SESSIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .list_sessions(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<ListSessionsResponse> {
+                        Box::pin(pages.into_inner())
+                    })
+            }
+        }
+    }
+    ///Says which of these sessions are over, so that the caller can remove what a crash left behind.
+    pub async fn find_ended_sessions(
+        &self,
+        request: FindEndedSessionsRequest,
+    ) -> ::std::result::Result<FindEndedSessionsResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.find_ended_sessions(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::FIND_ENDED_SESSIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .find_ended_sessions(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    ///Gives the sessions of these users. A user who is not connected, or not registered, is left out.
+    pub async fn look_up_sessions(
+        &self,
+        request: LookUpSessionsRequest,
+    ) -> ::std::result::Result<LookUpSessionsResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.look_up_sessions(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::LOOK_UP_SESSIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .look_up_sessions(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    ///Gives a page of the sessions that match a query, newest first.
+    pub async fn find_sessions(
+        &self,
+        request: FindSessionsRequest,
+    ) -> ::std::result::Result<FindSessionsResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.find_sessions(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::FIND_SESSIONS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .find_sessions(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    ///Says how many users and sessions there are.
+    pub async fn get_statistics(
+        &self,
+        request: GetStatisticsRequest,
+    ) -> ::std::result::Result<GetStatisticsResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.get_statistics(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::GET_STATISTICS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .get_statistics(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+}
+/// Answers the calls of `RegistryService` that come in batches.
+#[derive(Debug)]
+pub struct RegistryUnary<S>(pub ::std::sync::Arc<S>);
+#[tonic::async_trait]
+impl<S: registry_service_server::RegistryService> ::lonja_rpc::Unary
+for RegistryUnary<S> {
+    fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
+        [
+            methods::REGISTER_USER,
+            methods::UNREGISTER_USER,
+            methods::OPEN_SESSION,
+            methods::CLOSE_SESSION,
+            methods::GET_SESSION,
+            methods::NOTE_DIALECT,
+            methods::GET_REMOTE_SESSION,
+        ]
+            .into_iter()
+            .find(|method| method.path() == path)
+    }
+    async fn answer(
+        &self,
+        method: ::lonja_rpc::Method,
+        request: ::bytes::Bytes,
+    ) -> ::std::result::Result<::bytes::Bytes, ::tonic::Status> {
+        match method {
+            methods::REGISTER_USER => {
+                ::lonja_rpc::serialized(request, |request| self.0.register_user(request))
+                    .await
+            }
+            methods::UNREGISTER_USER => {
+                ::lonja_rpc::serialized(
+                        request,
+                        |request| self.0.unregister_user(request),
+                    )
+                    .await
+            }
+            methods::OPEN_SESSION => {
+                ::lonja_rpc::serialized(request, |request| self.0.open_session(request))
+                    .await
+            }
+            methods::CLOSE_SESSION => {
+                ::lonja_rpc::serialized(request, |request| self.0.close_session(request))
+                    .await
+            }
+            methods::GET_SESSION => {
+                ::lonja_rpc::serialized(request, |request| self.0.get_session(request))
+                    .await
+            }
+            methods::NOTE_DIALECT => {
+                ::lonja_rpc::serialized(request, |request| self.0.note_dialect(request))
+                    .await
+            }
+            methods::GET_REMOTE_SESSION => {
+                ::lonja_rpc::serialized(
+                        request,
+                        |request| self.0.get_remote_session(request),
+                    )
+                    .await
+            }
+            _ => Err(::lonja_rpc::unknown()),
+        }
+    }
+}

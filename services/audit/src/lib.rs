@@ -7,6 +7,8 @@ mod sample;
 mod service;
 pub mod store;
 
+use std::sync::Arc;
+
 use lonja_chassis::{
     grpc::Service,
     operation_log::{OperationLog, OperationLogWriter},
@@ -15,10 +17,10 @@ use lonja_chassis::{
 use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
-    audit::{SERVICE_NAME, audit_service_server::AuditServiceServer},
+    audit::{AuditClient, AuditUnary, SERVICE_NAME, audit_service_server::AuditServiceServer, methods},
 };
 use lonja_redis::StoreUrl;
-use lonja_rpc::{Callers, Channel};
+use lonja_rpc::Callers;
 use tokio_util::sync::CancellationToken;
 
 use service::AuditGrpc;
@@ -35,15 +37,8 @@ pub struct AuditConfig {
 /// The methods that each caller may call, where callers have certificates. Only the gateway and the
 /// console call other services (docs/architecture.md).
 const CALLERS: Callers = &[
-    ("lonja-gateway", &["lonja.audit.v1.AuditService/RecordOperations"]),
-    (
-        "lonja-console",
-        &[
-            "lonja.audit.v1.AuditService/ListOperations",
-            "lonja.audit.v1.AuditService/TailOperations",
-            "lonja.audit.v1.AuditService/CountOperations",
-        ],
-    ),
+    ("lonja-gateway", &[methods::RECORD_OPERATIONS]),
+    ("lonja-console", &[methods::LIST_OPERATIONS, methods::TAIL_OPERATIONS, methods::COUNT_OPERATIONS]),
 ];
 
 /// Settings of an audit that runs alone.
@@ -60,11 +55,10 @@ pub struct Config {
     pub no_operation_log: bool,
 }
 
-/// Makes a channel to an audit in this process, which prints a line for each operation.
+/// Makes a client of an audit in this process, which prints a line for each operation.
 #[must_use]
-pub fn channel(store: EmbeddedStore, lines: OperationLog, shutdown: CancellationToken) -> Channel {
-    let audit = AuditGrpc::new(store, lines, shutdown);
-    Channel::local(AuditServiceServer::new(audit.clone()), audit)
+pub fn client(store: EmbeddedStore, lines: OperationLog, shutdown: CancellationToken) -> AuditClient {
+    AuditClient::local(AuditGrpc::new(store, lines, shutdown))
 }
 
 /// Runs an audit until shutdown.
@@ -102,8 +96,8 @@ async fn serve_store(
     lines: OperationLog,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let audit = AuditGrpc::new(store.clone(), lines, shutdown.clone());
-    let server = AuditServiceServer::new(audit.clone());
-    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, audit)?;
+    let audit = Arc::new(AuditGrpc::new(store.clone(), lines, shutdown.clone()));
+    let server = AuditServiceServer::from_arc(Arc::clone(&audit));
+    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, AuditUnary(audit))?;
     serve(&config.service, service, || store.is_ready(), shutdown).await
 }

@@ -1,16 +1,15 @@
 //! The audit's gRPC service: it checks requests, asks the store and makes responses.
 
-use std::{fmt::Write as _, pin::Pin};
+use std::fmt::Write as _;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use lonja_chassis::{clock::unix_ms, operation_log::OperationLog};
 use lonja_proto::audit::{
     CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
-    Operation, OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
-    TailOperationsRequest, TailOperationsResponse, audit_service_server::AuditService,
+    Operation, OperationRecord, RecordOperationsRequest, RecordOperationsResponse, TailOperationsRequest,
+    TailOperationsResponse, audit_service_server::AuditService,
 };
-use lonja_rpc::{Unary, unknown};
+use lonja_rpc::Pages;
 use lonja_wire::Printable;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -64,23 +63,9 @@ impl<S: Store + Clone> AuditGrpc<S> {
     }
 }
 
-#[tonic::async_trait]
-impl<S: Store + Clone> Unary for AuditGrpc<S> {
-    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
-        match path {
-            _ if path == RECORD_OPERATIONS.path() => {
-                RECORD_OPERATIONS.answer(request, |request| self.record_operations(request)).await
-            }
-            _ => Err(unknown()),
-        }
-    }
-}
-
 fn position(token: &str) -> Result<Position, Status> {
     token.parse().map_err(|_| Status::invalid_argument("page_token: this service gave no such token"))
 }
-
-type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl<S: Store + Clone> AuditService for AuditGrpc<S> {

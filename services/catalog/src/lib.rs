@@ -4,6 +4,8 @@ pub mod search;
 mod service;
 pub mod store;
 
+use std::sync::Arc;
+
 use lonja_chassis::{
     grpc::Service,
     service::{RunError, Running, ServiceConfig, serve},
@@ -11,10 +13,12 @@ use lonja_chassis::{
 use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
-    catalog::{SERVICE_NAME, catalog_service_server::CatalogServiceServer},
+    catalog::{
+        CatalogClient, CatalogUnary, SERVICE_NAME, catalog_service_server::CatalogServiceServer, methods,
+    },
 };
 use lonja_redis::StoreUrl;
-use lonja_rpc::{Callers, Channel};
+use lonja_rpc::Callers;
 use tokio_util::sync::CancellationToken;
 
 use search::{Follower, Search};
@@ -35,18 +39,15 @@ const CALLERS: Callers = &[
     (
         "lonja-gateway",
         &[
-            "lonja.catalog.v1.CatalogService/PublishFile",
-            "lonja.catalog.v1.CatalogService/DeleteFile",
-            "lonja.catalog.v1.CatalogService/ListFiles",
-            "lonja.catalog.v1.CatalogService/EndSession",
-            "lonja.catalog.v1.CatalogService/ListSessions",
-            "lonja.catalog.v1.CatalogService/GetStatistics",
+            methods::PUBLISH_FILE,
+            methods::DELETE_FILE,
+            methods::LIST_FILES,
+            methods::END_SESSION,
+            methods::LIST_SESSIONS,
+            methods::GET_STATISTICS,
         ],
     ),
-    (
-        "lonja-console",
-        &["lonja.catalog.v1.CatalogService/SearchFiles", "lonja.catalog.v1.CatalogService/GetStatistics"],
-    ),
+    ("lonja-console", &[methods::SEARCH_FILES, methods::GET_STATISTICS]),
 ];
 
 /// Settings of a catalog that runs alone.
@@ -60,12 +61,11 @@ pub struct Config {
     pub catalog: CatalogConfig,
 }
 
-/// Makes a channel to a catalog in this process, and the task that keeps its search current.
+/// Makes a client of a catalog in this process, and the task that keeps the catalog's search current.
 #[must_use]
-pub fn channel(store: EmbeddedStore) -> (Channel, Follower<EmbeddedStore>) {
+pub fn client(store: EmbeddedStore) -> (CatalogClient, Follower<EmbeddedStore>) {
     let (search, follower) = Search::new(store.clone());
-    let catalog = CatalogGrpc::new(store, search);
-    (Channel::local(CatalogServiceServer::new(catalog.clone()), catalog), follower)
+    (CatalogClient::local(CatalogGrpc::new(store, search)), follower)
 }
 
 /// Runs a catalog until shutdown.
@@ -96,9 +96,11 @@ async fn serve_store(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let (search, follower) = Search::new(store.clone());
-    let catalog = CatalogGrpc::new(store.clone(), search);
-    let server = CatalogServiceServer::new(catalog.clone());
-    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, catalog)?;
+    let catalog = Arc::new(CatalogGrpc::new(store.clone(), search));
+    let server = CatalogServiceServer::from_arc(Arc::clone(&catalog));
+    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, CatalogUnary(catalog))?;
+    let restarting = store.clone();
+    let service = service.holding(move || restarting.is_restarting());
     let serving = serve(&config.service, service, || store.is_ready(), shutdown.clone());
     let (served, ()) = tokio::join!(serving, follower.run(shutdown));
     served

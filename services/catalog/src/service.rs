@@ -1,15 +1,11 @@
 //! The catalog's gRPC service: it checks requests, asks the store and makes responses.
 
-use std::pin::Pin;
-
-use bytes::Bytes;
 use lonja_proto::{
     SessionId,
     catalog::{self as proto, catalog_service_server::CatalogService},
 };
-use lonja_rpc::{Unary, unknown};
+use lonja_rpc::Pages;
 use metrics::gauge;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -47,28 +43,6 @@ impl<S: Store> CatalogGrpc<S> {
     /// Makes a service on this store and an index of the store.
     pub(crate) fn new(store: S, search: Search<S>) -> Self {
         Self { store, search }
-    }
-}
-
-#[tonic::async_trait]
-impl<S: Store> Unary for CatalogGrpc<S> {
-    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
-        match path {
-            _ if path == proto::PUBLISH_FILE.path() => {
-                proto::PUBLISH_FILE.answer(request, |request| self.publish_file(request)).await
-            }
-            _ if path == proto::DELETE_FILE.path() => {
-                proto::DELETE_FILE.answer(request, |request| self.delete_file(request)).await
-            }
-            _ if path == proto::END_SESSION.path() => {
-                proto::END_SESSION.answer(request, |request| self.end_session(request)).await
-            }
-            _ => Err(unknown()),
-        }
-    }
-
-    fn holds(&self) -> bool {
-        self.store.is_restarting()
     }
 }
 
@@ -112,8 +86,6 @@ fn page_size(asked: u32, default: usize, max: usize) -> usize {
         size => size.min(max),
     }
 }
-
-type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Splits a list into pages. An empty list gives one empty page.
 fn pages<I: Send + 'static, T: 'static>(

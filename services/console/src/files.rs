@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use lonja_chassis::fold::spellings;
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     catalog::{FoundFile, SearchFilesRequest, SearchFilesResponse},
     console::{File, WatchFilesRequest, WatchFilesResponse},
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    backend::{Backend, in_time},
+    backend::{in_time, look_up},
     users::address,
     watch::Watched,
 };
@@ -20,7 +21,7 @@ use crate::{
 const ONLINE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Files {
-    backend: Backend,
+    backend: Backends,
     /// The user whose files are searched; empty for the files of everyone.
     username: String,
     request: SearchFilesRequest,
@@ -31,7 +32,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn new(backend: Backend, request: WatchFilesRequest) -> Self {
+    pub(crate) fn new(backend: Backends, request: WatchFilesRequest) -> Self {
         let WatchFilesRequest { query, username, offset, page_size } = request;
         let request = SearchFilesRequest { query, offset, page_size, ..SearchFilesRequest::default() };
         let found = SearchFilesResponse::default();
@@ -41,7 +42,7 @@ impl Files {
     /// Narrows the request to the user's present session, and returns whether the user has a
     /// session.
     async fn narrow(&mut self) -> Result<bool, Status> {
-        let sessions = self.backend.look_up(spellings(&self.username)).await?;
+        let sessions = look_up(&self.backend.registry, spellings(&self.username)).await?;
         let Some(session) = sessions.into_iter().next() else { return Ok(false) };
         if session.session_id != self.request.session_id {
             self.request.session_id = session.session_id;
@@ -57,8 +58,11 @@ impl Files {
         let mut usernames: Vec<_> = found.files.iter().map(|file| file.username.clone()).collect();
         usernames.sort_unstable();
         usernames.dedup();
-        let sessions =
-            if usernames.is_empty() { Vec::new() } else { self.backend.look_up(usernames).await? };
+        let sessions = if usernames.is_empty() {
+            Vec::new()
+        } else {
+            look_up(&self.backend.registry, usernames).await?
+        };
         let addresses: HashMap<_, _> = sessions
             .into_iter()
             .map(|online| (online.session_id, address(online.session.unwrap_or_default().endpoint)))

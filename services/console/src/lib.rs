@@ -24,13 +24,12 @@ use lonja_chassis::{
     health::Health,
     http,
     net::listen,
-    service::{BackendChannels, BackendConfig, RunError, Running, announce, serve_admin, upkeep},
+    service::{BackendConfig, Backends, RunError, Running, announce, serve_admin, upkeep},
 };
 use lonja_proto::{DESCRIPTORS, console::SERVICE_NAME};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use backend::Backend;
 pub use host::Hosts;
 use overview::Overview;
 pub use probe::{BadProbe, Probe, Probes};
@@ -97,12 +96,12 @@ pub fn run(config: Config, shutdown: CancellationToken) -> Running {
 }
 
 async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let channels = config.backend.channels()?;
+    let services = config.backend.clients()?;
     let listener = listen(config.listen)?;
     let admin = config.admin_listen.map(listen).transpose()?;
     announce(SERVICE_NAME, &[listener.local_addr()?], admin.as_ref())?;
     let health = Health::new();
-    let console = Console::new(config.console, channels, config.probes, shutdown.clone());
+    let console = Console::new(config.console, services, config.probes, shutdown.clone());
     tokio::join!(
         console.serve(listener, Router::new(), health.clone()),
         serve_admin(admin, &health, &shutdown),
@@ -115,7 +114,7 @@ async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), Ru
 #[derive(Debug)]
 pub struct Console {
     config: ConsoleConfig,
-    backend: Backend,
+    backend: Backends,
     probes: Probes,
     shutdown: CancellationToken,
 }
@@ -126,11 +125,11 @@ impl Console {
     #[must_use]
     pub fn new(
         config: ConsoleConfig,
-        channels: BackendChannels,
+        services: Backends,
         probes: Probes,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { config, backend: Backend::new(channels), probes, shutdown }
+        Self { config, backend: services, probes, shutdown }
     }
 
     /// Serves the page and the calls of the console, and the routes of `beside`, until shutdown.

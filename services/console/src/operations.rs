@@ -1,24 +1,26 @@
 //! Operations as they are recorded, and operations that are recorded already.
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     audit,
     console::{
         ListOperationsRequest, ListOperationsResponse, WatchOperationsRequest, WatchOperationsResponse,
     },
 };
+use lonja_rpc::Pages;
 use tokio::{sync::OwnedSemaphorePermit, time};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::{
-    backend::{Backend, in_time, said_by},
+    backend::{in_time, said_by},
     watch::{Answers, BEAT},
 };
 
 /// Follows the audit, until shutdown or a failure.
 pub(crate) async fn watch(
-    mut backend: Backend,
+    backend: Backends,
     request: WatchOperationsRequest,
     jaeger_url: String,
     place: OwnedSemaphorePermit,
@@ -35,7 +37,7 @@ pub(crate) async fn watch(
 }
 
 struct Following {
-    pages: Streaming<audit::TailOperationsResponse>,
+    pages: Pages<audit::TailOperationsResponse>,
     /// Where the last page stopped: a caller can go on from there.
     page_token: String,
     jaeger_url: String,
@@ -44,7 +46,7 @@ struct Following {
 
 impl Following {
     async fn next(&mut self) -> Result<Option<WatchOperationsResponse>, Status> {
-        let page = match time::timeout(BEAT, self.pages.message()).await {
+        let page = match time::timeout(BEAT, self.pages.try_next()).await {
             Ok(page) => page.map_err(|status| said_by("audit", &status))?,
             Err(_) => Some(audit::TailOperationsResponse::default()),
         };
@@ -64,7 +66,7 @@ impl Following {
 
 /// Lists the operations that are recorded already, oldest first.
 pub(crate) async fn list(
-    mut backend: Backend,
+    backend: Backends,
     request: ListOperationsRequest,
     place: OwnedSemaphorePermit,
 ) -> Result<Answers<ListOperationsResponse>, Status> {

@@ -6,27 +6,25 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt as _, future::join_all, stream};
+use futures_util::{FutureExt as _, TryStreamExt as _, future::join_all, stream};
 use lonja_chassis::clock::unix_ms;
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     audit::{CountOperationsRequest, CountOperationsResponse, OperationCount, SecondOfOperations},
     catalog,
     console::{ServiceHealth, WatchOverviewResponse},
     registry,
 };
+use lonja_rpc::Pages;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, watch},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use crate::{
-    backend::{Backend, in_time},
-    probe::Probes,
-    watch::Answers,
-};
+use crate::{backend::in_time, probe::Probes, watch::Answers};
 
 /// How often the services are asked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -98,7 +96,7 @@ impl History {
 
 impl Overview {
     /// An overview, and the follower that has to run for it.
-    pub(crate) fn new(backend: Backend, probes: Probes) -> (Self, Follower) {
+    pub(crate) fn new(backend: Backends, probes: Probes) -> (Self, Follower) {
         let shared = Shared {
             latest: watch::Sender::new(None),
             history: Mutex::default(),
@@ -153,7 +151,7 @@ impl Overview {
 /// Asks the services for the overview while somebody looks.
 pub(crate) struct Follower {
     overview: Overview,
-    backend: Backend,
+    backend: Backends,
     probes: Probes,
 }
 
@@ -195,13 +193,13 @@ impl Follower {
 /// Reads the audit's counts as they come.
 #[derive(Default)]
 struct Counts {
-    stream: Option<Streaming<CountOperationsResponse>>,
+    stream: Option<Pages<CountOperationsResponse>>,
     /// Why the counts could not be read, if they could not.
     problem: Option<Status>,
 }
 
 impl Counts {
-    async fn read(&mut self, backend: Backend, history: &Mutex<History>) {
+    async fn read(&mut self, backend: Backends, history: &Mutex<History>) {
         self.problem = match time::timeout(COUNTS, self.try_read(backend, history)).await {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(status),
@@ -212,7 +210,7 @@ impl Counts {
         }
     }
 
-    async fn try_read(&mut self, mut backend: Backend, history: &Mutex<History>) -> Result<(), Status> {
+    async fn try_read(&mut self, backend: Backends, history: &Mutex<History>) -> Result<(), Status> {
         if self.stream.is_none() {
             let request = CountOperationsRequest { past_seconds: PAST };
             self.stream = Some(in_time("audit", backend.audit.count_operations(request)).await?);
@@ -220,19 +218,19 @@ impl Counts {
             history.lock().seconds.clear();
         }
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        let mut next = Some(stream.message().await);
+        let mut next = Some(stream.try_next().await);
         // All counts that have come are read: a round may take longer than the audit's second.
         while let Some(counts) = next {
             let counts = counts?.ok_or_else(|| Status::unavailable("audit: it is stopping"))?;
             history.lock().add(counts, unix_ms() / 1000);
-            next = stream.message().now_or_never();
+            next = stream.try_next().now_or_never();
         }
         Ok(())
     }
 }
 
-async fn statistics(backend: Backend, probes: &Probes) -> WatchOverviewResponse {
-    let Backend { mut registry, mut catalog, .. } = backend;
+async fn statistics(backend: Backends, probes: &Probes) -> WatchOverviewResponse {
+    let Backends { registry, catalog, .. } = backend;
     let asked = join_all(probes.0.iter().map(|(name, probe)| probe.ask(name)));
     let (users, files, mut services) = tokio::join!(
         in_time("registry", registry.get_statistics(registry::GetStatisticsRequest {})),

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::Router;
+use lonja_chassis::service::Backends;
 use lonja_proto::console::{
     ListOperationsRequest, ListOperationsResponse, WatchFilesRequest, WatchFilesResponse,
     WatchOperationsRequest, WatchOperationsResponse, WatchOverviewRequest, WatchOverviewResponse,
@@ -21,7 +22,6 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service};
 
 use crate::{
-    backend::Backend,
     files::Files,
     operations,
     overview::Overview,
@@ -36,7 +36,7 @@ const WATCHERS: usize = 256;
 /// Answers `lonja.console.v1`.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsoleGrpc {
-    backend: Backend,
+    backend: Backends,
     overview: Overview,
     jaeger_url: Arc<str>,
     places: Arc<Semaphore>,
@@ -45,7 +45,7 @@ pub(crate) struct ConsoleGrpc {
 
 impl ConsoleGrpc {
     pub(crate) fn new(
-        backend: Backend,
+        backend: Backends,
         overview: Overview,
         jaeger_url: String,
         shutdown: CancellationToken,

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     console::{User, WatchUsersRequest, WatchUsersResponse},
     registry::{Endpoint, FindSessionsRequest, IdentifiedSession},
@@ -9,18 +10,15 @@ use lonja_proto::{
 use prost_types::Timestamp;
 use tonic::Status;
 
-use crate::{
-    backend::{Backend, in_time},
-    watch::Watched,
-};
+use crate::{backend::in_time, watch::Watched};
 
 pub(crate) struct Users {
-    backend: Backend,
+    backend: Backends,
     request: FindSessionsRequest,
 }
 
 impl Users {
-    pub(crate) fn new(backend: Backend, request: WatchUsersRequest) -> Self {
+    pub(crate) fn new(backend: Backends, request: WatchUsersRequest) -> Self {
         let WatchUsersRequest { query, offset, page_size } = request;
         let request = FindSessionsRequest { query, offset, page_size, known_revision: String::new() };
         Self { backend, request }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use lonja_chassis::service::BackendChannels;
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     Reason,
-    catalog::{self, catalog_service_client::CatalogServiceClient},
-    registry::{self, registry_service_client::RegistryServiceClient},
+    audit::AuditClient,
+    catalog::{self, CatalogClient},
+    registry::{self, RegistryClient},
 };
-use lonja_rpc::Channel;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Outcome;
 use tokio::time;
@@ -19,30 +19,20 @@ use tonic::Status;
 /// (docs/protocol.md 3).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Channels to the three services that the gateway calls. Clones share connections.
+/// Clients of the three services that the gateway calls. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    pub(crate) registry: Channel,
-    pub(crate) catalog: Channel,
-    pub(crate) audit: Channel,
+    pub(crate) registry: RegistryClient,
+    pub(crate) catalog: CatalogClient,
+    pub(crate) audit: AuditClient,
 }
 
 impl Backend {
-    /// A backend of the services behind `channels`.
+    /// A backend of these services.
     #[must_use]
-    pub fn new(channels: BackendChannels) -> Self {
-        let BackendChannels { registry, catalog, audit } = channels;
+    pub fn new(services: Backends) -> Self {
+        let Backends { registry, catalog, audit } = services;
         Self { registry, catalog, audit }
-    }
-
-    /// A client for the registry's methods that [`Channel::call_unary`] does not know.
-    pub(crate) fn registry_client(&self) -> RegistryServiceClient<Channel> {
-        RegistryServiceClient::new(self.registry.clone())
-    }
-
-    /// A client for the catalog's methods that [`Channel::call_unary`] does not know.
-    pub(crate) fn catalog_client(&self) -> CatalogServiceClient<Channel> {
-        CatalogServiceClient::new(self.catalog.clone())
     }
 
     /// Whether registry or catalog hold calls, because their store is being restarted.
@@ -52,11 +42,10 @@ impl Backend {
 
     /// Whether peers can be served: registry and catalog answer within two seconds.
     pub async fn is_ready(&self) -> bool {
-        let (mut registry, mut catalog) = (self.registry_client(), self.catalog_client());
         let both = async {
             tokio::try_join!(
-                registry.get_statistics(registry::GetStatisticsRequest {}),
-                catalog.get_statistics(catalog::GetStatisticsRequest {}),
+                self.registry.get_statistics(registry::GetStatisticsRequest {}),
+                self.catalog.get_statistics(catalog::GetStatisticsRequest {}),
             )
         };
         matches!(time::timeout(DEADLINE, both).await, Ok(Ok(_)))

@@ -111,7 +111,7 @@ pub fn run(config: Config, shutdown: CancellationToken) -> Running {
 }
 
 async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let backend = Backend::new(config.backend.channels()?);
+    let backend = Backend::new(config.backend.clients()?);
     let listeners = config.listen.into_iter().map(PeerListener::new).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin_listen.map(listen).transpose()?;
     announce(SERVICE_NAME, &listeners, admin.as_ref())?;

@@ -3,11 +3,12 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use lonja_proto::{
-    catalog::{self, catalog_service_client::CatalogServiceClient},
-    registry::{self, registry_service_client::RegistryServiceClient},
+    catalog::{ListFilesRequest, ListFilesResponse},
+    registry::{ListSessionsRequest, ListSessionsResponse},
 };
-use lonja_rpc::Channel;
+use lonja_rpc::Pages;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::{
     Dialect, Encoding, Operation, Outcome,
@@ -97,17 +98,19 @@ impl Default for Lists {
 
 impl Lists {
     /// The list of the connected users, as the user `username` asks for it, and the dialect that was
-    /// noted for that user.
-    pub(crate) async fn users(
+    /// noted for that user. `ask` asks the registry.
+    pub(crate) async fn users<F>(
         &self,
-        registry: &mut RegistryServiceClient<Channel>,
+        ask: impl FnOnce(ListSessionsRequest) -> F,
         username: String,
-    ) -> Result<(Arc<Rendered>, Option<Dialect>), NotDone> {
+    ) -> Result<(Arc<Rendered>, Option<Dialect>), NotDone>
+    where
+        F: Future<Output = Result<Pages<ListSessionsResponse>, Status>>,
+    {
         let known = Arc::clone(&self.users.lock());
-        let request =
-            registry::ListSessionsRequest { username, known_revision: known.revision.clone(), page_size: 0 };
-        let mut pages = registry.list_sessions(request).await?.into_inner();
-        let first = pages.message().await?.ok_or_else(cut_short)?;
+        let known_revision = known.revision.clone();
+        let mut pages = ask(ListSessionsRequest { username, known_revision, page_size: 0 }).await?;
+        let first = pages.try_next().await?.ok_or_else(cut_short)?;
         let dialect = Dialect::from_name(&first.dialect);
         if first.not_modified {
             return Ok((Arc::clone(&known.rendered), dialect));
@@ -121,7 +124,7 @@ impl Lists {
                 let port = u16::try_from(endpoint.port).unwrap_or_default();
                 push_user(&session.username, Ipv4Addr::from_bits(endpoint.ipv4), port, &mut entries);
             }
-            match pages.message().await? {
+            match pages.try_next().await? {
                 Some(next) => page = next.sessions,
                 None => break,
             }
@@ -131,15 +134,17 @@ impl Lists {
         Ok((rendered, dialect))
     }
 
-    /// The list of the files that a session has published.
-    pub(crate) async fn files(
+    /// The list of the files that a session has published. `ask` asks the catalog.
+    pub(crate) async fn files<F>(
         &self,
-        catalog: &mut CatalogServiceClient<Channel>,
+        ask: impl FnOnce(ListFilesRequest) -> F,
         session_id: String,
-    ) -> Result<Arc<Rendered>, NotDone> {
-        let request = catalog::ListFilesRequest { session_id, page_size: 0 };
-        let mut pages = catalog.list_files(request).await?.into_inner();
-        let first = pages.message().await?.ok_or_else(cut_short)?;
+    ) -> Result<Arc<Rendered>, NotDone>
+    where
+        F: Future<Output = Result<Pages<ListFilesResponse>, Status>>,
+    {
+        let mut pages = ask(ListFilesRequest { session_id, page_size: 0 }).await?;
+        let first = pages.try_next().await?.ok_or_else(cut_short)?;
         let total = first.total;
         let (mut entries, budget) = self.buffer(total, FILE_ENTRY).await?;
         let mut page = first.files;
@@ -147,7 +152,7 @@ impl Lists {
             for file in page {
                 push_file(&file.filename, &file.description, &mut entries);
             }
-            match pages.message().await? {
+            match pages.try_next().await? {
                 Some(next) => page = next.files,
                 None => break,
             }
@@ -220,14 +225,10 @@ fn finish(
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, time::Duration};
+    use std::time::Duration;
 
-    use bytes::BufMut as _;
-    use http_body_util::{BodyExt as _, Full};
-    use lonja_proto::registry::{Endpoint, ListSessionsRequest, ListSessionsResponse, Session};
-    use lonja_rpc::{Unary, unknown};
-    use prost::Message;
-    use tonic::body::Body;
+    use futures_util::stream;
+    use lonja_proto::registry::{Endpoint, Session};
 
     use super::*;
 
@@ -237,23 +238,6 @@ mod tests {
     struct Registry {
         pages: Arc<Mutex<Vec<ListSessionsResponse>>>,
         full_answers: Arc<Mutex<usize>>,
-    }
-
-    struct NoUnary;
-
-    #[tonic::async_trait]
-    impl Unary for NoUnary {
-        async fn answer(&self, _: &str, _: Bytes) -> Result<Bytes, Status> {
-            Err(unknown())
-        }
-    }
-
-    /// A message as gRPC sends it: a flag, the length, the bytes.
-    fn frame(message: &impl Message) -> Vec<u8> {
-        let mut frame = vec![0];
-        frame.put_u32(message.encoded_len() as u32);
-        message.encode(&mut frame).unwrap();
-        frame
     }
 
     impl Registry {
@@ -274,35 +258,25 @@ mod tests {
             *self.pages.lock() = pages.iter().map(page).collect();
         }
 
-        fn client(&self) -> RegistryServiceClient<Channel> {
-            let registry = self.clone();
-            let answer = move |request: http::Request<Body>| {
-                let registry = registry.clone();
-                async move {
-                    let asked = request.into_body().collect().await.unwrap().to_bytes();
-                    let asked = ListSessionsRequest::decode(&asked[5..]).unwrap();
-                    let mut pages = registry.pages.lock().clone();
-                    if pages[0].revision == asked.known_revision {
-                        pages.truncate(1);
-                        pages[0].sessions.clear();
-                        pages[0].not_modified = true;
-                    } else {
-                        *registry.full_answers.lock() += 1;
-                    }
-                    let bytes: Vec<u8> = pages.iter().flat_map(frame).collect();
-                    let mut trailers = http::HeaderMap::new();
-                    trailers.insert("grpc-status", "0".parse().unwrap());
-                    let body = Full::new(Bytes::from(bytes)).with_trailers(async { Some(Ok(trailers)) });
-                    let response = http::Response::builder().header("content-type", "application/grpc");
-                    Ok::<_, Infallible>(response.body(Body::new(body)).unwrap())
-                }
-            };
-            RegistryServiceClient::new(Channel::local(tower::service_fn(answer), NoUnary))
+        /// Answers as the registry does.
+        async fn list_sessions(
+            &self,
+            asked: ListSessionsRequest,
+        ) -> Result<Pages<ListSessionsResponse>, Status> {
+            let mut pages = self.pages.lock().clone();
+            if pages[0].revision == asked.known_revision {
+                pages.truncate(1);
+                pages[0].sessions.clear();
+                pages[0].not_modified = true;
+            } else {
+                *self.full_answers.lock() += 1;
+            }
+            Ok(Box::pin(stream::iter(pages.into_iter().map(Ok))))
         }
     }
 
     async fn users(lists: &Lists, registry: &Registry) -> Result<Arc<Rendered>, NotDone> {
-        lists.users(&mut registry.client(), "alice".to_owned()).await.map(|(list, _)| list)
+        lists.users(|asked| registry.list_sessions(asked), "alice".to_owned()).await.map(|(list, _)| list)
     }
 
     #[tokio::test]
@@ -310,7 +284,8 @@ mod tests {
         let registry = Registry::default();
         registry.set("1", &[&["alice", "bob"], &["carol"]]);
         let lists = Lists::default();
-        let (list, dialect) = lists.users(&mut registry.client(), "alice".to_owned()).await.unwrap();
+        let (list, dialect) =
+            lists.users(|asked| registry.list_sessions(asked), "alice".to_owned()).await.unwrap();
         assert_eq!((list.count(), dialect), (3, Some(Dialect::Text)));
         let (head, body, sent) = list.reply(Encoding::Terminated);
         assert_eq!((&head[..5], head.len(), body.len(), sent), (&b"00003"[..], 5 + 3 * USER_ENTRY, 0, 3));

@@ -7,17 +7,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt as _;
 use lonja_proto::{
     Reason,
-    catalog::{
-        DELETE_FILE, DeleteFileRequest, END_SESSION, EndSessionRequest, File, ListFilesRequest, PUBLISH_FILE,
-        PublishFileRequest,
-    },
+    catalog::{DeleteFileRequest, EndSessionRequest, File, ListFilesRequest, PublishFileRequest},
     registry::{
-        CLOSE_SESSION, CloseSessionRequest, Endpoint, GET_REMOTE_SESSION, GET_SESSION,
-        GetRemoteSessionRequest, GetSessionRequest, GetSessionResponse, NOTE_DIALECT, NoteDialectRequest,
-        OPEN_SESSION, OpenSessionRequest, REGISTER_USER, RegisterUserRequest, UNREGISTER_USER,
-        UnregisterUserRequest,
+        CloseSessionRequest, Endpoint, GetRemoteSessionRequest, GetSessionRequest, GetSessionResponse,
+        NoteDialectRequest, OpenSessionRequest, RegisterUserRequest, UnregisterUserRequest,
     },
 };
 use lonja_telemetry::throttle::Throttle;
@@ -124,13 +120,13 @@ impl Operations {
 
     async fn register(&self, username: &Username) -> Result<Done, NotDone> {
         let request = RegisterUserRequest { username: username.to_string() };
-        self.backend.registry.call_unary(&REGISTER_USER, request).await?;
+        self.backend.registry.register_user(request).await?;
         Ok(Done::STATUS)
     }
 
     async fn unregister(&self, username: &Username) -> Result<Done, NotDone> {
         let request = UnregisterUserRequest { username: username.to_string() };
-        let ended = self.backend.registry.call_unary(&UNREGISTER_USER, request).await?;
+        let ended = self.backend.registry.unregister_user(request).await?;
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
         }
@@ -157,13 +153,13 @@ impl Operations {
         }
         let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
         let request = OpenSessionRequest { username: username.to_string(), endpoint: Some(endpoint) };
-        self.backend.registry.call_unary(&OPEN_SESSION, request).await?;
+        self.backend.registry.open_session(request).await?;
         Ok(Done::STATUS)
     }
 
     async fn disconnect(&self, username: &Username) -> Result<Done, NotDone> {
         let request = CloseSessionRequest { username: username.to_string() };
-        let ended = self.backend.registry.call_unary(&CLOSE_SESSION, request).await?;
+        let ended = self.backend.registry.close_session(request).await?;
         self.forget(ended.ended_session_id).await;
         Ok(Done::STATUS)
     }
@@ -177,20 +173,20 @@ impl Operations {
         let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
         let file = File { filename: filename.to_string(), description: description.to_string() };
         let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
-        self.backend.catalog.call_unary(&PUBLISH_FILE, request).await?;
+        self.backend.catalog.publish_file(request).await?;
         Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
     }
 
     async fn delete(&self, username: &Username, filename: &Filename) -> Result<Done, NotDone> {
         let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
         let request = DeleteFileRequest { session_id, filename: filename.to_string() };
-        self.backend.catalog.call_unary(&DELETE_FILE, request).await?;
+        self.backend.catalog.delete_file(request).await?;
         Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
     }
 
     async fn list_users(&self, username: &Username, hints: Hints) -> Result<Done, NotDone> {
-        let mut registry = self.backend.registry_client();
-        let users = self.lists.users(&mut registry, username.to_string());
+        let ask = |request| self.backend.registry.list_sessions(request);
+        let users = self.lists.users(ask, username.to_string());
         let (list, noted) = self.list_or_hold(username, users).await?;
         self.listed(Operation::ListUsers, list, hints.of_list(noted)).await
     }
@@ -205,13 +201,13 @@ impl Operations {
             username: username.to_string(),
             remote_username: remote.map(Username::to_string).unwrap_or_default(),
         };
-        let remote = self.backend.registry.call_unary(&GET_REMOTE_SESSION, request).await?;
+        let remote = self.backend.registry.get_remote_session(request).await?;
         let dialect = hints.of_list(Dialect::from_name(&remote.dialect));
         let list = if remote.session_id.is_empty() {
             Lists::empty()
         } else {
-            let mut catalog = self.backend.catalog_client();
-            self.list_or_hold(username, self.lists.files(&mut catalog, remote.session_id)).await?
+            let ask = |request| self.backend.catalog.list_files(request);
+            self.list_or_hold(username, self.lists.files(ask, remote.session_id)).await?
         };
         self.listed(Operation::ListContent, list, dialect).await
     }
@@ -253,8 +249,8 @@ impl Operations {
     /// Whether a session has published a file of this name.
     async fn has_published(&self, session_id: &str, name: &Username) -> Result<bool, NotDone> {
         let request = ListFilesRequest { session_id: session_id.to_owned(), page_size: 0 };
-        let mut pages = self.backend.catalog_client().list_files(request).await?.into_inner();
-        while let Some(page) = pages.message().await? {
+        let mut pages = self.backend.catalog.list_files(request).await?;
+        while let Some(page) = pages.try_next().await? {
             if page.files.iter().any(|file| file.filename == name.as_str()) {
                 return Ok(true);
             }
@@ -267,7 +263,7 @@ impl Operations {
     pub(crate) async fn note(&self, username: &Username, dialect: Option<Dialect>) {
         let dialect = dialect.map(Dialect::name).unwrap_or_default().to_owned();
         let request = NoteDialectRequest { username: username.to_string(), dialect };
-        let noted = time::timeout(NOTE, self.backend.registry.call_unary(&NOTE_DIALECT, request)).await;
+        let noted = time::timeout(NOTE, self.backend.registry.note_dialect(request)).await;
         let error = match noted {
             Ok(Ok(_)) => return,
             Ok(Err(status)) if Reason::try_from(&status).is_ok() => return,
@@ -305,11 +301,11 @@ impl Operations {
 
     async fn session(&self, username: &Username) -> Result<GetSessionResponse, NotDone> {
         let request = GetSessionRequest { username: username.to_string() };
-        Ok(self.backend.registry.call_unary(&GET_SESSION, request).await?)
+        Ok(self.backend.registry.get_session(request).await?)
     }
 
     async fn forget(&self, session_id: String) {
-        let farewell = self.backend.catalog.call_unary(&END_SESSION, EndSessionRequest { session_id });
+        let farewell = self.backend.catalog.end_session(EndSessionRequest { session_id });
         let error = match time::timeout(FAREWELL, farewell).await {
             Ok(Ok(_)) => return,
             Ok(Err(status)) => status.message().to_owned(),

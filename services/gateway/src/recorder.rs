@@ -9,9 +9,8 @@ use std::{
 };
 
 use lonja_proto::audit::{
-    OperationRecord, RECORD_OPERATIONS, RecordOperationsRequest, RecordOperationsResponse,
+    AuditClient, OperationRecord, RecordOperationsRequest, RecordOperationsResponse, methods,
 };
-use lonja_rpc::Channel;
 use lonja_telemetry::traces::{Parent, Part, names};
 use metrics::{Counter, Gauge, counter, gauge};
 use opentelemetry::{KeyValue, context::FutureExt as _};
@@ -101,7 +100,7 @@ impl Recorder {
 
     /// Delivers records until `finished` is cancelled, and then for [`FAREWELL`] at most those that
     /// are left. Records that are left after that are lost.
-    pub(crate) async fn deliver(&self, audit: Channel, finished: CancellationToken) {
+    pub(crate) async fn deliver(&self, audit: AuditClient, finished: CancellationToken) {
         let mut delivery =
             Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
         let _ = finished.run_until_cancelled(delivery.run()).await;
@@ -122,7 +121,7 @@ impl Recorder {
 
 struct Delivery<'a> {
     shared: &'a Shared,
-    audit: Channel,
+    audit: AuditClient,
     writer_id: String,
     /// The number of records of this writer that the audit has stored.
     stored: u64,
@@ -198,12 +197,12 @@ impl Delivery<'_> {
     ) -> Result<Result<RecordOperationsResponse, Status>, Elapsed> {
         let mut parents = parents.into_iter().flatten();
         let Some(first) = parents.next() else {
-            return time::timeout(DEADLINE, self.audit.call_unary(&RECORD_OPERATIONS, request)).await;
+            return time::timeout(DEADLINE, self.audit.record_operations(request)).await;
         };
         let began = SystemTime::now();
-        let call = self.audit.call_unary(&RECORD_OPERATIONS, request).with_context(first.context());
+        let call = self.audit.record_operations(request).with_context(first.context());
         let answer = time::timeout(DEADLINE, call).await;
-        let method = RECORD_OPERATIONS.path().trim_start_matches('/');
+        let method = methods::RECORD_OPERATIONS.name();
         let attributes =
             vec![KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"), KeyValue::new(names::RPC_METHOD, method)];
         let error = (!matches!(answer, Ok(Ok(_)))).then(|| "UNAVAILABLE".to_owned());
@@ -228,15 +227,16 @@ impl Delivery<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use bytes::Bytes;
-    use lonja_rpc::{Unary, unknown};
+    use lonja_proto::audit::{
+        CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
+        TailOperationsRequest, TailOperationsResponse, audit_service_server::AuditService,
+    };
+    use lonja_rpc::Pages;
     use tokio::{
         task::JoinHandle,
         time::{Instant, sleep},
     };
-    use tonic::Response;
+    use tonic::{Request, Response};
 
     use super::*;
 
@@ -261,34 +261,55 @@ mod tests {
     }
 
     #[tonic::async_trait]
-    impl Unary for Audit {
-        async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
-            if path != RECORD_OPERATIONS.path() {
-                return Err(unknown());
-            }
+    impl AuditService for Audit {
+        type ListOperationsStream = Pages<ListOperationsResponse>;
+        type TailOperationsStream = Pages<TailOperationsResponse>;
+        type CountOperationsStream = Pages<CountOperationsResponse>;
+
+        async fn record_operations(
+            &self,
+            request: Request<RecordOperationsRequest>,
+        ) -> Result<Response<RecordOperationsResponse>, Status> {
             let mood = *self.mood.lock();
             self.calls.lock().push(Instant::now());
             if let Mood::Takes(time) = mood {
                 sleep(time).await;
             }
-            RECORD_OPERATIONS
-                .answer(request, async |request| {
-                    let RecordOperationsRequest { first_sequence, records, .. } = request.into_inner();
-                    if mood == Mood::Refuses {
-                        return Err(Status::unavailable("no"));
-                    }
-                    let mut stored = self.stored.lock();
-                    let known = stored.len() as u64;
-                    assert!(first_sequence <= known + 1, "no gap");
-                    let last_sequence = first_sequence - 1 + records.len() as u64;
-                    let new = records.into_iter().skip((known + 1 - first_sequence) as usize);
-                    stored.extend(new.map(|record| record.username));
-                    if mood == Mood::LosesItsAnswer {
-                        return Err(Status::unavailable("lost"));
-                    }
-                    Ok(Response::new(RecordOperationsResponse { last_sequence }))
-                })
-                .await
+            let RecordOperationsRequest { first_sequence, records, .. } = request.into_inner();
+            if mood == Mood::Refuses {
+                return Err(Status::unavailable("no"));
+            }
+            let mut stored = self.stored.lock();
+            let known = stored.len() as u64;
+            assert!(first_sequence <= known + 1, "no gap");
+            let last_sequence = first_sequence - 1 + records.len() as u64;
+            let new = records.into_iter().skip((known + 1 - first_sequence) as usize);
+            stored.extend(new.map(|record| record.username));
+            if mood == Mood::LosesItsAnswer {
+                return Err(Status::unavailable("lost"));
+            }
+            Ok(Response::new(RecordOperationsResponse { last_sequence }))
+        }
+
+        async fn list_operations(
+            &self,
+            _: Request<ListOperationsRequest>,
+        ) -> Result<Response<Self::ListOperationsStream>, Status> {
+            unreachable!("a gateway records only")
+        }
+
+        async fn tail_operations(
+            &self,
+            _: Request<TailOperationsRequest>,
+        ) -> Result<Response<Self::TailOperationsStream>, Status> {
+            unreachable!("a gateway records only")
+        }
+
+        async fn count_operations(
+            &self,
+            _: Request<CountOperationsRequest>,
+        ) -> Result<Response<Self::CountOperationsStream>, Status> {
+            unreachable!("a gateway records only")
         }
     }
 
@@ -303,12 +324,11 @@ mod tests {
     impl Delivered {
         fn start(mood: Mood) -> Self {
             let audit = Audit { mood: Arc::new(Mutex::new(mood)), ..Audit::default() };
-            let never = tower::service_fn(async |_| Ok::<_, Infallible>(unknown().into_http()));
-            let channel = Channel::local(never, audit.clone());
+            let client = AuditClient::local(audit.clone());
             let (recorder, finished) = (Recorder::new(), CancellationToken::new());
             let delivery = tokio::spawn({
                 let (recorder, finished) = (recorder.clone(), finished.clone());
-                async move { recorder.deliver(channel, finished).await }
+                async move { recorder.deliver(client, finished).await }
             });
             Self { recorder, audit, finished, delivery }
         }

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use lonja_proto::{
-    catalog::{END_SESSION, EndSessionRequest, ListSessionsRequest},
+    catalog::{EndSessionRequest, ListSessionsRequest},
     registry::{FindEndedSessionsRequest, SessionKey},
 };
 use metrics::counter;
@@ -40,18 +41,17 @@ pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration,
 
 /// Ends those sessions in the catalog that are over in the registry, and returns their number.
 async fn sweep(backend: &Backend) -> Result<u64, Status> {
-    let (mut registry, mut catalog) = (backend.registry_client(), backend.catalog_client());
-    let mut pages = catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?.into_inner();
+    let mut pages = backend.catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?;
     let mut swept = 0;
-    while let Some(page) = pages.message().await? {
+    while let Some(page) = pages.try_next().await? {
         let key = |session: lonja_proto::catalog::PublishingSession| SessionKey {
             username: session.username,
             session_id: session.session_id,
         };
         let sessions = page.sessions.into_iter().map(key).collect();
-        let ended = registry.find_ended_sessions(FindEndedSessionsRequest { sessions }).await?.into_inner();
+        let ended = backend.registry.find_ended_sessions(FindEndedSessionsRequest { sessions }).await?;
         for session_id in ended.ended_session_ids {
-            backend.catalog.call_unary(&END_SESSION, EndSessionRequest { session_id }).await?;
+            backend.catalog.end_session(EndSessionRequest { session_id }).await?;
             swept += 1;
         }
     }

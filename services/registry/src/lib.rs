@@ -4,6 +4,8 @@ mod model;
 mod service;
 pub mod store;
 
+use std::sync::Arc;
+
 use lonja_chassis::{
     grpc::Service,
     service::{RunError, Running, ServiceConfig, serve},
@@ -11,10 +13,12 @@ use lonja_chassis::{
 use lonja_journal::Journal;
 use lonja_proto::{
     DESCRIPTORS,
-    registry::{SERVICE_NAME, registry_service_server::RegistryServiceServer},
+    registry::{
+        RegistryClient, RegistryUnary, SERVICE_NAME, methods, registry_service_server::RegistryServiceServer,
+    },
 };
 use lonja_redis::StoreUrl;
-use lonja_rpc::{Callers, Channel};
+use lonja_rpc::Callers;
 use tokio_util::sync::CancellationToken;
 
 pub use model::{Endpoint, OpenSession, Session};
@@ -27,26 +31,19 @@ const CALLERS: Callers = &[
     (
         "lonja-gateway",
         &[
-            "lonja.registry.v1.RegistryService/RegisterUser",
-            "lonja.registry.v1.RegistryService/UnregisterUser",
-            "lonja.registry.v1.RegistryService/OpenSession",
-            "lonja.registry.v1.RegistryService/CloseSession",
-            "lonja.registry.v1.RegistryService/GetSession",
-            "lonja.registry.v1.RegistryService/NoteDialect",
-            "lonja.registry.v1.RegistryService/GetRemoteSession",
-            "lonja.registry.v1.RegistryService/ListSessions",
-            "lonja.registry.v1.RegistryService/FindEndedSessions",
-            "lonja.registry.v1.RegistryService/GetStatistics",
+            methods::REGISTER_USER,
+            methods::UNREGISTER_USER,
+            methods::OPEN_SESSION,
+            methods::CLOSE_SESSION,
+            methods::GET_SESSION,
+            methods::NOTE_DIALECT,
+            methods::GET_REMOTE_SESSION,
+            methods::LIST_SESSIONS,
+            methods::FIND_ENDED_SESSIONS,
+            methods::GET_STATISTICS,
         ],
     ),
-    (
-        "lonja-console",
-        &[
-            "lonja.registry.v1.RegistryService/LookUpSessions",
-            "lonja.registry.v1.RegistryService/FindSessions",
-            "lonja.registry.v1.RegistryService/GetStatistics",
-        ],
-    ),
+    ("lonja-console", &[methods::LOOK_UP_SESSIONS, methods::FIND_SESSIONS, methods::GET_STATISTICS]),
 ];
 
 /// Settings of a registry that runs alone.
@@ -57,11 +54,10 @@ pub struct Config {
     pub service: ServiceConfig,
 }
 
-/// Makes a channel to a registry in this process.
+/// Makes a client of a registry in this process.
 #[must_use]
-pub fn channel(store: EmbeddedStore) -> Channel {
-    let registry = RegistryGrpc::new(store);
-    Channel::local(RegistryServiceServer::new(registry.clone()), registry)
+pub fn client(store: EmbeddedStore) -> RegistryClient {
+    RegistryClient::local(RegistryGrpc::new(store))
 }
 
 /// Runs a registry until shutdown.
@@ -91,8 +87,10 @@ async fn serve_store(
     store: impl Store + Clone,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let registry = RegistryGrpc::new(store.clone());
-    let server = RegistryServiceServer::new(registry.clone());
-    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, registry)?;
+    let registry = Arc::new(RegistryGrpc::new(store.clone()));
+    let server = RegistryServiceServer::from_arc(Arc::clone(&registry));
+    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, RegistryUnary(registry))?;
+    let restarting = store.clone();
+    let service = service.holding(move || restarting.is_restarting());
     serve(&config.service, service, || store.is_ready(), shutdown).await
 }

@@ -1,16 +1,14 @@
 //! The registry's gRPC service: it checks requests, asks the store and makes responses.
 
-use std::{net::Ipv4Addr, pin::Pin, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc};
 
-use bytes::Bytes;
 use lonja_chassis::fold::fold;
 use lonja_proto::{
     SessionId,
     registry::{self as proto, registry_service_server::RegistryService},
 };
-use lonja_rpc::{Unary, unknown};
+use lonja_rpc::Pages;
 use metrics::gauge;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -88,42 +86,6 @@ fn session(session: &Session) -> proto::Session {
 fn identified(one: &Arc<Session>) -> proto::IdentifiedSession {
     proto::IdentifiedSession { session_id: one.id.to_string(), session: Some(session(one)) }
 }
-
-#[tonic::async_trait]
-impl<S: Store> Unary for RegistryGrpc<S> {
-    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
-        match path {
-            _ if path == proto::GET_SESSION.path() => {
-                proto::GET_SESSION.answer(request, |request| self.get_session(request)).await
-            }
-            _ if path == proto::NOTE_DIALECT.path() => {
-                proto::NOTE_DIALECT.answer(request, |request| self.note_dialect(request)).await
-            }
-            _ if path == proto::REGISTER_USER.path() => {
-                proto::REGISTER_USER.answer(request, |request| self.register_user(request)).await
-            }
-            _ if path == proto::UNREGISTER_USER.path() => {
-                proto::UNREGISTER_USER.answer(request, |request| self.unregister_user(request)).await
-            }
-            _ if path == proto::OPEN_SESSION.path() => {
-                proto::OPEN_SESSION.answer(request, |request| self.open_session(request)).await
-            }
-            _ if path == proto::CLOSE_SESSION.path() => {
-                proto::CLOSE_SESSION.answer(request, |request| self.close_session(request)).await
-            }
-            _ if path == proto::GET_REMOTE_SESSION.path() => {
-                proto::GET_REMOTE_SESSION.answer(request, |request| self.get_remote_session(request)).await
-            }
-            _ => Err(unknown()),
-        }
-    }
-
-    fn holds(&self) -> bool {
-        self.store.is_restarting()
-    }
-}
-
-type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl<S: Store> RegistryService for RegistryGrpc<S> {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use lonja_proto::batch::{ConverseRequest, UnaryAnswer, UnaryCall};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{self, MissedTickBehavior},
@@ -14,6 +13,7 @@ use tonic::{Code, Status};
 use super::{
     GATHER,
     conversation::{self, Conversation},
+    generated::{ConverseRequest, UnaryAnswer, UnaryCall},
 };
 use crate::{held::Held, replicas::Replicas};
 

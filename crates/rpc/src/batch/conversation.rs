@@ -4,13 +4,13 @@
 use std::{error::Error as _, time::Duration};
 
 use futures_util::FutureExt as _;
-use lonja_proto::batch::{
-    ConverseRequest, ConverseResponse, UnaryAnswer, batch_service_client::BatchServiceClient,
-};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport};
 
+use super::generated::{
+    ConverseRequest, ConverseResponse, UnaryAnswer, batch_service_client::BatchServiceClient,
+};
 use crate::{
     held::{Held, in_time},
     measured::{self, CLIENT_DURATION},
@@ -154,12 +154,14 @@ mod tests {
     use std::sync::{Arc, atomic::Ordering};
 
     use bytes::Bytes;
-    use lonja_proto::batch::UnaryCall;
     use tokio::{io::copy_bidirectional, net::TcpStream, time};
     use tonic::transport::Server;
 
     use super::{
-        super::echo::{ECHO, HOLD, listen, replicas, serve, serve_with},
+        super::{
+            echo::{ECHO, HOLD, listen, replicas, serve, serve_with},
+            generated::UnaryCall,
+        },
         *,
     };
 

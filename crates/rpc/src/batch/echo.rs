@@ -9,10 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use lonja_proto::{
-    batch::batch_service_server::BatchServiceServer,
-    registry::{GET_SESSION, REGISTER_USER},
-};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -20,10 +16,10 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{Allowed, BatchServer, Names, Unary, replicas::Replicas, unknown};
+use crate::{Allowed, BatchServer, BatchServiceServer, Method, Names, Unary, replicas::Replicas, unknown};
 
-pub(super) const ECHO: &str = REGISTER_USER.path();
-pub(super) const HOLD: &str = GET_SESSION.path();
+pub(super) const ECHO: &str = "/test.EchoService/Echo";
+pub(super) const HOLD: &str = "/test.EchoService/Hold";
 
 /// A service that gives a request back at once (`ECHO`), or holds it until it is let go
 /// (`HOLD`).
@@ -36,8 +32,12 @@ pub(super) struct Echo {
 
 #[tonic::async_trait]
 impl Unary for Echo {
-    async fn answer(&self, path: &str, request: Bytes) -> Result<Bytes, Status> {
-        match path {
+    fn method(&self, path: &str) -> Option<Method> {
+        [ECHO, HOLD].into_iter().find(|known| *known == path).map(Method::new)
+    }
+
+    async fn answer(&self, method: Method, request: Bytes) -> Result<Bytes, Status> {
+        match method.path() {
             ECHO => Ok(request),
             HOLD => {
                 self.taken.notify_one();
@@ -46,10 +46,6 @@ impl Unary for Echo {
             }
             _ => Err(unknown()),
         }
-    }
-
-    fn holds(&self) -> bool {
-        self.restarting.load(Ordering::Relaxed)
     }
 }
 
@@ -72,7 +68,9 @@ pub(super) fn serve(listener: TcpListener) -> Running {
 
 pub(super) fn serve_with(listener: TcpListener, mut settings: Server) -> Running {
     let (echo, shutdown) = (Arc::new(Echo::default()), CancellationToken::new());
-    let batch = BatchServer::new(Arc::clone(&echo) as Arc<dyn Unary>, Allowed(None), shutdown.clone());
+    let restarting = Arc::clone(&echo);
+    let holds = Arc::new(move || restarting.restarting.load(Ordering::Relaxed));
+    let batch = BatchServer::new(Arc::clone(&echo) as Arc<dyn Unary>, holds, Allowed(None), shutdown.clone());
     let address = listener.local_addr().unwrap();
     let server = settings
         .add_service(BatchServiceServer::new(batch))

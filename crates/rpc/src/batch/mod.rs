@@ -9,12 +9,24 @@ mod client;
 mod conversation;
 #[cfg(test)]
 mod echo;
+#[allow(
+    missing_docs,
+    clippy::all,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated code; the proto carries the documentation"
+)]
+mod generated {
+    include!("generated/lonja.batch.v1.rs");
+}
 mod server;
 
 use std::time::Duration;
 
 pub(crate) use client::Batch;
-pub use server::BatchServer;
+pub(crate) use generated::UnaryCall;
+pub use generated::batch_service_server::BatchServiceServer;
+pub use server::{BatchServer, Holds};
 
 /// How long the answers of a batch are gathered before those that are there are sent, and how long a
 /// replica has for a batch before it gets another one beside it. Most batches are answered whole by

@@ -8,15 +8,16 @@ use futures_util::{
     future::pending,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use lonja_proto::{
-    batch::{ConverseRequest, ConverseResponse, UnaryAnswer, UnaryCall, batch_service_server::BatchService},
-    known_path,
-};
 use tokio::time::{self, Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
-use super::GATHER;
+use super::{
+    GATHER,
+    generated::{
+        ConverseRequest, ConverseResponse, UnaryAnswer, UnaryCall, batch_service_server::BatchService,
+    },
+};
 use crate::{
     callers::Allowed,
     held::SIGN,
@@ -29,10 +30,14 @@ use crate::{
 /// The largest number of calls in a batch that is answered; a larger batch is refused.
 const MAX_BATCH: usize = 1024;
 
+/// Says whether a service holds calls now, because its store is being restarted.
+pub type Holds = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Has a service answer the calls of batches.
 #[derive(Clone)]
 pub struct BatchServer {
     service: Arc<dyn Unary>,
+    holds: Holds,
     allowed: Allowed,
     shutdown: CancellationToken,
 }
@@ -46,23 +51,23 @@ impl fmt::Debug for BatchServer {
 impl BatchServer {
     /// Makes a server of batches that takes none after shutdown has begun.
     #[must_use]
-    pub fn new(service: Arc<dyn Unary>, allowed: Allowed, shutdown: CancellationToken) -> Self {
-        Self { service, allowed, shutdown }
+    pub fn new(service: Arc<dyn Unary>, holds: Holds, allowed: Allowed, shutdown: CancellationToken) -> Self {
+        Self { service, holds, allowed, shutdown }
     }
 
     async fn answer(&self, call: UnaryCall, caller: Option<&Caller>) -> UnaryAnswer {
         let UnaryCall { path, traceparent, message } = call;
         // Only a known path gets into a log, a metric or a trace.
-        let Some(path) = known_path(&path) else { return answer_of(Err(unknown())) };
+        let Some(method) = self.service.method(&path) else { return answer_of(Err(unknown())) };
         let started = Instant::now();
-        let answer = answered(path, &traceparent, async {
-            self.allowed.check(caller, path)?;
-            self.service.answer(path, message).await
+        let answer = answered(method, &traceparent, async {
+            self.allowed.check(caller, method.path())?;
+            self.service.answer(method, message).await
         });
         let answer = answer.await;
         measured::record(
             SERVER_DURATION,
-            path,
+            method.path(),
             answer.as_ref().map_or_else(Status::code, |_| Code::Ok),
             started,
         );
@@ -153,7 +158,7 @@ impl Conversing {
                     return Ok(Some(ConverseResponse { answers, held: false }));
                 }
                 _ = self.signs.tick() => {
-                    if self.batch.service.holds() {
+                    if (self.batch.holds)() {
                         return Ok(Some(ConverseResponse { answers: Vec::new(), held: true }));
                     }
                 }

@@ -74,8 +74,13 @@ pub fn init(service: &'static str) -> Result<Option<Exporter>, TraceError> {
     let exporter = exporter.map_err(|error| TraceError(error.to_string()))?;
     let provider =
         SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(service)).build();
-    let _ = TRACER.set(provider.tracer("lonja"));
+    install(&provider);
     Ok(Some(Exporter { provider }))
+}
+
+/// Has the spans of this process recorded by `provider`. Only the first call counts.
+pub fn install(provider: &SdkTracerProvider) {
+    let _ = TRACER.set(provider.tracer("lonja"));
 }
 
 /// Whether any request may be traced.

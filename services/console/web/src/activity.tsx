@@ -2,7 +2,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import { console_ } from "./api";
 import { count, moment } from "./format";
-import type { OperationRecord } from "./gen/lonja/audit/v1/audit_pb";
+import type { OperationRecord } from "./gen/lonja/audit/v1/records_pb";
 import type { WatchOperationsResponse } from "./gen/lonja/console/v1/console_pb";
 import { meaning, name, OPERATIONS, outcome } from "./operation";
 import { Name, OutcomeMark, SearchField, StreamState } from "./parts";

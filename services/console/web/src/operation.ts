@@ -1,6 +1,6 @@
 // The operations and the meaning of their statuses: docs/protocol.md 3.
 
-import { Operation, type OperationRecord } from "./gen/lonja/audit/v1/audit_pb";
+import { Operation, type OperationRecord } from "./gen/lonja/audit/v1/records_pb";
 
 export type Outcome = "ok" | "refused" | "failed";
 
