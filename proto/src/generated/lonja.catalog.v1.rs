@@ -44,6 +44,18 @@ pub struct ListFilesResponse {
     pub files: ::prost::alloc::vec::Vec<File>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HasFileRequest {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub filename: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HasFileResponse {
+    #[prost(bool, tag = "1")]
+    pub published: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndSessionRequest {
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
@@ -292,6 +304,31 @@ pub mod catalog_service_client {
                 .insert(GrpcMethod::new("lonja.catalog.v1.CatalogService", "ListFiles"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Says whether the session has published a file of this name.
+        pub async fn has_file(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HasFileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HasFileResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.catalog.v1.CatalogService/HasFile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lonja.catalog.v1.CatalogService", "HasFile"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Drops the session's list, and refuses changes that come for the session later.
         pub async fn end_session(
             &mut self,
@@ -447,6 +484,11 @@ pub mod catalog_service_server {
             &self,
             request: tonic::Request<super::ListFilesRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListFilesStream>, tonic::Status>;
+        /// Says whether the session has published a file of this name.
+        async fn has_file(
+            &self,
+            request: tonic::Request<super::HasFileRequest>,
+        ) -> std::result::Result<tonic::Response<super::HasFileResponse>, tonic::Status>;
         /// Drops the session's list, and refuses changes that come for the session later.
         async fn end_session(
             &self,
@@ -703,6 +745,51 @@ pub mod catalog_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/lonja.catalog.v1.CatalogService/HasFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct HasFileSvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<super::HasFileRequest>
+                    for HasFileSvc<T> {
+                        type Response = super::HasFileResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HasFileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::has_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HasFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/lonja.catalog.v1.CatalogService/EndSession" => {
                     #[allow(non_camel_case_types)]
                     struct EndSessionSvc<T: CatalogService>(pub Arc<T>);
@@ -940,6 +1027,10 @@ pub mod methods {
     pub const LIST_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/ListFiles",
     );
+    ///Says whether the session has published a file of this name.
+    pub const HAS_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.catalog.v1.CatalogService/HasFile",
+    );
     ///Drops the session's list, and refuses changes that come for the session later.
     pub const END_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/EndSession",
@@ -1045,6 +1136,21 @@ impl CatalogClient {
             }
         }
     }
+    ///Says whether the session has published a file of this name.
+    pub async fn has_file(
+        &self,
+        request: HasFileRequest,
+    ) -> ::std::result::Result<HasFileResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.has_file(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::HAS_FILE, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                channel.call(methods::HAS_FILE, &request).await
+            }
+        }
+    }
     ///Drops the session's list, and refuses changes that come for the session later.
     pub async fn end_session(
         &self,
@@ -1129,7 +1235,12 @@ pub struct CatalogUnary<S>(pub ::std::sync::Arc<S>);
 #[tonic::async_trait]
 impl<S: catalog_service_server::CatalogService> ::lonja_rpc::Unary for CatalogUnary<S> {
     fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
-        [methods::PUBLISH_FILE, methods::DELETE_FILE, methods::END_SESSION]
+        [
+            methods::PUBLISH_FILE,
+            methods::DELETE_FILE,
+            methods::HAS_FILE,
+            methods::END_SESSION,
+        ]
             .into_iter()
             .find(|method| method.path() == path)
     }
@@ -1145,6 +1256,10 @@ impl<S: catalog_service_server::CatalogService> ::lonja_rpc::Unary for CatalogUn
             }
             methods::DELETE_FILE => {
                 ::lonja_rpc::serialized(request, |request| self.0.delete_file(request))
+                    .await
+            }
+            methods::HAS_FILE => {
+                ::lonja_rpc::serialized(request, |request| self.0.has_file(request))
                     .await
             }
             methods::END_SESSION => {

@@ -42,6 +42,7 @@ const CALLERS: Callers = &[
             methods::PUBLISH_FILE,
             methods::DELETE_FILE,
             methods::LIST_FILES,
+            methods::HAS_FILE,
             methods::END_SESSION,
             methods::LIST_SESSIONS,
             methods::GET_STATISTICS,

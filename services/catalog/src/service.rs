@@ -138,6 +138,15 @@ impl<S: Store> CatalogService for CatalogGrpc<S> {
         }))
     }
 
+    async fn has_file(
+        &self,
+        request: Request<proto::HasFileRequest>,
+    ) -> Result<Response<proto::HasFileResponse>, Status> {
+        let request = request.get_ref();
+        let published = self.store.has(session_id(&request.session_id)?, &request.filename).await?;
+        Ok(Response::new(proto::HasFileResponse { published }))
+    }
+
     async fn end_session(
         &self,
         request: Request<proto::EndSessionRequest>,

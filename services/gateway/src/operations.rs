@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::TryStreamExt as _;
 use lonja_proto::{
     Reason,
-    catalog::{DeleteFileRequest, EndSessionRequest, File, ListFilesRequest, PublishFileRequest},
+    catalog::{DeleteFileRequest, EndSessionRequest, File, HasFileRequest, PublishFileRequest},
     registry::{
         CloseSessionRequest, Endpoint, GetRemoteSessionRequest, GetSessionRequest, GetSessionResponse,
         NoteDialectRequest, OpenSessionRequest, RegisterUserRequest, UnregisterUserRequest,
@@ -234,7 +233,9 @@ impl Operations {
             Ok(owner) => owner,
             Err(NotDone(Outcome::NotRegistered)) => {
                 let first = self.session(first).await.map_err(of_owner)?;
-                if !looks_like_a_file(second) && !self.has_published(&first.session_id, second).await? {
+                let has_file =
+                    HasFileRequest { session_id: first.session_id.clone(), filename: second.to_string() };
+                if !looks_like_a_file(second) && !self.backend.catalog.has_file(has_file).await?.published {
                     return Err(NotDone(Outcome::OwnerNotConnected));
                 }
                 first
@@ -244,18 +245,6 @@ impl Operations {
         let Endpoint { ipv4, port } = owner.endpoint.unwrap_or_default();
         let port = u16::try_from(port).unwrap_or_default();
         Ok(Done { content: Content::Owner(Ipv4Addr::from_bits(ipv4), port), dialect: None })
-    }
-
-    /// Whether a session has published a file of this name.
-    async fn has_published(&self, session_id: &str, name: &Username) -> Result<bool, NotDone> {
-        let request = ListFilesRequest { session_id: session_id.to_owned(), page_size: 0 };
-        let mut pages = self.backend.catalog.list_files(request).await?;
-        while let Some(page) = pages.try_next().await? {
-            if page.files.iter().any(|file| file.filename == name.as_str()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Keeps in the user's session that the user's peer reads this dialect; `None` forgets what was

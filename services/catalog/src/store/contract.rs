@@ -64,7 +64,11 @@ pub(crate) async fn a_file_is_published_once(store: impl Store) {
     let other = File { description: "another".to_owned(), ..file("a") };
     assert_eq!(store.publish(session, "alice", other).await, refused(Reason::FileExists));
     assert_eq!(files(&store, session).await, [file("a")]);
+    assert_eq!(store.has(session, "a").await, Ok(true));
+    assert_eq!(store.has(session, "b").await, Ok(false));
+    assert_eq!(store.has(SessionId::fresh(), "a").await, Ok(false));
     assert_eq!(store.delete(session, "a").await, Ok(()));
+    assert_eq!(store.has(session, "a").await, Ok(false));
     assert_eq!(store.delete(session, "a").await, refused(Reason::FileNotFound));
     assert_eq!(store.publish(session, "alice", file("a")).await, Ok(()));
     assert_eq!(store.statistics().await, Ok(Statistics { sessions: 1, files: 1 }));
@@ -345,6 +349,10 @@ impl<S: Store> Store for Failing<S> {
     async fn list(&self, session: SessionId) -> Result<Vec<Listed>, Failure> {
         self.one_of(13)?;
         self.store.list(session).await
+    }
+
+    async fn has(&self, session: SessionId, filename: &str) -> Result<bool, Failure> {
+        self.store.has(session, filename).await
     }
 
     async fn end_session(&self, session: SessionId) -> Result<(), Failure> {

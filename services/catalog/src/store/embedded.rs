@@ -70,6 +70,11 @@ impl Store for EmbeddedStore {
         Ok(files.collect())
     }
 
+    async fn has(&self, session: SessionId, filename: &str) -> Result<bool, Failure> {
+        let state = self.log.state();
+        Ok(state.sessions.get(&session).is_some_and(|list| list.files.contains_key(filename)))
+    }
+
     async fn end_session(&self, session: SessionId) -> Result<(), Failure> {
         self.submit(session, Action::End(unix_ms())).await
     }

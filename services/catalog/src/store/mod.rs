@@ -84,6 +84,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Gives the session's list in the order of publishing.
     fn list(&self, session: SessionId) -> impl Future<Output = Result<Vec<Listed>, Failure>> + Send;
 
+    /// Says whether the session has published a file of this name.
+    fn has(&self, session: SessionId, filename: &str) -> impl Future<Output = Result<bool, Failure>> + Send;
+
     /// Drops the session's list, and leaves a tombstone so that changes that still come for the
     /// session are refused. The tombstone stays for a few minutes, longer than any request can be
     /// on its way.

@@ -35,6 +35,11 @@ impl RedisStore {
         (Self { redis, changes, max_files: config.max_files_per_session }, driver)
     }
 
+    /// The key of what a session has published.
+    fn files(&self, session: SessionId) -> String {
+        self.redis.key(shard(&session.to_bytes()), &format!("files:{session}"))
+    }
+
     async fn change(&self, operation: &str, session: SessionId, details: [&str; 3]) -> Result<(), Failure> {
         let (shard, id) = (shard(&session.to_bytes()), session.to_string());
         let [username, filename, description] = details;
@@ -101,11 +106,17 @@ impl Store for RedisStore {
 
     async fn list(&self, session: SessionId) -> Result<Vec<Listed>, Failure> {
         let mut get = cmd("HGETALL");
-        get.arg(self.redis.key(shard(&session.to_bytes()), &format!("files:{session}")));
+        get.arg(self.files(session));
         let files: Vec<(String, String)> = self.redis.query(&get).await.map_err(Failure::unavailable)?;
         let mut files: Vec<_> = files.into_iter().map(parse).collect::<Result<_, _>>()?;
         files.sort_unstable_by_key(|listed| listed.order);
         Ok(files)
+    }
+
+    async fn has(&self, session: SessionId, filename: &str) -> Result<bool, Failure> {
+        let mut exists = cmd("HEXISTS");
+        exists.arg(self.files(session)).arg(filename);
+        self.redis.query(&exists).await.map_err(Failure::unavailable)
     }
 
     async fn end_session(&self, session: SessionId) -> Result<(), Failure> {
