@@ -25,7 +25,7 @@ use rustix::{
 
 use crate::{
     interrupt::Interrupt,
-    shared::{OpenError, Shared},
+    shared::{OpenError, SharedFiles},
 };
 
 /// The largest number of callers that are served at one time; others wait for their turn.
@@ -60,7 +60,7 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<SharedFiles>,
     stop: Interrupt,
     callers: Mutex<usize>,
     fewer: Condvar,
@@ -71,7 +71,7 @@ impl Server {
     ///
     /// # Errors
     /// When the address cannot be listened on, or no thread can be started.
-    pub fn start(bind: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn start(bind: SocketAddr, shared: Arc<SharedFiles>) -> io::Result<Self> {
         let listener = TcpListener::bind(bind)?;
         let address = listener.local_addr()?;
         let service = Arc::new(Service {
@@ -361,13 +361,13 @@ mod tests {
 
     struct Served {
         server: Server,
-        shared: Arc<Shared>,
+        shared: Arc<SharedFiles>,
         directory: TempDir,
     }
 
     fn serve(files: &[(&str, &[u8])]) -> Served {
         let directory = TempDir::new().unwrap();
-        let shared = Arc::new(Shared::new(directory.path()).unwrap());
+        let shared = Arc::new(SharedFiles::new(directory.path()).unwrap());
         for (name, content) in files {
             fs::write(directory.path().join(name), content).unwrap();
             shared.publish(&name.parse().unwrap());

@@ -45,7 +45,7 @@ pub enum OpenError {
 /// A directory of which some files are published. No other file of the directory is served, and no
 /// file outside, whatever links are made in the directory meanwhile.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedFiles {
     directory: Dir,
     /// The published files by their composed names, each with its hash if that was asked for.
     published: Mutex<HashMap<String, Option<Hashed>>>,
@@ -104,7 +104,7 @@ pub struct Opened {
     stamp: Stamp,
 }
 
-impl Shared {
+impl SharedFiles {
     /// Opens a directory, of which no file is published yet.
     ///
     /// # Errors
@@ -304,7 +304,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn is_served(shared: &Shared, filename: &str) -> bool {
+    fn is_served(shared: &SharedFiles, filename: &str) -> bool {
         shared.publish(&name(filename));
         shared.open(&name(filename)).is_ok()
     }
@@ -321,7 +321,7 @@ mod tests {
         symlink(outside.path().join("secret"), directory.join("absolute")).unwrap();
         symlink("sub/b.txt", directory.join("in")).unwrap();
         symlink("..", directory.join("up")).unwrap();
-        let shared = Shared::new(&directory).unwrap();
+        let shared = SharedFiles::new(&directory).unwrap();
         assert!(matches!(shared.open(&name("a.txt")), Err(OpenError::NoFile)));
         for inside in ["a.txt", "sub/b.txt", "./a.txt", "in"] {
             assert!(is_served(&shared, inside), "{inside}");
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_file_is_served_however_its_name_is_spelled() {
         let directory = TempDir::new().unwrap();
-        let shared = Shared::new(directory.path()).unwrap();
+        let shared = SharedFiles::new(directory.path()).unwrap();
         let (whole, parts) = ("\u{e9}t\u{e9}", "e\u{301}te\u{301}");
         for (on_disk, published, asked) in
             [(parts, whole, parts), (parts, whole, whole), (whole, parts, whole)]
@@ -368,13 +368,13 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let made = std::process::Command::new("mkfifo").arg(directory.path().join("pipe")).status().unwrap();
         assert!(made.success());
-        assert!(!is_served(&Shared::new(directory.path()).unwrap(), "pipe"));
+        assert!(!is_served(&SharedFiles::new(directory.path()).unwrap(), "pipe"));
     }
 
     #[test]
     fn a_hash_is_that_of_the_file_as_it_is_now() {
         let directory = TempDir::new().unwrap();
-        let shared = Arc::new(Shared::new(directory.path()).unwrap());
+        let shared = Arc::new(SharedFiles::new(directory.path()).unwrap());
         shared.publish(&name("a"));
         for content in ["one", "another"] {
             fs::write(directory.path().join("a"), content).unwrap();

@@ -23,7 +23,7 @@ use lonja_peer::{
     partial::Target,
     progress::Progress,
     serve::Server,
-    shared::Shared,
+    shared::SharedFiles,
 };
 use lonja_wire::Filename;
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ impl Sharing {
     fn start(content: &[u8]) -> Self {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join(NAME), content).unwrap();
-        let shared = Shared::new(directory.path()).unwrap();
+        let shared = SharedFiles::new(directory.path()).unwrap();
         shared.publish(&name());
         let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Arc::new(shared)).unwrap();
         Self { server, directory }
@@ -327,7 +327,7 @@ fn a_hundred_thousand_raced_opens_serve_nothing_from_outside() {
         fs::write(inside, "inside").unwrap();
     }
     fs::write(outside.join("f"), "secret").unwrap();
-    let swapped = Arc::new(Shared::new(&shared).unwrap());
+    let swapped = Arc::new(SharedFiles::new(&shared).unwrap());
     let (link, file) = ("link/f".parse::<Filename>().unwrap(), "f".parse::<Filename>().unwrap());
     swapped.publish(&link);
     swapped.publish(&file);

@@ -23,7 +23,7 @@ use crate::{
     index::{Asker, Index, Listed},
     interrupt::Interrupt,
     names::{self, composed, other_spellings},
-    shared::Shared,
+    shared::SharedFiles,
 };
 pub(crate) use error::PeerError;
 use session::Session;
@@ -255,7 +255,7 @@ impl Peer {
 
     /// The address at which the user's session in this process serves, and what it serves.
     #[must_use]
-    pub(crate) fn serving(&self, user: &Username) -> Option<(SocketAddr, Arc<Shared>)> {
+    pub(crate) fn serving(&self, user: &Username) -> Option<(SocketAddr, Arc<SharedFiles>)> {
         self.sessions.get(user).map(|session| (session.server.address(), Arc::clone(&session.shared)))
     }
 

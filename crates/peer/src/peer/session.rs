@@ -10,14 +10,14 @@ use crate::{
     data_dir::{Marker, OpenSession, PublishedFile},
     index::Asker,
     serve::Server,
-    shared::Shared,
+    shared::SharedFiles,
     text::visible,
 };
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) server: Server,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedFiles>,
     pub(super) files: Vec<PublishedFile>,
     /// The marker of the session; `None` if another process has it.
     marker: Option<Marker>,
@@ -70,9 +70,10 @@ impl Peer {
         user: &Username,
         marker: &mut Option<Marker>,
         left: Option<&OpenSession>,
-    ) -> Result<(Server, Arc<Shared>, Vec<PublishedFile>), PeerError> {
+    ) -> Result<(Server, Arc<SharedFiles>, Vec<PublishedFile>), PeerError> {
         let path = &self.settings.shared;
-        let shared = Shared::new(path).map_err(|source| PeerError::Share { path: path.clone(), source })?;
+        let shared =
+            SharedFiles::new(path).map_err(|source| PeerError::Share { path: path.clone(), source })?;
         let shared = Arc::new(if self.settings.serves_what_others_publish {
             let (data, user) = (self.data.clone(), user.clone());
             shared.following(move || {
