@@ -77,10 +77,21 @@ pub fn run(cli: Cli) -> ExitCode {
     match runtime(&cli).map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(start(cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lonja: {error:#}");
+            eprintln!("lonja: {}", line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error as one line. Some errors name their cause in their own text, which is not said twice.
+fn line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn runtime(cli: &Cli) -> io::Result<Runtime> {
@@ -149,4 +160,20 @@ async fn serve(command: Command, shutdown: CancellationToken) -> anyhow::Result<
         Command::Peer(_) => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: "cannot read FILE: No such file or directory: No such file or directory".
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = io::Error::from(io::ErrorKind::NotFound);
+        let said = format!("cannot read the file: {cause}");
+        let error = anyhow::Error::new(cause);
+        assert_eq!(line(&error.context(said.clone())), said);
+        let error = anyhow::anyhow!("the disk is full").context("cannot write").context("no backup");
+        assert_eq!(line(&error), "no backup: cannot write: the disk is full");
+    }
 }

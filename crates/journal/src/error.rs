@@ -8,6 +8,8 @@ use std::{
     sync::Once,
 };
 
+use crate::state::Row;
+
 /// Why a data directory cannot be used, as one line that also says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -16,16 +18,49 @@ pub enum OpenError {
     InUse(PathBuf),
     /// The directory or a file in it cannot be created, read or written.
     #[error("{} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
-    Unusable(PathBuf, io::Error),
+    Unusable(PathBuf, #[source] io::Error),
     /// The content of the files is damaged.
     #[error("the data file {} is damaged ({}): restore its directory from a backup, or move it away to start empty", .0.display(), .1)]
-    Damaged(PathBuf, String),
+    Damaged(PathBuf, #[source] Damage),
     /// A thread cannot be started.
     #[error("the journal's threads cannot be started: {0}")]
-    Thread(io::Error),
+    Thread(#[source] io::Error),
 }
 
-/// Why an operation could not be carried out.
+/// What is wrong with the content of a journal's files.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// redb cannot read its file.
+    #[error(transparent)]
+    Tables(#[from] redb::Error),
+    /// redb panicked over its file.
+    #[error("the structure of the file cannot be read")]
+    Structure,
+    /// A row is shorter than its checksum.
+    #[error("a row is too short")]
+    Short,
+    /// The bytes of a row are not those that were written.
+    #[error("a checksum does not match")]
+    Checksum,
+    /// A row is whole and cannot be decoded.
+    #[error(transparent)]
+    Row(#[from] prost::DecodeError),
+    /// A row between others is not there.
+    #[error("row {0} is missing")]
+    Missing(Row),
+}
+
+impl From<Damage> for redb::Error {
+    fn from(damage: Damage) -> Self {
+        match damage {
+            Damage::Tables(error) => error,
+            other => Self::Corrupted(other.to_string()),
+        }
+    }
+}
+
+/// Why an operation could not be carried out. Causes are kept as text: everyone who waited for a commit
+/// gets a clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum JournalError {
     /// The change could not be written. If the process ends now, the next start may find the change
@@ -62,9 +97,9 @@ thread_local! {
     static IS_SILENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `open` and turns a panic into a text: redb may panic on a damaged file, and a person should
+/// Runs `open` and turns a panic into an error: redb may panic on a damaged file, and a person should
 /// see one line all the same. Panics of other threads are reported as ever.
-pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, Damage> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
@@ -77,7 +112,7 @@ pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, String> {
     let before = IS_SILENT.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(open));
     IS_SILENT.set(before);
-    result.map_err(|_| "the structure of the file cannot be read".to_owned())
+    result.map_err(|_| Damage::Structure)
 }
 
 #[cfg(test)]
@@ -100,8 +135,8 @@ mod tests {
         });
         assert!(wait.recv().unwrap());
         assert!(!IS_SILENT.get(), "while another thread opens");
-        let broken: Result<(), String> = without_panic(|| panic!("redb has found damage"));
-        assert!(broken.unwrap_err().contains("cannot be read"));
+        let broken: Result<(), Damage> = without_panic(|| panic!("redb has found damage"));
+        assert!(matches!(broken, Err(Damage::Structure)));
         assert!(!IS_SILENT.get());
         end.send(()).unwrap();
         assert!(other.join().unwrap().is_ok());

@@ -81,7 +81,7 @@ mod tests;
 mod wal;
 mod writer;
 
-pub use error::{JournalError, OpenError};
+pub use error::{Damage, JournalError, OpenError};
 pub use log::Log;
 pub use open::{Journal, JournalBuilder};
 pub use state::{Row, State};

@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     commit::{LogRow, Participant},
-    error::JournalError,
+    error::{Damage, JournalError},
     signal::Signal,
     state::{Row, State},
     table_file::{Span, TableFile, Tail, table},
@@ -38,7 +38,7 @@ static UNREADABLE: Throttle = Throttle::events();
 
 /// A service's access to its log. Clones share one log.
 pub struct Log<S: State> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<SharedLog<S>>,
 }
 
 impl<S: State> Clone for Log<S> {
@@ -53,7 +53,7 @@ impl<S: State> fmt::Debug for Log<S> {
     }
 }
 
-struct Shared<S: State> {
+struct SharedLog<S: State> {
     queue: Mutex<Queue<S>>,
     state: RwLock<S>,
     newest: watch::Sender<Row>,
@@ -140,7 +140,7 @@ impl<S: State> Log<S> {
             };
             for entry in table.range(from..)?.take(rows) {
                 let (row, bytes) = entry?;
-                let changes = decode_row::<S>(bytes.value()).map_err(redb::Error::Corrupted)?;
+                let changes = decode_row::<S>(bytes.value())?;
                 found.push((row.value(), changes));
             }
             Ok(())
@@ -148,7 +148,7 @@ impl<S: State> Log<S> {
         let behind = found.last().map_or(from, |(row, _)| row + 1);
         let room = rows - found.len();
         for (row, bytes) in tail.into_iter().filter(|(row, _)| *row >= behind).take(room) {
-            found.push((row, decode_row::<S>(&bytes).map_err(redb::Error::Corrupted)?));
+            found.push((row, decode_row::<S>(&bytes)?));
         }
         Ok(found)
     }
@@ -169,14 +169,14 @@ fn encode_row<S: State>(changes: &[S::Change]) -> Bytes {
     bytes.into()
 }
 
-fn decode_row<S: State>(row: &[u8]) -> Result<Vec<S::Change>, String> {
-    let (checksum, mut bytes) = row.split_first_chunk::<CHECKSUM>().ok_or("a row is too short")?;
+fn decode_row<S: State>(row: &[u8]) -> Result<Vec<S::Change>, Damage> {
+    let (checksum, mut bytes) = row.split_first_chunk::<CHECKSUM>().ok_or(Damage::Short)?;
     if crc32fast::hash(bytes) != u32::from_le_bytes(*checksum) {
-        return Err("a checksum does not match".to_owned());
+        return Err(Damage::Checksum);
     }
     let mut changes = Vec::new();
     while !bytes.is_empty() {
-        changes.push(S::Change::decode_length_delimited(&mut bytes).map_err(|error| error.to_string())?);
+        changes.push(S::Change::decode_length_delimited(&mut bytes)?);
     }
     Ok(changes)
 }
@@ -194,15 +194,15 @@ impl<S: State> Replay<S> {
         Self { state, first: 1, next: 1, weight: 0 }
     }
 
-    pub(crate) fn read(&mut self, table: &impl ReadableTable<Row, &'static [u8]>) -> Result<(), String> {
+    pub(crate) fn read(&mut self, table: &impl ReadableTable<Row, &'static [u8]>) -> Result<(), Damage> {
         let mut first = true;
-        for entry in table.iter().map_err(|error| error.to_string())? {
-            let (row, bytes) = entry.map_err(|error| error.to_string())?;
+        for entry in table.iter().map_err(redb::Error::from)? {
+            let (row, bytes) = entry.map_err(redb::Error::from)?;
             let row = row.value();
             if std::mem::take(&mut first) {
                 self.first = row;
             } else if row != self.next {
-                return Err(format!("row {} is missing", self.next));
+                return Err(Damage::Missing(self.next));
             }
             for change in decode_row::<S>(bytes.value())? {
                 self.weight += S::weight(&change);
@@ -219,7 +219,7 @@ pub(crate) fn attach<S: State>(
     signal: Arc<Signal>,
     replay: Replay<S>,
 ) -> (Log<S>, Box<dyn Participant>) {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(SharedLog {
         queue: Mutex::new(Queue { pending: VecDeque::new(), closed: false }),
         state: RwLock::new(replay.state),
         newest: watch::Sender::new(replay.next - 1),
@@ -245,7 +245,7 @@ type Answer<S> = (oneshot::Sender<Result<<S as State>::Outcome, JournalError>>, 
 
 /// The writer's side of a log.
 struct LogWriter<S: State> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<SharedLog<S>>,
     /// The row that the next commit writes.
     next: Row,
     /// The weight of all changes from the first row on, including those that no longer matter.
@@ -305,7 +305,7 @@ impl<S: State> LogWriter<S> {
                     },
                     (None, None) => break,
                 };
-                let changes = changes.map_err(redb::Error::Corrupted)?;
+                let changes = changes?;
                 cleaned.rows += 1;
                 cleaned.weight += weight::<S>(&changes);
                 live.extend(changes.into_iter().filter(|change| state.is_live(change, row)));

@@ -12,7 +12,7 @@ use redb::{ReadTransaction, TableError};
 use crate::{
     checkpoint::fold_until_closed,
     commit::Participant,
-    error::{OpenError, without_panic},
+    error::{Damage, OpenError, without_panic},
     log::{self, Log, Replay},
     recovery::recover,
     segment::Segment,
@@ -72,7 +72,7 @@ impl Journal {
             .map_err(|what| OpenError::Damaged(path.clone(), what))?
             .map_err(|error| match error {
                 redb::Error::Io(error) => OpenError::Unusable(path.clone(), error),
-                error => OpenError::Damaged(path.clone(), error.to_string()),
+                error => OpenError::Damaged(path.clone(), error.into()),
             })?;
         Ok(JournalBuilder {
             file: Arc::new(file),
@@ -110,10 +110,10 @@ impl JournalBuilder {
     /// # Errors
     /// When the log is damaged.
     pub fn add<S: State>(&mut self, state: S) -> Result<Log<S>, OpenError> {
-        let damaged = |what: String| OpenError::Damaged(self.file.path().to_owned(), what);
+        let damaged = |what: Damage| OpenError::Damaged(self.file.path().to_owned(), what);
         let replayed = without_panic(|| self.file.read(|transaction| Ok(replay(transaction, state))))
             .map_err(damaged)?
-            .map_err(|error| damaged(error.to_string()))?
+            .map_err(|error| damaged(error.into()))?
             .map_err(damaged)?;
         let (log, participant) = log::attach(Arc::clone(&self.file), Arc::clone(&self.signal), replayed);
         self.participants.push(participant);
@@ -150,12 +150,12 @@ impl Journal {
     }
 }
 
-fn replay<S: State>(transaction: &ReadTransaction, state: S) -> Result<Replay<S>, String> {
+fn replay<S: State>(transaction: &ReadTransaction, state: S) -> Result<Replay<S>, Damage> {
     let mut replay = Replay::new(state);
     match transaction.open_table(table(S::LOG)) {
         Ok(table) => replay.read(&table)?,
         Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(redb::Error::from(error).into()),
     }
     Ok(replay)
 }

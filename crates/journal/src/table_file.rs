@@ -147,6 +147,6 @@ fn open(path: &Path) -> Result<Database, OpenError> {
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
             OpenError::Unusable(path.to_owned(), error)
         }
-        other => OpenError::Damaged(path.to_owned(), other.to_string()),
+        other => OpenError::Damaged(path.to_owned(), redb::Error::from(other).into()),
     })
 }

@@ -23,5 +23,5 @@ pub use method::Method;
 pub use names::{BadNameServer, NameServer, Names};
 pub use spans::Traced;
 pub use target::{Pages, Target, local, local_stream};
-pub use tls::{Caller, Secured, Tls, TlsConfig, TlsError};
+pub use tls::{BadContent, BadIdentity, Caller, Secured, Tls, TlsConfig, TlsError};
 pub use unary::{Unary, serialized, unknown};

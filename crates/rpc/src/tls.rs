@@ -14,7 +14,10 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, ServerName,
+    pem::{self, PemObject as _},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -24,7 +27,10 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, client,
-    rustls::{self, ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier},
+    rustls::{
+        self, ClientConfig, RootCertStore, ServerConfig,
+        server::{VerifierBuilderError, WebPkiClientVerifier},
+    },
     server,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -68,16 +74,41 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A file is not PEM, or it holds something else than it should.
-    #[error("{} cannot be used: {reason}", path.display())]
+    #[error("{} cannot be used: {source}", path.display())]
     Content {
         /// The path of the file.
         path: PathBuf,
         /// What is wrong with the content.
-        reason: String,
+        source: BadContent,
     },
     /// The files do not fit each other.
     #[error("the certificate files cannot be used together: {0}")]
-    Unusable(String),
+    Unusable(#[from] BadIdentity),
+}
+
+/// What is wrong with the content of a certificate file.
+#[derive(Debug, thiserror::Error)]
+pub enum BadContent {
+    /// The file is not PEM, or has no key.
+    #[error(transparent)]
+    Pem(#[from] pem::Error),
+    /// The file has no certificate.
+    #[error("the file contains no certificate")]
+    NoCertificate,
+    /// A certificate of the file cannot be an authority.
+    #[error(transparent)]
+    Authority(#[from] rustls::Error),
+}
+
+/// Why certificate, key and authorities do not make an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum BadIdentity {
+    /// The key does not fit the certificate, or is of a kind that is not known.
+    #[error(transparent)]
+    Key(#[from] rustls::Error),
+    /// Callers cannot be verified by these authorities.
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
 }
 
 /// The identity of a service, as its certificate files are now. Clones share one identity.
@@ -178,11 +209,11 @@ impl Tls {
         ReceiverStream::new(incoming)
     }
 
-    async fn secure(&self, stream: TcpStream) -> Result<Secured, String> {
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    async fn secure(&self, stream: TcpStream) -> io::Result<Secured> {
+        stream.set_nodelay(true)?;
         let handshake = TlsAcceptor::from(self.ends().server).accept(stream);
-        let stream = time::timeout(HANDSHAKE, handshake).await.map_err(|_| "no handshake in time")?;
-        let stream = stream.map_err(|error| error.to_string())?;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in time");
+        let stream = time::timeout(HANDSHAKE, handshake).await.map_err(late)??;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let caller = certificates.first().map(names).unwrap_or_default();
         Ok(Secured { stream, caller: Caller(caller.into()) })
@@ -216,7 +247,7 @@ async fn accept_until_closed(tls: Tls, listener: TcpListener, secured: mpsc::Sen
                 Ok(stream) => drop(secured.send(Ok(stream)).await),
                 Err(error) => {
                     if let Some(suppressed) = REFUSED.admit() {
-                        tracing::warn!(client = %address.ip(), error, suppressed, "a TLS handshake failed: the caller was refused");
+                        tracing::warn!(client = %address.ip(), %error, suppressed, "a TLS handshake failed: the caller was refused");
                     }
                 }
             }
@@ -228,37 +259,37 @@ async fn accept_until_closed(tls: Tls, listener: TcpListener, secured: mpsc::Sen
 impl Ends {
     fn new(paths: &[PathBuf; 3], contents: &Contents) -> Result<Self, TlsError> {
         let [cert, key, ca] = contents;
-        let content = |index: usize, reason: String| TlsError::Content { path: paths[index].clone(), reason };
-        let chain = certificates(cert).map_err(|reason| content(0, reason))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| content(1, error.to_string()))?;
+        let content =
+            |index: usize, source: BadContent| TlsError::Content { path: paths[index].clone(), source };
+        let chain = certificates(cert).map_err(|source| content(0, source))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| content(1, error.into()))?;
         let mut roots = RootCertStore::empty();
-        for authority in certificates(ca).map_err(|reason| content(2, reason))? {
-            roots.add(authority).map_err(|error| content(2, error.to_string()))?;
+        for authority in certificates(ca).map_err(|source| content(2, source))? {
+            roots.add(authority).map_err(|error| content(2, error.into()))?;
         }
-        Self::of(chain, key, Arc::new(roots)).map_err(TlsError::Unusable)
+        Ok(Self::of(chain, key, Arc::new(roots))?)
     }
 
     fn of(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         roots: Arc<RootCertStore>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, BadIdentity> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let say = |error: rustls::Error| error.to_string();
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
-        let verifier = verifier.build().map_err(|error| error.to_string())?;
+        let verifier = verifier.build()?;
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider));
-        let server = server.with_protocol_versions(&[&rustls::version::TLS13]).map_err(say)?;
+        let server = server.with_protocol_versions(&[&rustls::version::TLS13])?;
         let server = server.with_client_cert_verifier(verifier);
-        let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(say)?;
+        let mut server = server.with_single_cert(chain.clone(), key.clone_key())?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
         // Without session tickets, each new connection makes a full handshake, in which both ends
         // show their current certificates.
         server.send_tls13_tickets = 0;
         let client = ClientConfig::builder_with_provider(provider);
-        let client = client.with_protocol_versions(&[&rustls::version::TLS13]).map_err(say)?;
+        let client = client.with_protocol_versions(&[&rustls::version::TLS13])?;
         let client = client.with_root_certificates(roots);
-        let mut client = client.with_client_auth_cert(chain, key).map_err(say)?;
+        let mut client = client.with_client_auth_cert(chain, key)?;
         client.alpn_protocols = vec![HTTP2.to_vec()];
         Ok(Self { server: Arc::new(server), client: Arc::new(client) })
     }
@@ -270,11 +301,11 @@ fn read(paths: &[PathBuf; 3]) -> Result<Contents, TlsError> {
     Ok([read(&paths[0])?, read(&paths[1])?, read(&paths[2])?])
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BadContent> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Err("the file contains no certificate".to_owned()),
-        certificates => certificates.map_err(|error| error.to_string()),
+        Ok(certificates) if certificates.is_empty() => Err(BadContent::NoCertificate),
+        certificates => Ok(certificates?),
     }
 }
 

@@ -6,6 +6,8 @@ pub mod metrics;
 pub mod throttle;
 pub mod traces;
 
+use std::error::Error;
+
 use tracing_appender::non_blocking::WorkerGuard;
 
 /// Why telemetry could not be set up.
@@ -16,7 +18,7 @@ pub enum TelemetryError {
     Filter(String),
     /// Logs or metrics were set up before.
     #[error("telemetry was already set up: {0}")]
-    Twice(String),
+    Twice(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Sets up logging with this filter (`info`, `lonja_gateway=debug` ...) and metrics, once for the

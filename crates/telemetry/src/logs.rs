@@ -35,7 +35,7 @@ pub(crate) fn init(filter: &str) -> Result<WorkerGuard, TelemetryError> {
         .finish()
         .with(filter)
         .try_init()
-        .map_err(|error| TelemetryError::Twice(error.to_string()))?;
+        .map_err(|error| TelemetryError::Twice(error.into()))?;
     Ok(guard)
 }
 

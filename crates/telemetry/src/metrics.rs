@@ -17,8 +17,8 @@ pub(crate) fn init() -> Result<(), TelemetryError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|error| TelemetryError::Twice(error.to_string()))?;
-    METRICS.set(handle).map_err(|_| TelemetryError::Twice("metrics".to_owned()))
+        .map_err(|error| TelemetryError::Twice(error.into()))?;
+    METRICS.set(handle).map_err(|_| TelemetryError::Twice("metrics".into()))
 }
 
 /// The current metrics in Prometheus' text format; empty before [`crate::init`].

@@ -18,7 +18,7 @@ pub(crate) enum BadHeader {
     Malformed,
     #[error("the connection ended within its PROXY header")]
     Ended,
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 

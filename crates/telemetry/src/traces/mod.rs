@@ -20,7 +20,7 @@ use opentelemetry::{
         TracerProvider as _,
     },
 };
-use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::{
     Resource,
     resource::{EnvResourceDetector, ResourceDetector as _},
@@ -40,7 +40,7 @@ static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 /// Why traces could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("traces: {0}")]
-pub struct TraceError(String);
+pub struct TraceError(#[from] ExporterBuildError);
 
 /// Sends the spans of this process to the endpoint that is set.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub fn init(service: &'static str) -> Result<Option<Exporter>, TraceError> {
         return Ok(None);
     }
     let exporter = SpanExporter::builder().with_tonic().build();
-    let exporter = exporter.map_err(|error| TraceError(error.to_string()))?;
+    let exporter = exporter?;
     let provider =
         SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(service)).build();
     install(&provider);
