@@ -20,11 +20,11 @@ const GATHER: Duration = Duration::from_millis(5);
 /// A log to which services add lines. Clones share one buffer and one writing thread.
 #[derive(Debug, Clone)]
 pub struct OperationLog {
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<SharedLines>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedLines {
     buffer: Mutex<Buffer>,
     filled: Condvar,
 }
@@ -39,7 +39,7 @@ struct Buffer {
 /// The owner of the writing thread. [`OperationLogWriter::finish`] has the last lines written.
 #[derive(Debug)]
 pub struct OperationLogWriter {
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<SharedLines>>,
 }
 
 impl OperationLog {
@@ -54,7 +54,7 @@ impl OperationLog {
     /// # Errors
     /// When the thread cannot be started.
     pub fn to_stdout() -> io::Result<(Self, OperationLogWriter)> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedLines::default());
         thread::Builder::new().name("operation-log".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || write_lines(&shared)
@@ -108,7 +108,7 @@ impl OperationLogWriter {
     }
 }
 
-fn write_lines(shared: &Shared) {
+fn write_lines(shared: &SharedLines) {
     let mut lines = String::new();
     loop {
         let mut buffer = shared.buffer.lock();

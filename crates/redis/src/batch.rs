@@ -40,7 +40,7 @@ return replies
 
 /// A change that a script decides.
 #[derive(Debug)]
-pub struct Change {
+pub struct RedisChange {
     /// The shard of the change's keys.
     pub shard: u16,
     /// The keys of the change: `KEYS_EACH` of them, as the script says.
@@ -60,7 +60,7 @@ pub enum Reply {
 
 #[derive(Debug)]
 struct Pending {
-    change: Change,
+    change: RedisChange,
     since: Instant,
     /// The place in a trace that the change belongs to.
     parent: Option<Parent>,
@@ -69,28 +69,28 @@ struct Pending {
 
 /// A queue in which changes wait until they are sent. Clones share one queue.
 #[derive(Debug, Clone)]
-pub struct Changes {
+pub struct RedisChanges {
     queue: mpsc::Sender<Pending>,
 }
 
-/// Sends the changes that wait in the queue of a [`Changes`].
+/// Sends the changes that wait in the queue of a [`RedisChanges`].
 #[derive(Debug)]
-pub struct ChangesDriver {
+pub struct RedisChangesDriver {
     redis: Redis,
     script: Script,
     waiting: mpsc::Receiver<Pending>,
 }
 
-impl Changes {
+impl RedisChanges {
     /// Makes a queue for changes that `script` decides, and the driver that sends them. The script
     /// is Lua code that defines `KEYS_EACH`, `ARGS_EACH` and `apply`.
     #[must_use]
-    pub fn new(redis: &Redis, script: &str) -> (Self, ChangesDriver) {
+    pub fn new(redis: &Redis, script: &str) -> (Self, RedisChangesDriver) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         // With the first line, Redis refuses the whole script when memory is full, rather than stop
         // in the middle of the script.
         let script = Script::new(&format!("#!lua\nlocal changed = false\n{script}{HARNESS}"));
-        (Self { queue }, ChangesDriver { redis: redis.clone(), script, waiting })
+        (Self { queue }, RedisChangesDriver { redis: redis.clone(), script, waiting })
     }
 
     /// Has Redis decide and apply a change, once, even if the call with the change is sent again.
@@ -98,7 +98,7 @@ impl Changes {
     /// # Errors
     /// When Redis does not answer in time (it is not known then whether the change was applied), or
     /// too many changes wait (nothing is changed then).
-    pub async fn submit(&self, change: Change) -> Result<Reply, RedisError> {
+    pub async fn submit(&self, change: RedisChange) -> Result<Reply, RedisError> {
         let (answer, reply) = oneshot::channel();
         let pending = Pending { change, since: Instant::now(), parent: Parent::current(), answer };
         self.queue.try_send(pending).map_err(|_| RedisError::new("too many changes wait"))?;
@@ -106,7 +106,7 @@ impl Changes {
     }
 }
 
-impl ChangesDriver {
+impl RedisChangesDriver {
     /// Sends changes while `work` runs, and then those that still wait.
     pub async fn run_while<T>(self, work: impl Future<Output = T>) -> T {
         let finished = CancellationToken::new();
@@ -249,13 +249,13 @@ end
         (redis, server)
     }
 
-    fn add(redis: &Redis, shard: u16, number: u32) -> Change {
-        Change { shard, keys: vec![redis.key(shard, "sum")], arguments: vec![number.to_string().into()] }
+    fn add(redis: &Redis, shard: u16, number: u32) -> RedisChange {
+        RedisChange { shard, keys: vec![redis.key(shard, "sum")], arguments: vec![number.to_string().into()] }
     }
 
     fn pending(shard: u16) -> (Pending, oneshot::Receiver<Result<Reply, RedisError>>) {
         let (answer, reply) = oneshot::channel();
-        let change = Change { shard, keys: Vec::new(), arguments: Vec::new() };
+        let change = RedisChange { shard, keys: Vec::new(), arguments: Vec::new() };
         (Pending { change, since: Instant::now(), parent: None, answer }, reply)
     }
 
@@ -272,7 +272,7 @@ end
     #[tokio::test(flavor = "multi_thread")]
     async fn changes_that_wait_together_are_decided_in_order() {
         let (redis, _server) = redis();
-        let (changes, driver) = Changes::new(&redis, SUMS);
+        let (changes, driver) = RedisChanges::new(&redis, SUMS);
         let all =
             futures_util::future::join_all([4, 5, 6, 1].map(|number| changes.submit(add(&redis, 0, number))));
         let finished = CancellationToken::new();
@@ -322,7 +322,7 @@ end
     #[tokio::test]
     async fn a_queue_that_is_full_refuses_at_once() {
         let redis = Redis::new(&"redis://127.0.0.1:1".parse().unwrap(), "test", "sums").unwrap();
-        let (changes, _driver) = Changes::new(&redis, SUMS);
+        let (changes, _driver) = RedisChanges::new(&redis, SUMS);
         let waiting: Vec<_> = (0..QUEUE)
             .map(|_| {
                 let mut waiting = Box::pin(changes.submit(add(&redis, 0, 1)));

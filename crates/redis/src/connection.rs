@@ -81,7 +81,7 @@ struct Slot {
     connection: Option<Connection>,
 }
 
-struct Shared {
+struct SharedConnections {
     target: Target,
     prefix: String,
     service: &'static str,
@@ -94,7 +94,7 @@ struct Shared {
 /// A service's access to its keys in Redis. Clones share one connection.
 #[derive(Clone)]
 pub struct Redis {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConnections>,
 }
 
 impl fmt::Debug for Redis {
@@ -129,7 +129,7 @@ impl Redis {
         };
         let slot = Mutex::new(Slot { number: 0, connection: None });
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedConnections {
                 target,
                 prefix: prefix.to_owned(),
                 service,
@@ -143,7 +143,7 @@ impl Redis {
     /// The full name of a key: `PREFIX:SERVICE:{SHARD}:NAME`.
     #[must_use]
     pub fn key(&self, shard: u16, name: &str) -> String {
-        let Shared { prefix, service, .. } = &*self.shared;
+        let SharedConnections { prefix, service, .. } = &*self.shared;
         format!("{prefix}:{service}:{{{shard}}}:{name}")
     }
 

@@ -11,7 +11,7 @@ mod connection;
 mod outage;
 mod store_url;
 
-pub use batch::{Change, Changes, ChangesDriver, Reply};
+pub use batch::{RedisChange, RedisChanges, RedisChangesDriver, Reply};
 pub use connection::{Redis, RedisError};
 pub use store_url::{InvalidStoreUrl, StoreUrl};
 

@@ -36,11 +36,11 @@ const PAST: u32 = 600;
 /// The overview that all callers share. Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Overview {
-    shared: Arc<Shared>,
+    shared: Arc<SharedOverview>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedOverview {
     /// The last answer, without the history. `None` while nobody looks.
     latest: watch::Sender<Option<Arc<WatchOverviewResponse>>>,
     history: Mutex<History>,
@@ -97,7 +97,7 @@ impl History {
 impl Overview {
     /// An overview, and the follower that has to run for it.
     pub(crate) fn new(backend: Backends, probes: Probes) -> (Self, Follower) {
-        let shared = Shared {
+        let shared = SharedOverview {
             latest: watch::Sender::new(None),
             history: Mutex::default(),
             somebody_looks: Notify::new(),

@@ -49,7 +49,7 @@ static NO_ANSWERS: Throttle = Throttle::events();
 
 /// What all connections of a gateway share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct ConnectionContext {
     pub(crate) operations: Operations,
     pub(crate) recorder: Recorder,
     pub(crate) lines: OperationLog,
@@ -130,7 +130,12 @@ pub(crate) struct Origin {
 }
 
 /// Serves a connection to its end. `input` has the bytes that have arrived already.
-pub(crate) async fn serve(mut stream: TcpStream, origin: Origin, mut input: Input, shared: &Shared) {
+pub(crate) async fn serve(
+    mut stream: TcpStream,
+    origin: Origin,
+    mut input: Input,
+    shared: &ConnectionContext,
+) {
     let (started, accepted) = (Instant::now(), SystemTime::now());
     let read = time::timeout(shared.request_timeout, input.read(&mut stream)).await;
     let request = read.unwrap_or_else(|_| {
@@ -229,7 +234,7 @@ impl Answer {
     }
 }
 
-impl Shared {
+impl ConnectionContext {
     fn learning(&self) -> Learning<'_> {
         Learning { operations: &self.operations, metrics: &self.metrics, doubts: &self.doubts }
     }

@@ -37,11 +37,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Takes the records of connections for delivery. Clones share one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedQueue {
     queue: Mutex<Queue>,
     filled: Notify,
     dropped: Counter,
@@ -65,7 +65,7 @@ struct Waiting {
 
 impl Recorder {
     pub(crate) fn new() -> Self {
-        let shared = Shared {
+        let shared = SharedQueue {
             queue: Mutex::new(Queue { waiting: VecDeque::new(), reachable: true }),
             filled: Notify::new(),
             dropped: counter!("lonja_gateway_audit_dropped_total"),
@@ -120,7 +120,7 @@ impl Recorder {
 }
 
 struct Delivery<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedQueue,
     audit: AuditClient,
     writer_id: String,
     /// The number of records of this writer that the audit has stored.

@@ -24,7 +24,7 @@ use crate::{
     GatewayConfig,
     advertise::Advertise,
     backend::Backend,
-    connection::{self, Input, Origin, Shared},
+    connection::{self, ConnectionContext, Input, Origin},
     dialects::PeerAddress,
     learning::Doubts,
     lists::Lists,
@@ -73,7 +73,7 @@ impl fmt::Display for PeerListener {
 /// A gateway that is ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionContext>,
     places: Arc<Places>,
     trusted_proxies: Networks,
     backend: Backend,
@@ -90,7 +90,7 @@ impl Gateway {
             advertise: Advertise::new(&config.advertise),
             lists: Lists::default(),
         };
-        let shared = Shared {
+        let shared = ConnectionContext {
             operations,
             recorder: Recorder::new(),
             lines,
@@ -193,7 +193,7 @@ fn place(
     places: &Arc<Places>,
     one_of_all: OwnedSemaphorePermit,
     peer: SocketAddr,
-    shared: &Shared,
+    shared: &ConnectionContext,
 ) -> Option<Place> {
     let place = places.take(one_of_all, peer.ip());
     if place.is_none() {
@@ -203,7 +203,13 @@ fn place(
     place
 }
 
-async fn converse(stream: TcpStream, origin: Origin, input: Input, place: Place, shared: Arc<Shared>) {
+async fn converse(
+    stream: TcpStream,
+    origin: Origin,
+    input: Input,
+    place: Place,
+    shared: Arc<ConnectionContext>,
+) {
     shared.metrics.open.increment(1);
     connection::serve(stream, origin, input, &shared).await;
     shared.metrics.open.decrement(1);
@@ -216,7 +222,7 @@ async fn converse_through(
     Origin { peer: proxy, dialect }: Origin,
     one_of_all: OwnedSemaphorePermit,
     places: Arc<Places>,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionContext>,
 ) {
     let mut input = Input::new();
     let header = proxy::peer(&mut stream, proxy, &mut input);

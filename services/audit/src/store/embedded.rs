@@ -102,7 +102,7 @@ pub(crate) struct Audit {
 
 /// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Change {
+pub(crate) struct AuditChange {
     #[prost(oneof = "Kind", tags = "1, 2")]
     kind: Option<Kind>,
 }
@@ -132,12 +132,12 @@ fn is_remembered(at: i64) -> bool {
 
 impl State for Audit {
     const LOG: &'static str = "audit";
-    type Change = Change;
+    type Change = AuditChange;
     type Command = Batch;
     type Outcome = usize;
     type Staged = HashMap<String, u64>;
 
-    fn decide(&self, staged: &mut Self::Staged, batch: Batch, changes: &mut Vec<Change>) -> usize {
+    fn decide(&self, staged: &mut Self::Staged, batch: Batch, changes: &mut Vec<AuditChange>) -> usize {
         let last = batch.last_sequence();
         let stored = match staged.get(&batch.writer_id) {
             Some(last) => *last,
@@ -149,14 +149,14 @@ impl State for Audit {
             return known;
         }
         let fresh = batch.records.into_iter().skip(known);
-        changes.extend(fresh.map(|record| Change { kind: Some(Kind::Record(record)) }));
+        changes.extend(fresh.map(|record| AuditChange { kind: Some(Kind::Record(record)) }));
         let writer = Writer { id: batch.writer_id.clone(), last_sequence: last, at: unix_ms() / 1000 };
-        changes.push(Change { kind: Some(Kind::Writer(writer)) });
+        changes.push(AuditChange { kind: Some(Kind::Writer(writer)) });
         staged.insert(batch.writer_id, last);
         known
     }
 
-    fn apply(&mut self, change: Change, row: Row) {
+    fn apply(&mut self, change: AuditChange, row: Row) {
         if let Some(Kind::Writer(Writer { id, last_sequence, at })) = change.kind {
             // A mark that cleaning has moved may stand before a newer mark of the same writer.
             let mark = self.writers.entry(id).or_insert(Mark { row, last_sequence, at });
@@ -169,7 +169,7 @@ impl State for Audit {
         }
     }
 
-    fn is_live(&self, change: &Change, row: Row) -> bool {
+    fn is_live(&self, change: &AuditChange, row: Row) -> bool {
         match &change.kind {
             Some(Kind::Writer(writer)) => {
                 let current = self.writers.get(&writer.id);
@@ -182,7 +182,7 @@ impl State for Audit {
         }
     }
 
-    fn weight(change: &Change) -> u64 {
+    fn weight(change: &AuditChange) -> u64 {
         u64::from(matches!(change.kind, Some(Kind::Record(_))))
     }
 

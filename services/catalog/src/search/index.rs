@@ -18,7 +18,7 @@ use super::{
     block::{Block, MAX_FILES},
     text,
 };
-use crate::store::{Change, File, Listed};
+use crate::store::{File, FileChange, Listed};
 
 /// The number of blocks from which on two threads search: 8 MiB of text, more than a millisecond.
 /// Tests do so with fewer.
@@ -70,11 +70,11 @@ impl Index {
 
     /// Applies a change. A change that was applied before changes nothing, as long as all
     /// changes that came after it are applied again too.
-    pub(super) fn apply(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &FileChange) {
         match change {
-            Change::Published(session, username, listed) => self.add(*session, username, listed),
-            Change::Deleted(session, filename) => self.delete(*session, filename),
-            Change::Ended(session) => self.end(*session),
+            FileChange::Published(session, username, listed) => self.add(*session, username, listed),
+            FileChange::Deleted(session, filename) => self.delete(*session, filename),
+            FileChange::Ended(session) => self.end(*session),
         }
     }
 
@@ -273,14 +273,14 @@ mod tests {
     struct Model(Vec<(SessionId, String, Listed)>);
 
     impl Model {
-        fn apply(&mut self, change: &Change) {
+        fn apply(&mut self, change: &FileChange) {
             match change {
-                Change::Published(session, username, listed) => {
+                FileChange::Published(session, username, listed) => {
                     self.delete(*session, &listed.file.filename);
                     self.0.push((*session, username.to_string(), listed.clone()));
                 }
-                Change::Deleted(session, filename) => self.delete(*session, filename),
-                Change::Ended(ended) => self.0.retain(|(session, ..)| session != ended),
+                FileChange::Deleted(session, filename) => self.delete(*session, filename),
+                FileChange::Ended(ended) => self.0.retain(|(session, ..)| session != ended),
             }
         }
 
@@ -318,17 +318,17 @@ mod tests {
         proptest::collection::vec((0..6u8, 0..300u16, 0..=255u8), 0..4000)
     }
 
-    fn change(order: u64, (of, name, kind): (u8, u16, u8)) -> Change {
+    fn change(order: u64, (of, name, kind): (u8, u16, u8)) -> FileChange {
         // Names that folding leaves alone, and names with capitals.
         let filename = if name % 3 == 0 { format!("name {name}") } else { format!("Name {name}") };
         match kind {
-            0 => Change::Ended(session(of)),
-            1..100 => Change::Deleted(session(of), filename),
+            0 => FileChange::Ended(session(of)),
+            1..100 => FileChange::Deleted(session(of), filename),
             _ => {
                 let description = format!("Ünique{kind} {}", "x".repeat(usize::from(kind)));
                 let description = if name % 5 == 0 { description.replace('Ü', "U") } else { description };
                 let file = File { filename, description };
-                Change::Published(session(of), format!("user{of}").into(), Listed { order, file })
+                FileChange::Published(session(of), format!("user{of}").into(), Listed { order, file })
             }
         }
     }
@@ -373,7 +373,7 @@ mod tests {
             }
         }
         assert!(index.blocks.len() <= 2, "{} blocks", index.blocks.len());
-        (0..6).for_each(|of| index.apply(&Change::Ended(session(of))));
+        (0..6).for_each(|of| index.apply(&FileChange::Ended(session(of))));
         assert!(index.sessions.is_empty() && index.blocks.len() <= 1);
     }
 

@@ -80,10 +80,10 @@ pub enum SearchError {
 
 /// Answers searches in a store. Clones share one index.
 pub struct Search<S> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<SharedIndex<S>>,
 }
 
-struct Shared<S> {
+struct SharedIndex<S> {
     store: S,
     /// `None` until everything that the store has is in the index.
     current: RwLock<Option<Arc<Current>>>,
@@ -123,7 +123,7 @@ impl<S> fmt::Debug for Search<S> {
 impl<S: Store> Search<S> {
     /// Makes a search over this store, and the task that makes the index and keeps it current.
     pub fn new(store: S) -> (Self, Follower<S>) {
-        let shared = Shared {
+        let shared = SharedIndex {
             store,
             current: RwLock::default(),
             followed: Mutex::default(),

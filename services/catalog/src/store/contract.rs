@@ -12,7 +12,7 @@ use lonja_proto::{Failure, Reason, SessionId};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, Cursor, File, Listed, Statistics, Store};
+use super::{Cursor, File, FileChange, Listed, Statistics, Store};
 use crate::search::{Search, SearchQuery};
 
 /// The largest number of files of a session in the stores under test.
@@ -212,11 +212,11 @@ pub(crate) async fn changes_are_told_in_order(store: impl Store) {
     assert!(start.is_before(&cursor) && !cursor.is_before(&start));
     let tell = |of: SessionId| {
         let told = seen.iter().filter_map(move |change| match change {
-            Change::Published(session, user, listed) if *session == of => {
+            FileChange::Published(session, user, listed) if *session == of => {
                 Some(format!("{user} +{}", listed.file.filename))
             }
-            Change::Deleted(session, filename) if *session == of => Some(format!("-{filename}")),
-            Change::Ended(session) if *session == of => Some("ended".to_owned()),
+            FileChange::Deleted(session, filename) if *session == of => Some(format!("-{filename}")),
+            FileChange::Ended(session) if *session == of => Some("ended".to_owned()),
             _ => None,
         });
         told.collect::<Vec<_>>()
@@ -224,7 +224,7 @@ pub(crate) async fn changes_are_told_in_order(store: impl Store) {
     assert_eq!(tell(session), ["alice +a", "-a", "alice +a"]);
     assert_eq!(tell(ended), ["bob +b", "ended"]);
     let orders = seen.iter().filter_map(|change| match change {
-        Change::Published(of, _, listed) if *of == session => Some(listed.order),
+        FileChange::Published(of, _, listed) if *of == session => Some(listed.order),
         _ => None,
     });
     assert!(orders.collect::<Vec<_>>().is_sorted(), "{seen:?}");
@@ -367,7 +367,7 @@ impl<S: Store> Store for Failing<S> {
         self.store.newest().await
     }
 
-    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<Change>, Cursor)>, Failure> {
+    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<FileChange>, Cursor)>, Failure> {
         self.one_of(3)?;
         self.store.changes(from).await
     }

@@ -2,7 +2,7 @@
 //! changes are in the journal.
 //!
 //! How a state of the journal works: a [`Command`] is decided against the state and what earlier
-//! commands of the same commit have [`Staged`]; the [`Change`]s that it makes are written to a row of
+//! commands of the same commit have [`Staged`]; the [`CatalogChange`]s that it makes are written to a row of
 //! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
 //! matters of them to the newest row (`lonja_journal::State`).
 
@@ -15,7 +15,7 @@ use lonja_chassis::clock::unix_ms;
 use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
 use lonja_proto::{Failure, Reason, SessionId};
 
-use super::{Change as Changed, Cursor, File, Listed, Statistics, Store};
+use super::{Cursor, File, FileChange, Listed, Statistics, Store};
 use crate::CatalogConfig;
 
 /// The number of changes that the log may hold besides two for each file and each tombstone.
@@ -92,7 +92,7 @@ impl Store for EmbeddedStore {
         Ok(Cursor(vec![row, self.log.state().next_order]))
     }
 
-    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<Changed>, Cursor)>, Failure> {
+    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<FileChange>, Cursor)>, Failure> {
         let Cursor(place) = from;
         let (row, next_order) = (place[0], place[1]);
         let log = self.log.clone();
@@ -111,10 +111,10 @@ impl Store for EmbeddedStore {
                     next = file.order + 1;
                     let Published { username, filename, description, order } = file;
                     let listed = Listed { order, file: File { filename, description } };
-                    changes.push(Changed::Published(session, username.into(), listed));
+                    changes.push(FileChange::Published(session, username.into(), listed));
                 }
-                Some(Kind::Deleted(filename)) => changes.push(Changed::Deleted(session, filename)),
-                Some(Kind::EndedAtMs(_)) => changes.push(Changed::Ended(session)),
+                Some(Kind::Deleted(filename)) => changes.push(FileChange::Deleted(session, filename)),
+                Some(Kind::EndedAtMs(_)) => changes.push(FileChange::Ended(session)),
                 Some(Kind::Published(_)) | None => {}
             }
         }
@@ -192,7 +192,7 @@ pub(crate) struct Staged {
 
 /// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Change {
+pub(crate) struct CatalogChange {
     #[prost(bytes = "vec", tag = "1")]
     session: Vec<u8>,
     #[prost(oneof = "Kind", tags = "2, 3, 4")]
@@ -221,7 +221,7 @@ struct Published {
     order: u64,
 }
 
-impl Change {
+impl CatalogChange {
     fn session_id(&self) -> SessionId {
         SessionId::from_bytes(self.session.as_slice().try_into().unwrap_or_default())
     }
@@ -273,12 +273,17 @@ fn is_fresh(ended_at_ms: i64) -> bool {
 
 impl State for Catalog {
     const LOG: &'static str = "catalog";
-    type Change = Change;
+    type Change = CatalogChange;
     type Command = Command;
     type Outcome = Result<(), Reason>;
     type Staged = Staged;
 
-    fn decide(&self, staged: &mut Staged, command: Command, changes: &mut Vec<Change>) -> Self::Outcome {
+    fn decide(
+        &self,
+        staged: &mut Staged,
+        command: Command,
+        changes: &mut Vec<CatalogChange>,
+    ) -> Self::Outcome {
         let Command { session, action } = command;
         let before = staged.sessions.entry(session).or_default();
         let ended = before.ended || self.tombstones.contains(&session);
@@ -315,11 +320,11 @@ impl State for Catalog {
                 Kind::EndedAtMs(at_ms)
             }
         };
-        changes.push(Change { session: session.to_bytes().to_vec(), kind: Some(kind) });
+        changes.push(CatalogChange { session: session.to_bytes().to_vec(), kind: Some(kind) });
         Ok(())
     }
 
-    fn apply(&mut self, change: Change, row: Row) {
+    fn apply(&mut self, change: CatalogChange, row: Row) {
         let session = change.session_id();
         match change.kind {
             Some(Kind::Published(published)) => self.publish(session, published, row),
@@ -329,7 +334,7 @@ impl State for Catalog {
         }
     }
 
-    fn is_live(&self, change: &Change, row: Row) -> bool {
+    fn is_live(&self, change: &CatalogChange, row: Row) -> bool {
         match &change.kind {
             Some(Kind::Published(published)) => {
                 let list = self.sessions.get(&change.session_id());

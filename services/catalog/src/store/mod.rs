@@ -32,7 +32,7 @@ pub struct Listed {
 
 /// A change of the published files, for search.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum FileChange {
     /// A user published a file in a session.
     Published(SessionId, Box<str>, Listed),
     /// A file of a session was deleted.
@@ -104,7 +104,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn changes(
         &self,
         from: &Cursor,
-    ) -> impl Future<Output = Result<Option<(Vec<Change>, Cursor)>, Failure>> + Send;
+    ) -> impl Future<Output = Result<Option<(Vec<FileChange>, Cursor)>, Failure>> + Send;
 
     /// Counts sessions and files. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;

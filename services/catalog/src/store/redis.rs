@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use lonja_proto::{Failure, SessionId};
-use lonja_redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
+use lonja_redis::{Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard};
 use redis::{
     FromRedisValue, cmd,
     streams::{StreamId, StreamRangeReply},
 };
 
-use super::{Change as Changed, Cursor, File, Listed, Statistics, Store};
+use super::{Cursor, File, FileChange, Listed, Statistics, Store};
 use crate::CatalogConfig;
 
 const SCRIPT: &str = include_str!("redis.lua");
@@ -23,15 +23,15 @@ const CHANGES: usize = 512;
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     redis: Redis,
-    changes: Changes,
+    changes: RedisChanges,
     max_files: usize,
 }
 
 impl RedisStore {
     /// Makes a store in this Redis, and the driver that has to run for changes to be sent.
     #[must_use]
-    pub fn new(redis: Redis, config: &CatalogConfig) -> (Self, ChangesDriver) {
-        let (changes, driver) = Changes::new(&redis, SCRIPT);
+    pub fn new(redis: Redis, config: &CatalogConfig) -> (Self, RedisChangesDriver) {
+        let (changes, driver) = RedisChanges::new(&redis, SCRIPT);
         (Self { redis, changes, max_files: config.max_files_per_session }, driver)
     }
 
@@ -48,7 +48,7 @@ impl RedisStore {
         let limit = self.max_files.to_string();
         let arguments = [operation, &id, username, filename, description, &limit];
         let arguments = arguments.map(|argument| argument.into()).to_vec();
-        let reply = self.changes.submit(Change { shard, keys, arguments }).await;
+        let reply = self.changes.submit(RedisChange { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(_) => Ok(()),
             Reply::Refused(name) => Err(Failure::refused(&name)),
@@ -58,7 +58,7 @@ impl RedisStore {
     /// Gives changes of a shard behind the change number `from`, and the number of the last of
     /// these changes. `None` means that some changes are not known any more, or that the shard has
     /// gone back to an earlier state.
-    async fn changes_of(&self, shard: u16, from: u64) -> Result<Option<(Vec<Changed>, u64)>, Failure> {
+    async fn changes_of(&self, shard: u16, from: u64) -> Result<Option<(Vec<FileChange>, u64)>, Failure> {
         let mut read = redis::pipe();
         read.cmd("HGET").arg(self.redis.key(shard, "totals")).arg("changes");
         let range = read.cmd("XRANGE").arg(self.redis.key(shard, "changes"));
@@ -135,7 +135,7 @@ impl Store for RedisStore {
         Ok(Cursor(newest.into_iter().map(Option::unwrap_or_default).collect()))
     }
 
-    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<Changed>, Cursor)>, Failure> {
+    async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<FileChange>, Cursor)>, Failure> {
         let read = (0..SHARDS).zip(&from.0).map(|(shard, from)| self.changes_of(shard, *from));
         let (mut changes, mut behind) = (Vec::new(), Vec::new());
         for shard in try_join_all(read).await? {
@@ -176,18 +176,18 @@ fn parse((filename, record): (String, String)) -> Result<Listed, Failure> {
 }
 
 /// Reads an entry of the stream of changes. redis.lua writes the entry's fields.
-fn parse_change(entry: &StreamId) -> Result<Changed, Failure> {
+fn parse_change(entry: &StreamId) -> Result<FileChange, Failure> {
     let session = |operation| entry.get::<String>(operation)?.parse().ok();
     let read = || {
         if let Some(session) = session("publish") {
             let file = File { filename: entry.get("filename")?, description: entry.get("description")? };
             let listed = Listed { order: entry.get("order")?, file };
-            return Some(Changed::Published(session, entry.get::<String>("username")?.into(), listed));
+            return Some(FileChange::Published(session, entry.get::<String>("username")?.into(), listed));
         }
         if let Some(session) = session("delete") {
-            return Some(Changed::Deleted(session, entry.get("filename")?));
+            return Some(FileChange::Deleted(session, entry.get("filename")?));
         }
-        session("end").map(Changed::Ended)
+        session("end").map(FileChange::Ended)
     };
     read().ok_or_else(|| malformed(&entry.id))
 }

@@ -2,7 +2,7 @@
 //! changes are in the journal.
 //!
 //! How a state of the journal works: a [`Command`] is decided against the state and what earlier
-//! commands of the same commit have [`Staged`]; the [`Change`]s that it makes are written to a row of
+//! commands of the same commit have [`Staged`]; the [`RegistryChange`]s that it makes are written to a row of
 //! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
 //! matters of them to the newest row (`lonja_journal::State`).
 
@@ -199,7 +199,7 @@ pub(crate) struct Staged {
 
 /// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Change {
+pub(crate) struct RegistryChange {
     #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
     kind: Option<Kind>,
 }
@@ -300,12 +300,17 @@ impl Registry {
 
 impl State for Registry {
     const LOG: &'static str = "registry";
-    type Change = Change;
+    type Change = RegistryChange;
     type Command = Command;
     type Outcome = Result<Option<SessionId>, Reason>;
     type Staged = Staged;
 
-    fn decide(&self, staged: &mut Staged, command: Command, changes: &mut Vec<Change>) -> Self::Outcome {
+    fn decide(
+        &self,
+        staged: &mut Staged,
+        command: Command,
+        changes: &mut Vec<RegistryChange>,
+    ) -> Self::Outcome {
         let Command { username, action } = command;
         let view = match staged.users.get(&username) {
             Some(view) => *view,
@@ -344,12 +349,12 @@ impl State for Registry {
             }
             (Action::Close, Some(Some(id))) => (Some(None), Kind::Closed(name), Some(id)),
         };
-        changes.push(Change { kind: Some(kind) });
+        changes.push(RegistryChange { kind: Some(kind) });
         staged.users.insert(username, after);
         Ok(outcome)
     }
 
-    fn apply(&mut self, change: Change, row: Row) {
+    fn apply(&mut self, change: RegistryChange, row: Row) {
         match change.kind {
             Some(Kind::Registered(username)) => {
                 self.users
@@ -370,7 +375,7 @@ impl State for Registry {
         }
     }
 
-    fn is_live(&self, change: &Change, row: Row) -> bool {
+    fn is_live(&self, change: &RegistryChange, row: Row) -> bool {
         match &change.kind {
             Some(Kind::Registered(username)) => {
                 self.users.get(username.as_str()).is_some_and(|user| user.row == row)

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use futures_util::future::try_join_all;
 use lonja_proto::{Failure, Reason, SessionId};
-use lonja_redis::{Change, Changes, ChangesDriver, Redis, RedisError, Reply, SHARDS, shard};
+use lonja_redis::{Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard};
 use parking_lot::Mutex;
 use redis::cmd;
 use tokio::sync::Semaphore;
@@ -19,15 +19,15 @@ const SCRIPT: &str = include_str!("redis.lua");
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     redis: Redis,
-    changes: Changes,
+    changes: RedisChanges,
     list: Arc<List>,
 }
 
 impl RedisStore {
     /// Makes a store in this Redis, and the driver that has to run for changes to be sent.
     #[must_use]
-    pub fn new(redis: Redis) -> (Self, ChangesDriver) {
-        let (changes, driver) = Changes::new(&redis, SCRIPT);
+    pub fn new(redis: Redis) -> (Self, RedisChangesDriver) {
+        let (changes, driver) = RedisChanges::new(&redis, SCRIPT);
         (Self { redis, changes, list: Arc::default() }, driver)
     }
 
@@ -41,7 +41,7 @@ impl RedisStore {
         let shard = shard(username.as_bytes());
         let keys = ["users", "online", "revision"].map(|name| self.redis.key(shard, name)).to_vec();
         let arguments = [operation, username, id, detail].map(|argument| argument.into()).to_vec();
-        let reply = self.changes.submit(Change { shard, keys, arguments }).await;
+        let reply = self.changes.submit(RedisChange { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(session) => parse_id(&session),
             Reply::Refused(name) => Err(Failure::refused(&name)),
