@@ -367,3 +367,101 @@ fn audit_operation(operation: Operation) -> audit::Operation {
         Operation::GetFile => audit::Operation::GetFile,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+
+    const DATETIME: &str = "12/05/2024 10:00:00";
+
+    /// A peer's end of a connection, and the gateway's.
+    async fn connected() -> (TcpStream, TcpStream) {
+        #[expect(clippy::disallowed_methods, reason = "a test needs no backlog")]
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (peer, listener.accept().await.unwrap().0)
+    }
+
+    /// Reads the request of a peer that sends some bytes, and more bytes after a while. Gives also how
+    /// long the request took.
+    async fn read(first: &str, then: Option<(Duration, &str)>) -> (Result<Request, BadRequest>, Duration) {
+        let (mut peer, mut stream) = connected().await;
+        peer.write_all(first.as_bytes()).await.unwrap();
+        let more = async {
+            if let Some((pause, more)) = then {
+                time::sleep(pause).await;
+                peer.write_all(more.as_bytes()).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let (mut input, began) = (Input::new(), Instant::now());
+        let request = tokio::select! {
+            request = input.read(&mut stream) => request,
+            () = more => unreachable!("the peer stays"),
+        };
+        (request, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certain_request_is_not_waited_for() {
+        let (request, took) = read(&format!("REGISTER\0{DATETIME}\0alice\0"), None).await;
+        assert_eq!(request.unwrap().username.unwrap().as_str(), "alice");
+        assert!(took < Duration::from_millis(10), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_may_go_on_has_its_grace() {
+        let undated = "LIST_USERS\0alice\0";
+        let (request, took) = read(undated, None).await;
+        assert_eq!(request.unwrap().datetime.to_string(), "");
+        assert!((GRACE..2 * GRACE).contains(&took), "{took:?}");
+        let dated = format!("{DATETIME}\0");
+        let (request, took) = read(undated, Some((GRACE / 3, &dated))).await;
+        assert_eq!(request.unwrap().datetime.to_string(), DATETIME);
+        assert!((GRACE / 3..GRACE).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_incomplete_request_waits_for_as_long_as_it_is_given() {
+        let rest = format!("TER\0{DATETIME}\0alice\0");
+        let late = Duration::from_secs(9);
+        let (request, took) = read("REGIS", Some((late, &rest))).await;
+        assert_eq!(request.unwrap().command, Command::Register);
+        assert!(took >= late);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_ends_early_is_told_apart() {
+        for (sent, operation) in [("REGISTER\0", Some(Operation::Register)), ("REGIS", None), ("", None)] {
+            let (mut peer, mut stream) = connected().await;
+            peer.write_all(sent.as_bytes()).await.unwrap();
+            drop(peer);
+            let bad = Input::new().read(&mut stream).await.unwrap_err();
+            assert_eq!(bad.answer().map(|(operation, _)| operation), operation, "{sent:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn padding_that_comes_before_the_reply_counts() {
+        let (mut peer, mut stream) = connected().await;
+        peer.write_all(format!("LIST_USERS\0{DATETIME}\0alice\0").as_bytes()).await.unwrap();
+        let mut input = Input::new();
+        input.read(&mut stream).await.unwrap();
+        assert_eq!(input.encoding(&stream), Encoding::Terminated);
+        peer.write_all(&[0; 250]).await.unwrap();
+        stream.readable().await.unwrap();
+        assert_eq!(input.encoding(&stream), Encoding::Padded);
+    }
+
+    #[test]
+    fn what_stands_before_a_request_is_skipped() {
+        let mut input = Input::new();
+        input.room()[..10].copy_from_slice(b"PROXY-abcd");
+        input.grow(10);
+        input.skip(6);
+        assert_eq!(input.arrived(), b"abcd");
+        assert_eq!(input.room().len(), MAX_REQUEST - 4);
+    }
+}
