@@ -129,6 +129,9 @@ bench:
 	$(call debian,iperf3,iperf3)
 	cargo build --profile dist --workspace
 	target/dist/lonja-bench compare $(BENCH_ARGS)
+	target/dist/lonja-bench compare --limit --only register $(BENCH_ARGS)
+	$(call debian,opentracker,opentracker)
+	target/dist/lonja-bench compare --opentracker opentracker --only register $(BENCH_ARGS)
 	target/dist/lonja-bench services
 	target/dist/lonja-bench copy
 	cd tests/browser && npm ci --silent --no-audit --no-fund

@@ -34,11 +34,14 @@ pub(crate) struct Config {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Compare with announces to this opentracker (Debian has it) instead of with the bare server
-    #[arg(long, value_name = "PROGRAM", conflicts_with = "other")]
+    #[arg(long, value_name = "PROGRAM", group = "beside")]
     opentracker: Option<PathBuf>,
     /// Compare with this other lonja instead of with the bare server
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", group = "beside")]
     other: Option<PathBuf>,
+    /// Compare with the limit, what the kernel alone takes, instead of with the bare server
+    #[arg(long, group = "beside")]
+    limit: bool,
 }
 
 /// The figures of one run.
@@ -124,8 +127,11 @@ fn beside(config: &Config, shape: &Load, data: &Path) -> anyhow::Result<(Server,
     if let Some(program) = &config.other {
         return Ok((Server::lonja(program, data, &[])?, *shape, shape.reply()));
     }
-    let answer = bare_reply(shape);
     let program = std::env::current_exe()?;
+    if config.limit {
+        return Ok((Server::start(Command::new(program).arg("limit"))?, *shape, 1));
+    }
+    let answer = bare_reply(shape);
     let bare = Server::start(Command::new(program).args(["bare", "--answer", &answer.to_string()]))?;
     Ok((bare, *shape, answer))
 }

@@ -268,7 +268,13 @@ async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) ->
     static DIALLED: AtomicU64 = AtomicU64::new(0);
     let host =
         Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);
-    let mut stream = TcpStream::connect(SocketAddr::from((host, port))).await?;
+    let stream = TcpStream::connect(SocketAddr::from((host, port))).await;
+    let mut stream = stream.with_context(|| {
+        format!(
+            "no server at {host}:{port}: the load dials 127.0.0.1 to 127.0.0.{ADDRESSES}, so have the server listen \
+             on 0.0.0.0"
+        )
+    })?;
     stream.write_all(request).await?;
     let mut read = 0;
     let mut status = None;

@@ -8,6 +8,7 @@ mod console;
 mod copy;
 mod disk;
 mod held;
+mod limit;
 mod load;
 mod process;
 mod services;
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Serve as the bare server: accept, read to the request's end, answer, close
     Bare(bare::Config),
+    /// Serve as the limit: what the bare server does, by the kernel alone
+    Limit(limit::Config),
     /// Load a running index or bare server, and print the results
     Load(load::Config),
     /// Start Lonja and a bare server, load them in turn, and print the ratios
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     match Cli::parse().command {
         Command::Bare(config) => bare::run(&config),
+        Command::Limit(config) => limit::run(&config),
         Command::Load(config) => load::run(&config),
         Command::Compare(config) => compare::run(&config),
         Command::ChainFront(config) => chain::front(&config),
