@@ -1,5 +1,5 @@
-//! What tonic does not generate: for each service whose calls may travel in batches, a client with one
-//! door, and the answers to such calls.
+//! What tonic does not generate: for each service whose calls may travel in batches, a client through
+//! which all methods are called, and the answers to calls in batches.
 
 #![expect(clippy::expect_used, reason = "a proto that cannot be used stops the generator")]
 
@@ -13,7 +13,7 @@ use quote::{format_ident, quote};
 /// The option of a method that may be called in a batch.
 const BATCHED: &str = "lonja.batch.v1.batched";
 
-/// Generates tonic's code of a service, and behind that code the client of [`Named`].
+/// Generates tonic's code of a service, and behind that code what [`Named`] names.
 pub(crate) struct Generator {
     tonic: Box<dyn ServiceGenerator>,
     batched: HashSet<String>,
@@ -31,6 +31,14 @@ impl ServiceGenerator for Generator {
         let client = Named::new(&service).generate(&self.batched);
         self.tonic.generate(service, code);
         code.extend(client.map(|client| prettyplease::unparse(&syn::parse2(client).expect("Rust"))));
+    }
+
+    fn finalize(&mut self, code: &mut String) {
+        self.tonic.finalize(code);
+    }
+
+    fn finalize_package(&mut self, package: &str, code: &mut String) {
+        self.tonic.finalize_package(package, code);
     }
 }
 
@@ -86,8 +94,8 @@ impl<'a> Named<'a> {
     fn methods(&self) -> TokenStream {
         let constants = self.service.methods.iter().map(|method| {
             let (constant, path) = (constant(method), self.path(method));
-            let comment = doc(&method.comments);
-            quote! { #comment pub const #constant: ::lonja_rpc::Method = ::lonja_rpc::Method::new(#path); }
+            let comment = format!(" The method `{}`.", method.proto_name);
+            quote! { #[doc = #comment] pub const #constant: ::lonja_rpc::Method = ::lonja_rpc::Method::new(#path); }
         });
         let comment = format!(" The methods of `{}`, as values.", self.service.proto_name);
         quote! {
@@ -106,18 +114,21 @@ impl<'a> Named<'a> {
         quote! { #server::#name<#(#streams),*> }
     }
 
+    /// The client, with a method for each method of the service.
     fn client(&self, batched: &HashSet<String>) -> TokenStream {
-        let comment = doc(&self.service.comments);
+        let service = &self.service.proto_name;
+        let comment = format!(
+            " Calls `{service}`, in this process or across the network. Clones call the same service."
+        );
+        let of_local = format!(" Any implementation of `{service}` in this process.");
         let implementation = self.implementation();
         let (local, client) = (format_ident!("Local{}", self.short), format_ident!("{}Client", self.short));
         let methods = self.service.methods.iter().map(|method| self.call(method, batched));
         quote! {
-            /// An implementation of the service in this process.
-            pub type #local = dyn #implementation;
+            #[doc = #of_local]
+            type #local = dyn #implementation;
 
-            #comment
-            ///
-            /// This is the caller's end. Clones lead to the same service.
+            #[doc = #comment]
             #[derive(Debug, Clone)]
             pub struct #client(::lonja_rpc::Target<#local>);
 
@@ -146,15 +157,17 @@ impl<'a> Named<'a> {
         }
     }
 
-    /// The client's method.
+    /// The client's method that calls `method`.
     fn call(&self, method: &Method, batched: &HashSet<String>) -> TokenStream {
-        assert!(!method.client_streaming, "a generated client has no method to which a stream is sent");
+        let is_batched = batched.contains(&self.path(method));
+        assert!(!method.client_streaming, "{}: a stream cannot be sent to a method", method.proto_name);
+        assert!(!(is_batched && method.server_streaming), "{}: a stream is in no batch", method.proto_name);
         let comment = doc(&method.comments);
         let (name, constant) = (format_ident!("{}", method.name), constant(method));
         let (input, output) = (rust(&method.input_type), rust(&method.output_type));
         let (tonic, module) = (format_ident!("{}Client", self.service.name), &self.client);
         let over_http = quote! { #module::#tonic::new(channel.clone()).#name(request).await };
-        let (output, local, remote) = match (method.server_streaming, batched.contains(&self.path(method))) {
+        let (output, local, remote) = match (method.server_streaming, is_batched) {
             (true, _) => (
                 quote! { ::lonja_rpc::Pages<#output> },
                 quote! { local_stream },
@@ -193,7 +206,7 @@ impl<'a> Named<'a> {
             #[derive(Debug)]
             pub struct #unary<S>(pub ::std::sync::Arc<S>);
 
-            #[tonic::async_trait]
+            #[::tonic::async_trait]
             impl<S: #server::#name> ::lonja_rpc::Unary for #unary<S> {
                 fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
                     [#(methods::#constants),*].into_iter().find(|method| method.path() == path)
@@ -217,14 +230,19 @@ impl<'a> Named<'a> {
 }
 
 fn constant(method: &Method) -> proc_macro2::Ident {
-    format_ident!("{}", method.name.to_uppercase())
+    format_ident!("{}", method.name.trim_start_matches("r#").to_uppercase())
 }
 
 fn rust(name: &str) -> TokenStream {
     name.parse().expect("prost gives Rust types")
 }
 
+/// The doc comment that says what a comment of a proto says.
 fn doc(comments: &Comments) -> TokenStream {
-    let lines = comments.leading.iter().flat_map(|text| text.lines());
+    // prettyplease prints the text right behind the slashes.
+    let lines = comments.leading.iter().map(|line| match line.is_empty() || line.starts_with(' ') {
+        true => line.clone(),
+        false => format!(" {line}"),
+    });
     quote! { #(#[doc = #lines])* }
 }

@@ -25,10 +25,12 @@ const PROTOS: [&str; 5] = [
 ];
 
 fn main() -> anyhow::Result<()> {
+    // A proto with a mistake leaves what is committed as it is.
+    let generated = generate()?;
     for path in committed()?.into_keys() {
         fs::remove_file(path)?;
     }
-    for (path, content) in generate()? {
+    for (path, content) in generated {
         fs::write(path, content)?;
     }
     Ok(())
@@ -75,7 +77,9 @@ fn place(generated: &Path) -> PathBuf {
 /// The generated files that are committed, by their paths.
 fn committed() -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files = read(&services())?;
-    files.insert(batches(), fs::read(batches())?);
+    if batches().exists() {
+        files.insert(batches(), fs::read(batches())?);
+    }
     Ok(files)
 }
 

@@ -774,35 +774,30 @@ pub mod audit_service_server {
 }
 /// The methods of `AuditService`, as values.
 pub mod methods {
-    ///Stores a batch of records. A record is stored once, however often the batch is sent: records
-    ///that the service already has from this writer are left out.
+    /// The method `RecordOperations`.
     pub const RECORD_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/RecordOperations",
     );
-    ///Gives records in the order in which they were stored, oldest first, in pages.
+    /// The method `ListOperations`.
     pub const LIST_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/ListOperations",
     );
-    ///Gives records as they are stored, until the caller hangs up.
+    /// The method `TailOperations`.
     pub const TAIL_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/TailOperations",
     );
-    ///Gives the number of operations that were handled in each second, until the caller hangs up.
-    ///The first response counts the past. Then a response comes every second and counts the
-    ///operations that were stored since the response before.
+    /// The method `CountOperations`.
     pub const COUNT_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/CountOperations",
     );
 }
-/// An implementation of the service in this process.
-pub type LocalAudit = dyn audit_service_server::AuditService<
+/// Any implementation of `AuditService` in this process.
+type LocalAudit = dyn audit_service_server::AuditService<
     ListOperationsStream = ::lonja_rpc::Pages<ListOperationsResponse>,
     TailOperationsStream = ::lonja_rpc::Pages<TailOperationsResponse>,
     CountOperationsStream = ::lonja_rpc::Pages<CountOperationsResponse>,
 >;
-///Owns the record of every well-formed operation.
-///
-/// This is the caller's end. Clones lead to the same service.
+/// Calls `AuditService`, in this process or across the network. Clones call the same service.
 #[derive(Debug, Clone)]
 pub struct AuditClient(::lonja_rpc::Target<LocalAudit>);
 impl AuditClient {
@@ -828,8 +823,8 @@ impl AuditClient {
     pub fn is_held(&self) -> bool {
         self.0.is_held()
     }
-    ///Stores a batch of records. A record is stored once, however often the batch is sent: records
-    ///that the service already has from this writer are left out.
+    /// Stores a batch of records. A record is stored once, however often the batch is sent: records
+    /// that the service already has from this writer are left out.
     pub async fn record_operations(
         &self,
         request: RecordOperationsRequest,
@@ -844,7 +839,7 @@ impl AuditClient {
             }
         }
     }
-    ///Gives records in the order in which they were stored, oldest first, in pages.
+    /// Gives records in the order in which they were stored, oldest first, in pages.
     pub async fn list_operations(
         &self,
         request: ListOperationsRequest,
@@ -867,7 +862,7 @@ impl AuditClient {
             }
         }
     }
-    ///Gives records as they are stored, until the caller hangs up.
+    /// Gives records as they are stored, until the caller hangs up.
     pub async fn tail_operations(
         &self,
         request: TailOperationsRequest,
@@ -890,9 +885,9 @@ impl AuditClient {
             }
         }
     }
-    ///Gives the number of operations that were handled in each second, until the caller hangs up.
-    ///The first response counts the past. Then a response comes every second and counts the
-    ///operations that were stored since the response before.
+    /// Gives the number of operations that were handled in each second, until the caller hangs up.
+    /// The first response counts the past. Then a response comes every second and counts the
+    /// operations that were stored since the response before.
     pub async fn count_operations(
         &self,
         request: CountOperationsRequest,
@@ -919,7 +914,7 @@ impl AuditClient {
 /// Answers the calls of `AuditService` that come in batches.
 #[derive(Debug)]
 pub struct AuditUnary<S>(pub ::std::sync::Arc<S>);
-#[tonic::async_trait]
+#[::tonic::async_trait]
 impl<S: audit_service_server::AuditService> ::lonja_rpc::Unary for AuditUnary<S> {
     fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
         [methods::RECORD_OPERATIONS].into_iter().find(|method| method.path() == path)

@@ -1013,53 +1013,45 @@ pub mod catalog_service_server {
 }
 /// The methods of `CatalogService`, as values.
 pub mod methods {
-    ///Adds a file to the session's list. Refused with FILE_EXISTS, SESSION_ENDED,
-    ///TOO_MANY_FILES.
+    /// The method `PublishFile`.
     pub const PUBLISH_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/PublishFile",
     );
-    ///Takes a file off the session's list. Refused with FILE_NOT_FOUND, SESSION_ENDED.
+    /// The method `DeleteFile`.
     pub const DELETE_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/DeleteFile",
     );
-    ///Gives the session's list in the order of publishing, as it was at one moment, in pages.
-    ///A session that published nothing has an empty list.
+    /// The method `ListFiles`.
     pub const LIST_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/ListFiles",
     );
-    ///Says whether the session has published a file of this name.
+    /// The method `HasFile`.
     pub const HAS_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/HasFile",
     );
-    ///Drops the session's list, and refuses changes that come for the session later.
+    /// The method `EndSession`.
     pub const END_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/EndSession",
     );
-    ///Gives the sessions that have something published, in pages, so that the caller can find and end
-    ///those that are over.
+    /// The method `ListSessions`.
     pub const LIST_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/ListSessions",
     );
-    ///Finds the files of all sessions that match a query, newest first. The next search sees a
-    ///change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
-    ///while the index is being made.
+    /// The method `SearchFiles`.
     pub const SEARCH_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/SearchFiles",
     );
-    ///Says how many sessions have something published, and how many files there are.
+    /// The method `GetStatistics`.
     pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/GetStatistics",
     );
 }
-/// An implementation of the service in this process.
-pub type LocalCatalog = dyn catalog_service_server::CatalogService<
+/// Any implementation of `CatalogService` in this process.
+type LocalCatalog = dyn catalog_service_server::CatalogService<
     ListFilesStream = ::lonja_rpc::Pages<ListFilesResponse>,
     ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
 >;
-///Owns the published lists. Lists are kept by session, not by user. So whatever crashes, the list
-///of a new session starts empty, and what a dead session published is not seen.
-///
-/// This is the caller's end. Clones lead to the same service.
+/// Calls `CatalogService`, in this process or across the network. Clones call the same service.
 #[derive(Debug, Clone)]
 pub struct CatalogClient(::lonja_rpc::Target<LocalCatalog>);
 impl CatalogClient {
@@ -1084,8 +1076,8 @@ impl CatalogClient {
     pub fn is_held(&self) -> bool {
         self.0.is_held()
     }
-    ///Adds a file to the session's list. Refused with FILE_EXISTS, SESSION_ENDED,
-    ///TOO_MANY_FILES.
+    /// Adds a file to the session's list. Refused with FILE_EXISTS, SESSION_ENDED,
+    /// TOO_MANY_FILES.
     pub async fn publish_file(
         &self,
         request: PublishFileRequest,
@@ -1100,7 +1092,7 @@ impl CatalogClient {
             }
         }
     }
-    ///Takes a file off the session's list. Refused with FILE_NOT_FOUND, SESSION_ENDED.
+    /// Takes a file off the session's list. Refused with FILE_NOT_FOUND, SESSION_ENDED.
     pub async fn delete_file(
         &self,
         request: DeleteFileRequest,
@@ -1115,8 +1107,8 @@ impl CatalogClient {
             }
         }
     }
-    ///Gives the session's list in the order of publishing, as it was at one moment, in pages.
-    ///A session that published nothing has an empty list.
+    /// Gives the session's list in the order of publishing, as it was at one moment, in pages.
+    /// A session that published nothing has an empty list.
     pub async fn list_files(
         &self,
         request: ListFilesRequest,
@@ -1136,7 +1128,7 @@ impl CatalogClient {
             }
         }
     }
-    ///Says whether the session has published a file of this name.
+    /// Says whether the session has published a file of this name.
     pub async fn has_file(
         &self,
         request: HasFileRequest,
@@ -1151,7 +1143,7 @@ impl CatalogClient {
             }
         }
     }
-    ///Drops the session's list, and refuses changes that come for the session later.
+    /// Drops the session's list, and refuses changes that come for the session later.
     pub async fn end_session(
         &self,
         request: EndSessionRequest,
@@ -1166,8 +1158,8 @@ impl CatalogClient {
             }
         }
     }
-    ///Gives the sessions that have something published, in pages, so that the caller can find and end
-    ///those that are over.
+    /// Gives the sessions that have something published, in pages, so that the caller can find and end
+    /// those that are over.
     pub async fn list_sessions(
         &self,
         request: ListSessionsRequest,
@@ -1190,9 +1182,9 @@ impl CatalogClient {
             }
         }
     }
-    ///Finds the files of all sessions that match a query, newest first. The next search sees a
-    ///change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
-    ///while the index is being made.
+    /// Finds the files of all sessions that match a query, newest first. The next search sees a
+    /// change; a change that another catalog made is seen within a second. The answer is UNAVAILABLE
+    /// while the index is being made.
     pub async fn search_files(
         &self,
         request: SearchFilesRequest,
@@ -1210,7 +1202,7 @@ impl CatalogClient {
             }
         }
     }
-    ///Says how many sessions have something published, and how many files there are.
+    /// Says how many sessions have something published, and how many files there are.
     pub async fn get_statistics(
         &self,
         request: GetStatisticsRequest,
@@ -1232,7 +1224,7 @@ impl CatalogClient {
 /// Answers the calls of `CatalogService` that come in batches.
 #[derive(Debug)]
 pub struct CatalogUnary<S>(pub ::std::sync::Arc<S>);
-#[tonic::async_trait]
+#[::tonic::async_trait]
 impl<S: catalog_service_server::CatalogService> ::lonja_rpc::Unary for CatalogUnary<S> {
     fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
         [

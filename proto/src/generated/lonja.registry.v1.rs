@@ -1428,66 +1428,60 @@ pub mod registry_service_server {
 }
 /// The methods of `RegistryService`, as values.
 pub mod methods {
-    ///Adds a user. Refused with USER_EXISTS.
+    /// The method `RegisterUser`.
     pub const REGISTER_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/RegisterUser",
     );
-    ///Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+    /// The method `UnregisterUser`.
     pub const UNREGISTER_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/UnregisterUser",
     );
-    ///Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+    /// The method `OpenSession`.
     pub const OPEN_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/OpenSession",
     );
-    ///Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// The method `CloseSession`.
     pub const CLOSE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/CloseSession",
     );
-    ///Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// The method `GetSession`.
     pub const GET_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetSession",
     );
-    ///Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
-    ///SESSION_NOT_FOUND.
+    /// The method `NoteDialect`.
     pub const NOTE_DIALECT: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/NoteDialect",
     );
-    ///Gives the session of a remote user, on behalf of a connected user. Refused with
-    ///USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
+    /// The method `GetRemoteSession`.
     pub const GET_REMOTE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetRemoteSession",
     );
-    ///Gives all sessions in the order in which they were opened, as they were at one moment, in
-    ///pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// The method `ListSessions`.
     pub const LIST_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/ListSessions",
     );
-    ///Says which of these sessions are over, so that the caller can remove what a crash left behind.
+    /// The method `FindEndedSessions`.
     pub const FIND_ENDED_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/FindEndedSessions",
     );
-    ///Gives the sessions of these users. A user who is not connected, or not registered, is left out.
+    /// The method `LookUpSessions`.
     pub const LOOK_UP_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/LookUpSessions",
     );
-    ///Gives a page of the sessions that match a query, newest first.
+    /// The method `FindSessions`.
     pub const FIND_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/FindSessions",
     );
-    ///Says how many users and sessions there are.
+    /// The method `GetStatistics`.
     pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetStatistics",
     );
 }
-/// An implementation of the service in this process.
-pub type LocalRegistry = dyn registry_service_server::RegistryService<
+/// Any implementation of `RegistryService` in this process.
+type LocalRegistry = dyn registry_service_server::RegistryService<
     ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
 >;
-///Owns users and their sessions. Expected refusals carry a google.rpc.ErrorInfo whose reason stands
-///in the table of the crate lonja-proto.
-///
-/// This is the caller's end. Clones lead to the same service.
+/// Calls `RegistryService`, in this process or across the network. Clones call the same service.
 #[derive(Debug, Clone)]
 pub struct RegistryClient(::lonja_rpc::Target<LocalRegistry>);
 impl RegistryClient {
@@ -1511,7 +1505,7 @@ impl RegistryClient {
     pub fn is_held(&self) -> bool {
         self.0.is_held()
     }
-    ///Adds a user. Refused with USER_EXISTS.
+    /// Adds a user. Refused with USER_EXISTS.
     pub async fn register_user(
         &self,
         request: RegisterUserRequest,
@@ -1526,7 +1520,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+    /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
     pub async fn unregister_user(
         &self,
         request: UnregisterUserRequest,
@@ -1541,7 +1535,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+    /// Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
     pub async fn open_session(
         &self,
         request: OpenSessionRequest,
@@ -1556,7 +1550,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
     pub async fn close_session(
         &self,
         request: CloseSessionRequest,
@@ -1571,7 +1565,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
     pub async fn get_session(
         &self,
         request: GetSessionRequest,
@@ -1586,8 +1580,8 @@ impl RegistryClient {
             }
         }
     }
-    ///Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
-    ///SESSION_NOT_FOUND.
+    /// Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
+    /// SESSION_NOT_FOUND.
     pub async fn note_dialect(
         &self,
         request: NoteDialectRequest,
@@ -1602,8 +1596,8 @@ impl RegistryClient {
             }
         }
     }
-    ///Gives the session of a remote user, on behalf of a connected user. Refused with
-    ///USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
+    /// Gives the session of a remote user, on behalf of a connected user. Refused with
+    /// USER_NOT_FOUND, SESSION_NOT_FOUND, REMOTE_USER_NOT_FOUND.
     pub async fn get_remote_session(
         &self,
         request: GetRemoteSessionRequest,
@@ -1618,8 +1612,8 @@ impl RegistryClient {
             }
         }
     }
-    ///Gives all sessions in the order in which they were opened, as they were at one moment, in
-    ///pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// Gives all sessions in the order in which they were opened, as they were at one moment, in
+    /// pages. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
     pub async fn list_sessions(
         &self,
         request: ListSessionsRequest,
@@ -1642,7 +1636,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Says which of these sessions are over, so that the caller can remove what a crash left behind.
+    /// Says which of these sessions are over, so that the caller can remove what a crash left behind.
     pub async fn find_ended_sessions(
         &self,
         request: FindEndedSessionsRequest,
@@ -1660,7 +1654,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Gives the sessions of these users. A user who is not connected, or not registered, is left out.
+    /// Gives the sessions of these users. A user who is not connected, or not registered, is left out.
     pub async fn look_up_sessions(
         &self,
         request: LookUpSessionsRequest,
@@ -1678,7 +1672,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Gives a page of the sessions that match a query, newest first.
+    /// Gives a page of the sessions that match a query, newest first.
     pub async fn find_sessions(
         &self,
         request: FindSessionsRequest,
@@ -1696,7 +1690,7 @@ impl RegistryClient {
             }
         }
     }
-    ///Says how many users and sessions there are.
+    /// Says how many users and sessions there are.
     pub async fn get_statistics(
         &self,
         request: GetStatisticsRequest,
@@ -1718,7 +1712,7 @@ impl RegistryClient {
 /// Answers the calls of `RegistryService` that come in batches.
 #[derive(Debug)]
 pub struct RegistryUnary<S>(pub ::std::sync::Arc<S>);
-#[tonic::async_trait]
+#[::tonic::async_trait]
 impl<S: registry_service_server::RegistryService> ::lonja_rpc::Unary
 for RegistryUnary<S> {
     fn method(&self, path: &str) -> ::std::option::Option<::lonja_rpc::Method> {
