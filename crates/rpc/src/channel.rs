@@ -21,7 +21,7 @@ use crate::{
     method::Method,
     names::Names,
     replicas::Replicas,
-    spans::{asked, begin_client, end_client, inject},
+    spans::{asked, begin_client, end_client, inject, method_of},
     tls::Tls,
     unary::decode,
 };
@@ -101,7 +101,7 @@ impl Channel {
         method: Method,
         request: &impl Message,
     ) -> Result<A, Status> {
-        let span = begin_client(method.path(), Some(&self.server));
+        let span = begin_client(method.name(), Some(&self.server));
         let traceparent = span.as_ref().map(Span::traceparent).unwrap_or_default();
         let message = request.encode_to_vec().into();
         let call = UnaryCall { path: method.path().to_owned(), traceparent, message };
@@ -132,7 +132,7 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let span = begin_client(request.uri().path(), Some(&self.server));
+        let span = begin_client(method_of(&request), Some(&self.server));
         if let Some(span) = &span {
             inject(span, &mut request);
         }

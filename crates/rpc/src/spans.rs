@@ -1,6 +1,7 @@
 //! The spans of gRPC calls, at the caller's end and at the server's end.
 
 use std::{
+    borrow::Cow,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -51,12 +52,16 @@ impl End {
     }
 }
 
-fn builder(path: &str, kind: SpanKind) -> SpanBuilder {
-    let method = path.trim_start_matches('/').to_owned();
+fn builder(method: Cow<'static, str>, kind: SpanKind) -> SpanBuilder {
     let mut attributes = Vec::with_capacity(ATTRIBUTES);
     attributes.push(KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"));
     attributes.push(KeyValue::new(names::RPC_METHOD, method.clone()));
     SpanBuilder::from_name(method).with_kind(kind).with_attributes(attributes)
+}
+
+/// The name of the method that a request over HTTP calls.
+pub(crate) fn method_of<T>(request: &Request<T>) -> String {
+    request.uri().path().trim_start_matches('/').to_owned()
 }
 
 /// Adds the caller's place in a trace to the headers of a call over HTTP.
@@ -67,9 +72,12 @@ pub(crate) fn inject(span: &Span, request: &mut Request<Body>) {
 }
 
 /// Begins the caller's span of a call. `None` if this code runs outside of a sampled trace.
-pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Option<Span> {
+pub(crate) fn begin_client(
+    method: impl Into<Cow<'static, str>>,
+    server: Option<&(Arc<str>, u16)>,
+) -> Option<Span> {
     let parent = Parent::current()?;
-    let span = Span::child(builder(path, SpanKind::Client), &parent)?;
+    let span = Span::child(builder(method.into(), SpanKind::Client), &parent)?;
     if let Some((host, port)) = server {
         span.set(KeyValue::new(names::SERVER_ADDRESS, Arc::clone(host)));
         span.set(KeyValue::new(names::SERVER_PORT, i64::from(*port)));
@@ -78,9 +86,9 @@ pub(crate) fn begin_client(path: &str, server: Option<&(Arc<str>, u16)>) -> Opti
 }
 
 /// Begins the server's span of a call. `None` if the caller is in no sampled trace.
-fn begin_server(path: &str, traceparent: &str) -> Option<Span> {
+fn begin_server(method: impl Into<Cow<'static, str>>, traceparent: &str) -> Option<Span> {
     let parent = traces::is_on().then(|| traces::extract(traceparent))??;
-    Span::child(builder(path, SpanKind::Server), &parent)
+    Span::child(builder(method.into(), SpanKind::Server), &parent)
 }
 
 /// Waits for the answer of a call that does not go over HTTP, and then ends the caller's span.
@@ -101,7 +109,7 @@ pub(crate) async fn answered<T>(
     traceparent: &str,
     answer: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
-    let Some(span) = begin_server(method.path(), traceparent) else { return answer.await };
+    let Some(span) = begin_server(method.name(), traceparent) else { return answer.await };
     let answer = answer.with_context(span.context()).await;
     close(&span, answer.as_ref().map_or_else(Status::code, |_| Code::Ok), End::Server);
     answer
@@ -110,19 +118,20 @@ pub(crate) async fn answered<T>(
 /// The spans at both ends of a call of which pages are the answer, within a process. The spans end with
 /// the last page.
 pub(crate) struct LocalSpans {
-    client: Span,
+    // The server's span ends before the caller's.
     server: Option<Span>,
+    client: Span,
 }
 
 impl LocalSpans {
     /// Begins the spans of a call. `None` if this code runs outside of a sampled trace.
     pub(crate) fn begin(method: Method) -> Option<Self> {
-        let client = begin_client(method.path(), None)?;
-        let server = begin_server(method.path(), &client.traceparent());
-        Some(Self { client, server })
+        let client = begin_client(method.name(), None)?;
+        let server = begin_server(method.name(), &client.traceparent());
+        Some(Self { server, client })
     }
 
-    /// Waits for the first answer, as a part of the trace.
+    /// Waits for what the service answers, as a part of the trace.
     pub(crate) async fn answering<T>(&self, answer: impl Future<Output = T>) -> T {
         match &self.server {
             Some(server) => answer.with_context(server.context()).await,
@@ -131,7 +140,7 @@ impl LocalSpans {
     }
 
     /// Sets the code with which the call ended.
-    pub(crate) fn end(&self, code: Code) {
+    pub(crate) fn end(self, code: Code) {
         if let Some(server) = &self.server {
             close(server, code, End::Server);
         }
@@ -273,7 +282,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let traceparent = request.headers().get(traces::HEADER).and_then(|place| place.to_str().ok());
-        let span = begin_server(request.uri().path(), traceparent.unwrap_or_default());
+        let span = begin_server(method_of(&request), traceparent.unwrap_or_default());
         let answer = self.inner.call(request);
         let Some(span) = span else { return Either::Left(answer) };
         let context = span.context();
@@ -347,6 +356,7 @@ mod tests {
         let [client, server] = spans else { panic!("two spans, not {spans:?}") };
         assert_eq!((&client.span_kind, &server.span_kind), (&SpanKind::Client, &SpanKind::Server));
         assert_eq!(server.parent_span_id, client.span_context.span_id());
+        assert!(server.end_time <= client.end_time);
         for span in [client, server] {
             assert_eq!(span.name, METHOD.name());
             assert_eq!(attribute(span, "rpc.method"), METHOD.name());
@@ -410,7 +420,7 @@ mod tests {
         exporter();
         let ids = local(METHOD, async { Ok(Answer::new(traces::current_ids())) }).await.unwrap();
         assert_eq!(ids, None);
-        assert!(begin_server(METHOD.path(), "00-not-a-place-01").is_none());
+        assert!(begin_server(METHOD.name(), "00-not-a-place-01").is_none());
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use crate::{
     spans::{LocalSpans, answered, asked, begin_client},
 };
 
-/// A stream of pages, which ends after an error.
+/// A stream of pages. The service must end the stream after an error.
 pub type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Where the calls of a client go: to an implementation `S` in this process, or to a service across the
@@ -49,8 +49,8 @@ impl<S: ?Sized> fmt::Debug for Target<S> {
 }
 
 impl<S: ?Sized> Target<S> {
-    /// Whether the service has just said that it holds calls. A service in this process has no store
-    /// that could be restarted without it.
+    /// Whether the service has just said that it holds calls. A service in this process never holds
+    /// calls: its store is files of this process.
     #[must_use]
     pub fn is_held(&self) -> bool {
         match self {
@@ -68,12 +68,12 @@ pub async fn local<A>(
     method: Method,
     answer: impl Future<Output = Result<Response<A>, Status>>,
 ) -> Result<A, Status> {
-    let span = begin_client(method.path(), None);
+    let span = begin_client(method.name(), None);
     let traceparent = span.as_ref().map(Span::traceparent).unwrap_or_default();
     asked(span, answered(method, &traceparent, answer)).await.map(Response::into_inner)
 }
 
-/// Waits for the first page of a service in this process. The spans of the call end with the stream.
+/// Waits until a service in this process has given its stream. The spans of the call end with the stream.
 ///
 /// # Errors
 /// The error that the service gives before there is a stream.

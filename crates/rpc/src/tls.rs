@@ -103,9 +103,9 @@ pub enum BadContent {
 /// Why certificate, key and authorities do not make an identity.
 #[derive(Debug, thiserror::Error)]
 pub enum BadIdentity {
-    /// The key does not fit the certificate, or is of a kind that is not known.
+    /// rustls refuses the certificate, the key or the settings.
     #[error(transparent)]
-    Key(#[from] rustls::Error),
+    Rustls(#[from] rustls::Error),
     /// Callers cannot be verified by these authorities.
     #[error(transparent)]
     Verifier(#[from] VerifierBuilderError),

@@ -46,7 +46,7 @@ where
 /// Decodes a message.
 ///
 /// # Errors
-/// `INTERNAL` when the bytes are not a message of this type, as when it comes over HTTP.
+/// `INTERNAL` when the bytes are not a message of this type: the code that a caller over HTTP gets too.
 pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
     M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
 }
