@@ -218,7 +218,7 @@ async fn tail(source: &Source, newest: u32, json: bool) -> anyhow::Result<()> {
         match tail.follow().await {
             // Before the first page there may be no index at all: then trying again is of no use.
             Err(error) if is_closed_pipe(&error) || tail.page_token.is_empty() => return Err(error),
-            Err(error) => eprintln!("lonja: {error:#}; trying again"),
+            Err(error) => eprintln!("lonja: {}; trying again", crate::line(&error)),
             Ok(()) => eprintln!("lonja: the console has stopped; trying again"),
         }
         time::sleep(PAUSE).await;

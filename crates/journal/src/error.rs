@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     fmt, io,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Once,
 };
 
@@ -25,6 +25,18 @@ pub enum OpenError {
     /// A thread cannot be started.
     #[error("the journal's threads cannot be started: {0}")]
     Thread(#[source] io::Error),
+}
+
+impl OpenError {
+    /// The error for a file that cannot be read, or whose content is damaged.
+    pub(crate) fn of(path: &Path, what: Damage) -> Self {
+        match what {
+            Damage::Tables(redb::Error::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+                Self::Unusable(path.to_owned(), error)
+            }
+            what => Self::Damaged(path.to_owned(), what),
+        }
+    }
 }
 
 /// What is wrong with the content of a journal's files.
@@ -93,7 +105,7 @@ impl fmt::Display for JournalError {
 }
 
 thread_local! {
-    /// Whether a panic of this thread is turned into a text, so that the panic hook says nothing.
+    /// Whether a panic of this thread is turned into an error, so that the panic hook says nothing.
     static IS_SILENT: Cell<bool> = const { Cell::new(false) };
 }
 

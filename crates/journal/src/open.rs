@@ -69,11 +69,8 @@ impl Journal {
         let generation = in_first.generation.max(in_second.generation) + 1;
         fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable(directory))?;
         without_panic(|| recover(&file, vec![in_first, in_second]))
-            .map_err(|what| OpenError::Damaged(path.clone(), what))?
-            .map_err(|error| match error {
-                redb::Error::Io(error) => OpenError::Unusable(path.clone(), error),
-                error => OpenError::Damaged(path.clone(), error.into()),
-            })?;
+            .and_then(|recovered| Ok(recovered?))
+            .map_err(|what| OpenError::of(&path, what))?;
         Ok(JournalBuilder {
             file: Arc::new(file),
             segments: [first, second],
@@ -110,11 +107,9 @@ impl JournalBuilder {
     /// # Errors
     /// When the log is damaged.
     pub fn add<S: State>(&mut self, state: S) -> Result<Log<S>, OpenError> {
-        let damaged = |what: Damage| OpenError::Damaged(self.file.path().to_owned(), what);
         let replayed = without_panic(|| self.file.read(|transaction| Ok(replay(transaction, state))))
-            .map_err(damaged)?
-            .map_err(|error| damaged(error.into()))?
-            .map_err(damaged)?;
+            .and_then(|replayed| replayed?)
+            .map_err(|what| OpenError::of(self.file.path(), what))?;
         let (log, participant) = log::attach(Arc::clone(&self.file), Arc::clone(&self.signal), replayed);
         self.participants.push(participant);
         Ok(log)

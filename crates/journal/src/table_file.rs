@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageError,
-    TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    WriteTransaction,
 };
 
 use crate::{
@@ -141,12 +141,9 @@ impl TableFile {
 
 fn open(path: &Path) -> Result<Database, OpenError> {
     let open = || Database::builder().set_cache_size(CACHE).create(path);
-    let database = without_panic(open).map_err(|panic| OpenError::Damaged(path.to_owned(), panic))?;
+    let database = without_panic(open).map_err(|panic| OpenError::of(path, panic))?;
     database.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
-        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-            OpenError::Unusable(path.to_owned(), error)
-        }
-        other => OpenError::Damaged(path.to_owned(), redb::Error::from(other).into()),
+        other => OpenError::of(path, redb::Error::from(other).into()),
     })
 }
