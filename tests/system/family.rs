@@ -414,6 +414,10 @@ fn everything(form: &Form, user: &str, port: u16, mut ports: impl FnMut() -> Por
             assert_eq!(form.find(&ports(), asks, user, user, file), found, "{}: {file}", form.name);
         }
         assert_eq!(form.find(&ports(), asks, user, "nobody", &own), Err(1), "{}", form.name);
+        if matches!(asks, Where::OwnerFile | Where::OwnerFileLocal) {
+            // A name that is no file's shows that the peer means something else.
+            assert_eq!(form.find(&ports(), asks, user, user, "absent"), Err(1), "{}", form.name);
+        }
     }
     let mut status = |operation: &str, fields: &[&str]| form.status(&ports(), operation, user, fields);
     assert_eq!(status("DELETE", &[&own]), 0, "{}", form.name);

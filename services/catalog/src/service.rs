@@ -33,7 +33,7 @@ const MAX_OFFSET: usize = 10_000;
 const MAX_QUERY: usize = 1024;
 
 /// Answers `lonja.catalog.v1` from a store, and searches in an index of that store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct CatalogGrpc<S> {
     store: S,
     search: Search<S>,

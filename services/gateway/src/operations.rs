@@ -233,9 +233,7 @@ impl Operations {
             Ok(owner) => owner,
             Err(NotDone(Outcome::NotRegistered)) => {
                 let first = self.session(first).await.map_err(of_owner)?;
-                let has_file =
-                    HasFileRequest { session_id: first.session_id.clone(), filename: second.to_string() };
-                if !looks_like_a_file(second) && !self.backend.catalog.has_file(has_file).await?.published {
+                if !looks_like_a_file(second) && !self.has_published(&first.session_id, second).await? {
                     return Err(NotDone(Outcome::OwnerNotConnected));
                 }
                 first
@@ -245,6 +243,12 @@ impl Operations {
         let Endpoint { ipv4, port } = owner.endpoint.unwrap_or_default();
         let port = u16::try_from(port).unwrap_or_default();
         Ok(Done { content: Content::Owner(Ipv4Addr::from_bits(ipv4), port), dialect: None })
+    }
+
+    /// Whether a session has published a file of this name.
+    async fn has_published(&self, session_id: &str, name: &Username) -> Result<bool, NotDone> {
+        let request = HasFileRequest { session_id: session_id.to_owned(), filename: name.to_string() };
+        Ok(self.backend.catalog.has_file(request).await?.published)
     }
 
     /// Keeps in the user's session that the user's peer reads this dialect; `None` forgets what was
@@ -270,7 +274,7 @@ impl Operations {
 
     /// Waits for a list. Lists come on streams of their own, and a service says only on a stream of
     /// batches that it holds calls. So after [`DOUBT`] the registry is asked for the session in a
-    /// batch: if the registry holds calls, the channel hears so.
+    /// batch: if the registry holds calls, the client learns that.
     async fn list_or_hold<T>(
         &self,
         username: &Username,

@@ -43,8 +43,9 @@ impl RedisStore {
     async fn change(&self, operation: &str, session: SessionId, details: [&str; 3]) -> Result<(), Failure> {
         let (shard, id) = (shard(&session.to_bytes()), session.to_string());
         let [username, filename, description] = details;
-        let keys = [&format!("files:{id}"), &format!("ended:{id}"), "sessions", "totals", "changes"];
-        let keys = keys.map(|name| self.redis.key(shard, name)).to_vec();
+        let others = [&format!("ended:{id}"), "sessions", "totals", "changes"];
+        let others = others.map(|name| self.redis.key(shard, name));
+        let keys = [self.files(session)].into_iter().chain(others).collect();
         let limit = self.max_files.to_string();
         let arguments = [operation, &id, username, filename, description, &limit];
         let arguments = arguments.map(|argument| argument.into()).to_vec();
