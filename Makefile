@@ -124,14 +124,14 @@ dist:
 	  && tar -czf $$name.tar.gz $$name && rm -r $$name
 	cargo deb --quiet --no-build --profile dist --package lonja --output target/packages/
 
-# Beside a bare server, on an otherwise idle machine. BENCH_ARGS="--only register" for less.
+# Beside a bare server, the kernel alone, opentracker and a bare chain, on an otherwise idle machine. BENCH_ARGS="--only register" for less.
 bench:
 	$(call debian,iperf3,iperf3)
 	cargo build --profile dist --workspace
 	target/dist/lonja-bench compare $(BENCH_ARGS)
-	target/dist/lonja-bench compare --limit --only register $(BENCH_ARGS)
+	target/dist/lonja-bench compare --limit
 	$(call debian,opentracker,opentracker)
-	target/dist/lonja-bench compare --opentracker opentracker --only register $(BENCH_ARGS)
+	target/dist/lonja-bench compare --opentracker opentracker --only register
 	target/dist/lonja-bench services
 	target/dist/lonja-bench copy
 	cd tests/browser && npm ci --silent --no-audit --no-fund

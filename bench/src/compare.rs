@@ -102,6 +102,10 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         ("list-users-10000", Asked::ListUsers, 10_000),
     ];
     for (name, operation, online) in rows {
+        // The limit answers a byte, whatever it is asked.
+        if config.limit && operation != Asked::Register {
+            continue;
+        }
         if !config.only.is_empty() && !config.only.iter().any(|only| only == name) {
             continue;
         }

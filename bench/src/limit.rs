@@ -1,5 +1,5 @@
-//! The limit: what a request costs when there is nothing but the kernel. Each thread accepts, reads,
-//! answers and closes, one connection after the other, without a runtime.
+//! The limit: what the kernel takes for a request. Each thread accepts, reads, answers and closes, one
+//! connection after the other, without a runtime.
 
 use std::{
     io::{self, Read as _},
@@ -27,9 +27,9 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     thread::scope(|scope| {
         for _ in 0..config.threads {
             scope.spawn(|| {
-                loop {
+                while let Ok((stream, _)) = listener.accept() {
                     // A peer that breaks its connection ends that connection only.
-                    let _ = listener.accept().and_then(|(stream, _)| serve(stream));
+                    let _ = serve(stream);
                 }
             });
         }

@@ -2,7 +2,7 @@
 //! way for the next.
 
 use std::{
-    fs,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::{
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use lonja_wire::{
@@ -269,12 +269,13 @@ async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) ->
     let host =
         Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);
     let stream = TcpStream::connect(SocketAddr::from((host, port))).await;
-    let mut stream = stream.with_context(|| {
-        format!(
+    if stream.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        bail!(
             "no server at {host}:{port}: the load dials 127.0.0.1 to 127.0.0.{ADDRESSES}, so have the server listen \
              on 0.0.0.0"
-        )
-    })?;
+        );
+    }
+    let mut stream = stream?;
     stream.write_all(request).await?;
     let mut read = 0;
     let mut status = None;

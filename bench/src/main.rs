@@ -27,7 +27,7 @@ struct Cli {
 enum Command {
     /// Serve as the bare server: accept, read to the request's end, answer, close
     Bare(bare::Config),
-    /// Serve as the limit: what the bare server does, by the kernel alone
+    /// Serve as the limit: accept, read, answer and close with system calls, without a runtime
     Limit(limit::Config),
     /// Load a running index or bare server, and print the results
     Load(load::Config),
