@@ -1,5 +1,5 @@
 //! `lonja up`: every service in one process. The services call each other through the clients that
-//! they use across a network; here a client calls its service straight.
+//! they use across a network; here a client calls its service directly.
 
 use std::{
     io::{self, Write as _},

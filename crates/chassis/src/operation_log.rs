@@ -1,8 +1,8 @@
 //! The line that each operation leaves on standard output. A slow reader of that output
 //! never holds up a request: what does not fit the buffer is dropped and counted.
 //!
-//! `tracing_appender` would do the same, but for the end: if nobody reads standard output, its guard
-//! says so on standard output, and so never ends.
+//! `tracing_appender` does the same, except that a process could not end while nobody reads standard
+//! output: the guard prints there that its writer did not end in time.
 
 use std::{
     io::{self, Write as _},

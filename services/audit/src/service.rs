@@ -32,7 +32,7 @@ const MAX_SAMPLE: u32 = 4096;
 const MAX_PAST: u32 = 600;
 
 /// Answers `lonja.audit.v1` from a store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct AuditGrpc<S> {
     store: S,
     lines: OperationLog,

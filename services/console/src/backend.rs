@@ -1,4 +1,4 @@
-//! Calls of the services that the console asks.
+//! How the console calls services: with a deadline, and with the service's name in a failure.
 
 use std::time::Duration;
 

@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use lonja_chassis::fold::spellings;
-use lonja_chassis::service::Backends;
+use lonja_chassis::{fold::spellings, service::Backends};
 use lonja_proto::{
     catalog::{FoundFile, SearchFilesRequest, SearchFilesResponse},
     console::{File, WatchFilesRequest, WatchFilesResponse},

@@ -120,7 +120,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console that asks the services behind `channels`, and finds out with `probes` whether
+    /// A console that asks `services`, and finds out with `probes` whether
     /// other services are ready.
     #[must_use]
     pub fn new(

@@ -7,8 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, TryStreamExt as _, future::join_all, stream};
-use lonja_chassis::clock::unix_ms;
-use lonja_chassis::service::Backends;
+use lonja_chassis::{clock::unix_ms, service::Backends};
 use lonja_proto::{
     audit::{CountOperationsRequest, CountOperationsResponse, OperationCount, SecondOfOperations},
     catalog,
@@ -177,8 +176,8 @@ impl Follower {
         while shared.latest.receiver_count() > 0 {
             next = (next + INTERVAL).max(Instant::now());
             let (mut statistics, ()) = tokio::join!(
-                statistics(self.backend.clone(), &self.probes),
-                counts.read(self.backend.clone(), &shared.history),
+                statistics(&self.backend, &self.probes),
+                counts.read(&self.backend, &shared.history),
             );
             statistics.counted_until = counts.problem.is_none().then(|| shared.history.lock().counted_until);
             let audit = health("audit", counts.problem.clone());
@@ -199,7 +198,7 @@ struct Counts {
 }
 
 impl Counts {
-    async fn read(&mut self, backend: Backends, history: &Mutex<History>) {
+    async fn read(&mut self, backend: &Backends, history: &Mutex<History>) {
         self.problem = match time::timeout(COUNTS, self.try_read(backend, history)).await {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(status),
@@ -210,7 +209,7 @@ impl Counts {
         }
     }
 
-    async fn try_read(&mut self, backend: Backends, history: &Mutex<History>) -> Result<(), Status> {
+    async fn try_read(&mut self, backend: &Backends, history: &Mutex<History>) -> Result<(), Status> {
         if self.stream.is_none() {
             let request = CountOperationsRequest { past_seconds: PAST };
             self.stream = Some(in_time("audit", backend.audit.count_operations(request)).await?);
@@ -229,7 +228,7 @@ impl Counts {
     }
 }
 
-async fn statistics(backend: Backends, probes: &Probes) -> WatchOverviewResponse {
+async fn statistics(backend: &Backends, probes: &Probes) -> WatchOverviewResponse {
     let Backends { registry, catalog, .. } = backend;
     let asked = join_all(probes.0.iter().map(|(name, probe)| probe.ask(name)));
     let (users, files, mut services) = tokio::join!(

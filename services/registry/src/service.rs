@@ -32,7 +32,7 @@ const MAX_KEYS: usize = 1000;
 const MAX_DIALECT: usize = 16;
 
 /// Answers `lonja.registry.v1` from a store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct RegistryGrpc<S> {
     store: S,
 }

@@ -45,7 +45,7 @@ impl Listing<'_> {
 
     /// Keeps on disk what is published now, if that is not `before`.
     pub(super) fn keep_if_changed(&self, before: &[String]) {
-        if self.published() != before {
+        if !self.peer.published(&self.user).iter().map(|file| &file.filename).eq(before) {
             self.peer.keep_published(&self.user);
         }
     }

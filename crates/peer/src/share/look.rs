@@ -28,7 +28,7 @@ impl Seen {
     }
 }
 
-/// Looks at the directory, and says of each name once that it is not published.
+/// Looks at the directory, and says once of each file that cannot be published why not.
 #[derive(Debug, Default)]
 pub(super) struct Looker {
     /// The names of which standard error has said that they are not published.
@@ -104,7 +104,7 @@ impl Looker {
     }
 
     /// Notes that a file is published after all.
-    pub(super) fn is_published(&mut self, name: &str) {
+    pub(super) fn note_published(&mut self, name: &str) {
         self.left_out.remove(name);
     }
 }

@@ -199,7 +199,7 @@ impl<'a> Share<'a> {
                 }
                 published => {
                     published?;
-                    self.looker.is_published(new.as_str());
+                    self.looker.note_published(new.as_str());
                     in_a_row = 0;
                 }
             }

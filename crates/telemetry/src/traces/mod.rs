@@ -70,8 +70,7 @@ pub fn init(service: &'static str) -> Result<Option<Exporter>, TraceError> {
     if !endpoint || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
         return Ok(None);
     }
-    let exporter = SpanExporter::builder().with_tonic().build();
-    let exporter = exporter?;
+    let exporter = SpanExporter::builder().with_tonic().build()?;
     let provider =
         SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(service)).build();
     install(&provider);

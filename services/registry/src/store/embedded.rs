@@ -1,10 +1,10 @@
 //! The store of a registry that keeps its own files, as in `lonja up`: the state is in memory, the
 //! changes are in the journal.
 //!
-//! How a state of the journal works: a [`Command`] is decided against the state and what earlier
-//! commands of the same commit have [`Staged`]; the [`RegistryChange`]s that it makes are written to a row of
-//! the log; then they are applied to the state. The log forgets its oldest rows, and moves what still
-//! matters of them to the newest row (`lonja_journal::State`).
+//! How a state of the journal works: a [`Command`] is decided against the state and what earlier commands
+//! of the same commit have [`Staged`]; the [`RegistryChange`]s that it makes are written to a row of the
+//! log; then they are applied to the state. The log forgets its oldest rows, and moves what still matters
+//! of them to the newest row (`lonja_journal::State`).
 
 use std::{
     collections::{BTreeMap, HashMap},
