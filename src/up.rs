@@ -18,7 +18,7 @@ use lonja_chassis::{
     service::{Backends, RunError, upkeep},
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
-use lonja_gateway::{Backend, Gateway, GatewayConfig, PeerAddress, PeerListener};
+use lonja_gateway::{Gateway, GatewayConfig, PeerAddress, PeerListener};
 use lonja_journal::Journal;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -79,17 +79,16 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     announce(&peers, &datetime_at, &console)?;
 
     let health = Health::new();
-    let backend = Backend::new(services.clone());
     let proxies = config.gateway.trusted_proxies.clone();
-    let gateway = Gateway::new(config.gateway, backend.clone(), lines);
+    let gateway = Gateway::new(config.gateway, services.clone(), lines);
     let probes = probes(&health, datetime_at.first().copied());
-    let page = Console::new(config.console, services, probes, shutdown.clone());
+    let page = Console::new(config.console, services.clone(), probes, shutdown.clone());
     let (served, shown, ..) = tokio::join!(
         gateway.serve(peers, shutdown.clone()),
         page.serve(console, admin::router(health.clone()), health.clone()),
         search.run(shutdown.clone()),
         lonja_datetime::serve(datetime, proxies, shutdown.clone()),
-        health.watch("lonja", shutdown.clone(), || backend.is_ready()),
+        health.watch("lonja", shutdown.clone(), || lonja_gateway::is_ready(&services)),
         upkeep(&shutdown),
     );
     tokio::task::spawn_blocking(move || {

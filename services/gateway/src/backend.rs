@@ -1,14 +1,9 @@
-//! The gateway's clients of the other services.
+//! What the answers of the other services mean to the gateway.
 
 use std::time::Duration;
 
 use lonja_chassis::service::Backends;
-use lonja_proto::{
-    Reason,
-    audit::AuditClient,
-    catalog::{self, CatalogClient},
-    registry::{self, RegistryClient},
-};
+use lonja_proto::{Reason, catalog, registry};
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Outcome;
 use tokio::time;
@@ -19,37 +14,20 @@ use tonic::Status;
 /// (docs/protocol.md 3).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Clients of the three services that the gateway calls. Clones share connections.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    pub(crate) registry: RegistryClient,
-    pub(crate) catalog: CatalogClient,
-    pub(crate) audit: AuditClient,
+/// Whether registry or catalog hold calls, because their store is being restarted.
+pub(crate) fn is_held(services: &Backends) -> bool {
+    services.registry.is_held() || services.catalog.is_held()
 }
 
-impl Backend {
-    /// A backend of these services.
-    #[must_use]
-    pub fn new(services: Backends) -> Self {
-        let Backends { registry, catalog, audit } = services;
-        Self { registry, catalog, audit }
-    }
-
-    /// Whether registry or catalog hold calls, because their store is being restarted.
-    pub(crate) fn is_held(&self) -> bool {
-        self.registry.is_held() || self.catalog.is_held()
-    }
-
-    /// Whether peers can be served: registry and catalog answer within two seconds.
-    pub async fn is_ready(&self) -> bool {
-        let both = async {
-            tokio::try_join!(
-                self.registry.get_statistics(registry::GetStatisticsRequest {}),
-                self.catalog.get_statistics(catalog::GetStatisticsRequest {}),
-            )
-        };
-        matches!(time::timeout(DEADLINE, both).await, Ok(Ok(_)))
-    }
+/// Whether peers can be served: registry and catalog answer within two seconds.
+pub async fn is_ready(services: &Backends) -> bool {
+    let both = async {
+        tokio::try_join!(
+            services.registry.get_statistics(registry::GetStatisticsRequest {}),
+            services.catalog.get_statistics(catalog::GetStatisticsRequest {}),
+        )
+    };
+    matches!(time::timeout(DEADLINE, both).await, Ok(Ok(_)))
 }
 
 /// Bounds the log of failed calls: while a service is down, every request fails.

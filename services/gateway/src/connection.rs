@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::{DEADLINE, NotDone},
+    backend::{DEADLINE, NotDone, is_held},
     dialects::Dialects,
     learning::{Doubts, Learning},
     lists::Rendered,
@@ -287,7 +287,7 @@ impl ConnectionContext {
             }
             self.operations.carry_out(request, peer, hints).await
         };
-        let is_held = || self.operations.backend.is_held();
+        let is_held = || is_held(&self.operations.backend);
         let done = in_time(since, DEADLINE, is_held, work).await;
         done.unwrap_or_else(|| {
             if let Some(suppressed) = NO_ANSWERS.admit() {

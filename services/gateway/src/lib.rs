@@ -31,7 +31,7 @@ use lonja_chassis::{
 use tokio_util::sync::CancellationToken;
 
 pub use advertise::{Advertise, BadRule, Rule, Rules};
-pub use backend::Backend;
+pub use backend::is_ready;
 pub use dialects::{BadDialectRule, BadPeerAddress, Dialects, PeerAddress};
 pub use server::{Gateway, PeerListener};
 
@@ -111,7 +111,7 @@ pub fn run(config: Config, shutdown: CancellationToken) -> Running {
 }
 
 async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let backend = Backend::new(config.backend.clients()?);
+    let backend = config.backend.clients()?;
     let listeners = config.listen.into_iter().map(PeerListener::new).collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin_listen.map(listen).transpose()?;
     announce(SERVICE_NAME, &listeners, admin.as_ref())?;
@@ -124,7 +124,7 @@ async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let gateway = Gateway::new(config.gateway, backend.clone(), lines);
     let (served, ..) = tokio::join!(
         gateway.serve(listeners, shutdown.clone()),
-        health.watch(SERVICE_NAME, shutdown.clone(), || backend.is_ready()),
+        health.watch(SERVICE_NAME, shutdown.clone(), || is_ready(&backend)),
         serve_admin(admin, &health, &shutdown),
         upkeep(&shutdown),
     );

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     Reason,
     catalog::{DeleteFileRequest, EndSessionRequest, File, HasFileRequest, PublishFileRequest},
@@ -21,7 +22,7 @@ use tokio::time;
 
 use crate::{
     advertise::Advertise,
-    backend::{Backend, NotDone},
+    backend::NotDone,
     lists::{Lists, Rendered, Strings},
 };
 
@@ -88,7 +89,7 @@ impl Done {
 /// Carries out the requests of peers.
 #[derive(Debug)]
 pub(crate) struct Operations {
-    pub(crate) backend: Backend,
+    pub(crate) backend: Backends,
     pub(crate) advertise: Advertise,
     pub(crate) lists: Lists,
 }

@@ -7,7 +7,7 @@ use lonja_chassis::{
     net::{ListenError, listen},
     networks::Networks,
     operation_log::OperationLog,
-    service::Running,
+    service::{Backends, Running},
     shutdown,
 };
 use lonja_telemetry::throttle::Throttle;
@@ -23,7 +23,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     GatewayConfig,
     advertise::Advertise,
-    backend::Backend,
     connection::{self, ConnectionContext, Input, Origin},
     dialects::PeerAddress,
     learning::Doubts,
@@ -76,7 +75,7 @@ pub struct Gateway {
     shared: Arc<ConnectionContext>,
     places: Arc<Places>,
     trusted_proxies: Networks,
-    backend: Backend,
+    backend: Backends,
     sweep_interval: Duration,
 }
 
@@ -84,7 +83,7 @@ impl Gateway {
     /// A gateway that calls the services of `backend`, and writes a line for each operation to
     /// `lines`.
     #[must_use]
-    pub fn new(config: GatewayConfig, backend: Backend, lines: OperationLog) -> Self {
+    pub fn new(config: GatewayConfig, backend: Backends, lines: OperationLog) -> Self {
         let operations = Operations {
             backend: backend.clone(),
             advertise: Advertise::new(&config.advertise),

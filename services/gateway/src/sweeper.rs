@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
+use lonja_chassis::service::Backends;
 use lonja_proto::{
     catalog::{EndSessionRequest, ListSessionsRequest},
     registry::{FindEndedSessionsRequest, SessionKey},
@@ -16,13 +17,11 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::backend::Backend;
-
 /// The number of sessions that one call to the registry asks about: as many as the registry allows.
 const PAGE: u32 = 1000;
 
 /// Sweeps the catalog once in each `interval` until shutdown.
-pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration, backend: Backend) {
+pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration, backend: Backends) {
     let swept = counter!("lonja_gateway_swept_sessions_total");
     while time::timeout(interval, shutdown.cancelled()).await.is_err() {
         match shutdown.run_until_cancelled(sweep(&backend)).await {
@@ -40,7 +39,7 @@ pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration,
 }
 
 /// Ends those sessions in the catalog that are over in the registry, and returns their number.
-async fn sweep(backend: &Backend) -> Result<u64, Status> {
+async fn sweep(backend: &Backends) -> Result<u64, Status> {
     let mut pages = backend.catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?;
     let mut swept = 0;
     while let Some(page) = pages.try_next().await? {
