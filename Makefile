@@ -124,7 +124,8 @@ dist:
 	  && tar -czf $$name.tar.gz $$name && rm -r $$name
 	cargo deb --quiet --no-build --profile dist --package lonja --output target/packages/
 
-# Beside a bare server, the kernel alone, opentracker and a bare chain, on an otherwise idle machine. BENCH_ARGS="--only register" for less.
+# Beside a bare server, the kernel alone, opentracker and a bare chain, on an otherwise idle machine.
+# BENCH_ARGS="--only register" for less.
 bench:
 	$(call debian,iperf3,iperf3)
 	cargo build --profile dist --workspace
