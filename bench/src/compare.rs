@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::ensure;
 use tempfile::TempDir;
 
 use crate::{
@@ -39,7 +40,8 @@ pub(crate) struct Config {
     /// Compare with this other lonja instead of with the bare server
     #[arg(long, value_name = "PROGRAM", group = "beside")]
     other: Option<PathBuf>,
-    /// Compare with the limit, what the kernel alone takes, instead of with the bare server
+    /// Compare with the limit, what the kernel alone takes, instead of with the bare server; for
+    /// register only
     #[arg(long, group = "beside")]
     limit: bool,
 }
@@ -101,14 +103,13 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         ("list-users-1000", Asked::ListUsers, 1000),
         ("list-users-10000", Asked::ListUsers, 10_000),
     ];
-    for (name, operation, online) in rows {
-        // The limit answers a byte, whatever it is asked.
-        if config.limit && operation != Asked::Register {
-            continue;
-        }
-        if !config.only.is_empty() && !config.only.iter().any(|only| only == name) {
-            continue;
-        }
+    let is_asked = |name: &str| config.only.is_empty() || config.only.iter().any(|only| only == name);
+    // The limit answers a byte, whatever it is asked.
+    let can_measure = |operation| !config.limit || operation == Asked::Register;
+    let asked: Vec<_> =
+        rows.iter().filter(|(name, operation, _)| is_asked(name) && can_measure(*operation)).collect();
+    ensure!(!asked.is_empty(), "nothing to measure: rows are {}", rows.map(|(name, ..)| name).join(", "));
+    for &&(name, operation, online) in &asked {
         for &connections in &config.connections {
             row(config, name, &Load { operation, online, connections, seconds: config.seconds })?;
         }

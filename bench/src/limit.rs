@@ -13,7 +13,7 @@ use rustix::net::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
-    /// Threads that serve
+    /// How many threads accept and answer, each one connection at a time
     #[arg(long, default_value_t = 2)]
     threads: usize,
 }
