@@ -43,7 +43,7 @@ where
     Ok(answer.get_ref().encode_to_vec().into())
 }
 
-/// Decodes a message.
+/// The message of type `M` that the bytes hold.
 ///
 /// # Errors
 /// `INTERNAL` when the bytes are not a message of this type: the code that a caller over HTTP gets too.

@@ -94,7 +94,7 @@ impl<'a> Named<'a> {
     fn methods(&self) -> TokenStream {
         let constants = self.service.methods.iter().map(|method| {
             let (constant, path) = (constant(method), self.path(method));
-            let comment = format!(" The method `{}`.", method.proto_name);
+            let comment = format!(" Names what [`super::{}Client::{}`] calls.", self.short, method.name);
             quote! { #[doc = #comment] pub const #constant: ::lonja_rpc::Method = ::lonja_rpc::Method::new(#path); }
         });
         let comment = format!(" The methods of `{}`, as values.", self.service.proto_name);

@@ -774,19 +774,19 @@ pub mod audit_service_server {
 }
 /// The methods of `AuditService`, as values.
 pub mod methods {
-    /// The method `RecordOperations`.
+    /// Names what [`super::AuditClient::record_operations`] calls.
     pub const RECORD_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/RecordOperations",
     );
-    /// The method `ListOperations`.
+    /// Names what [`super::AuditClient::list_operations`] calls.
     pub const LIST_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/ListOperations",
     );
-    /// The method `TailOperations`.
+    /// Names what [`super::AuditClient::tail_operations`] calls.
     pub const TAIL_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/TailOperations",
     );
-    /// The method `CountOperations`.
+    /// Names what [`super::AuditClient::count_operations`] calls.
     pub const COUNT_OPERATIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.audit.v1.AuditService/CountOperations",
     );

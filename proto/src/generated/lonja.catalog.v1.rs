@@ -1013,35 +1013,35 @@ pub mod catalog_service_server {
 }
 /// The methods of `CatalogService`, as values.
 pub mod methods {
-    /// The method `PublishFile`.
+    /// Names what [`super::CatalogClient::publish_file`] calls.
     pub const PUBLISH_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/PublishFile",
     );
-    /// The method `DeleteFile`.
+    /// Names what [`super::CatalogClient::delete_file`] calls.
     pub const DELETE_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/DeleteFile",
     );
-    /// The method `ListFiles`.
+    /// Names what [`super::CatalogClient::list_files`] calls.
     pub const LIST_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/ListFiles",
     );
-    /// The method `HasFile`.
+    /// Names what [`super::CatalogClient::has_file`] calls.
     pub const HAS_FILE: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/HasFile",
     );
-    /// The method `EndSession`.
+    /// Names what [`super::CatalogClient::end_session`] calls.
     pub const END_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/EndSession",
     );
-    /// The method `ListSessions`.
+    /// Names what [`super::CatalogClient::list_sessions`] calls.
     pub const LIST_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/ListSessions",
     );
-    /// The method `SearchFiles`.
+    /// Names what [`super::CatalogClient::search_files`] calls.
     pub const SEARCH_FILES: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/SearchFiles",
     );
-    /// The method `GetStatistics`.
+    /// Names what [`super::CatalogClient::get_statistics`] calls.
     pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.catalog.v1.CatalogService/GetStatistics",
     );

@@ -1428,51 +1428,51 @@ pub mod registry_service_server {
 }
 /// The methods of `RegistryService`, as values.
 pub mod methods {
-    /// The method `RegisterUser`.
+    /// Names what [`super::RegistryClient::register_user`] calls.
     pub const REGISTER_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/RegisterUser",
     );
-    /// The method `UnregisterUser`.
+    /// Names what [`super::RegistryClient::unregister_user`] calls.
     pub const UNREGISTER_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/UnregisterUser",
     );
-    /// The method `OpenSession`.
+    /// Names what [`super::RegistryClient::open_session`] calls.
     pub const OPEN_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/OpenSession",
     );
-    /// The method `CloseSession`.
+    /// Names what [`super::RegistryClient::close_session`] calls.
     pub const CLOSE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/CloseSession",
     );
-    /// The method `GetSession`.
+    /// Names what [`super::RegistryClient::get_session`] calls.
     pub const GET_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetSession",
     );
-    /// The method `NoteDialect`.
+    /// Names what [`super::RegistryClient::note_dialect`] calls.
     pub const NOTE_DIALECT: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/NoteDialect",
     );
-    /// The method `GetRemoteSession`.
+    /// Names what [`super::RegistryClient::get_remote_session`] calls.
     pub const GET_REMOTE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetRemoteSession",
     );
-    /// The method `ListSessions`.
+    /// Names what [`super::RegistryClient::list_sessions`] calls.
     pub const LIST_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/ListSessions",
     );
-    /// The method `FindEndedSessions`.
+    /// Names what [`super::RegistryClient::find_ended_sessions`] calls.
     pub const FIND_ENDED_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/FindEndedSessions",
     );
-    /// The method `LookUpSessions`.
+    /// Names what [`super::RegistryClient::look_up_sessions`] calls.
     pub const LOOK_UP_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/LookUpSessions",
     );
-    /// The method `FindSessions`.
+    /// Names what [`super::RegistryClient::find_sessions`] calls.
     pub const FIND_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/FindSessions",
     );
-    /// The method `GetStatistics`.
+    /// Names what [`super::RegistryClient::get_statistics`] calls.
     pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetStatistics",
     );
