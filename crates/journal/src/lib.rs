@@ -68,6 +68,7 @@
 
 mod checkpoint;
 mod commit;
+mod disk;
 mod error;
 mod log;
 mod open;

@@ -1,7 +1,7 @@
 //! Opening a journal's files, and closing them.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
@@ -10,8 +10,9 @@ use std::{
 use redb::{ReadTransaction, TableError};
 
 use crate::{
-    checkpoint::fold_until_closed,
+    checkpoint::Checkpoint,
     commit::Participant,
+    disk::{Disk, FileSystem},
     error::{Damage, OpenError, without_panic},
     log::{self, Log, Replay},
     recovery::recover,
@@ -19,14 +20,17 @@ use crate::{
     signal::Signal,
     state::State,
     table_file::{TableFile, table},
-    wal::WriteAhead,
-    writer::write_until_closed,
+    wal::{SEGMENT, WriteAhead},
+    writer::Writer,
 };
 
 /// The open files of a journal that has no writer yet: each service adds its log.
 pub struct JournalBuilder {
+    disk: Arc<dyn Disk>,
     file: Arc<TableFile>,
     segments: [(PathBuf, Segment); 2],
+    /// How many bytes a segment takes before the other one is used.
+    size: u64,
     generation: u64,
     signal: Arc<Signal>,
     participants: Vec<Box<dyn Participant>>,
@@ -52,32 +56,7 @@ impl Journal {
     /// # Errors
     /// When the files cannot be used. The error says in one line why.
     pub fn open(directory: &Path, name: &str) -> Result<JournalBuilder, OpenError> {
-        let unusable = |path: &Path| {
-            let path = path.to_owned();
-            move |error| OpenError::Unusable(path, error)
-        };
-        fs::create_dir_all(directory).map_err(unusable(directory))?;
-        let path = directory.join(format!("{name}.redb"));
-        // The table file is opened first: the process that has it open owns the segments too.
-        let file = TableFile::open(&path)?;
-        let open = |number| {
-            let path = directory.join(format!("{name}.wal{number}"));
-            let (segment, found) = Segment::open(&path).map_err(unusable(&path))?;
-            Ok(((path, segment), found))
-        };
-        let ((first, in_first), (second, in_second)) = (open(0)?, open(1)?);
-        let generation = in_first.generation.max(in_second.generation) + 1;
-        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable(directory))?;
-        without_panic(|| recover(&file, vec![in_first, in_second]))
-            .and_then(|recovered| Ok(recovered?))
-            .map_err(|what| OpenError::of(&path, what))?;
-        Ok(JournalBuilder {
-            file: Arc::new(file),
-            segments: [first, second],
-            generation,
-            signal: Arc::default(),
-            participants: Vec::new(),
-        })
+        JournalBuilder::open(Arc::new(FileSystem), directory, name, SEGMENT)
     }
 
     /// Commits the commands that wait, refuses later ones, and ends the threads. Blocks for as long
@@ -102,6 +81,44 @@ impl Drop for Journal {
 }
 
 impl JournalBuilder {
+    /// Opens the files of a journal on a disk, with segments of `size` bytes.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        name: &str,
+        size: u64,
+    ) -> Result<Self, OpenError> {
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Unusable(path, error)
+        };
+        disk.create_directory(directory).map_err(unusable(directory))?;
+        let path = directory.join(format!("{name}.redb"));
+        // The table file is opened first: the process that has it open owns the segments too.
+        let file = TableFile::open(&disk, &path)?;
+        let open = |number| {
+            let path = directory.join(format!("{name}.wal{number}"));
+            let segment = disk.open(&path).and_then(|file| Segment::open(file, size));
+            let (segment, found) = segment.map_err(unusable(&path))?;
+            Ok(((path, segment), found))
+        };
+        let ((first, in_first), (second, in_second)) = (open(0)?, open(1)?);
+        let generation = in_first.generation.max(in_second.generation) + 1;
+        disk.sync_directory(directory).map_err(unusable(directory))?;
+        without_panic(|| recover(&file, vec![in_first, in_second]))
+            .and_then(|recovered| Ok(recovered?))
+            .map_err(|what| OpenError::of(&path, what))?;
+        Ok(Self {
+            disk,
+            file: Arc::new(file),
+            segments: [first, second],
+            size,
+            generation,
+            signal: Arc::default(),
+            participants: Vec::new(),
+        })
+    }
+
     /// Adds the log of `state`, and brings `state` up to date with the log.
     ///
     /// # Errors
@@ -120,20 +137,25 @@ impl JournalBuilder {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(self) -> Result<Journal, OpenError> {
-        let Self { file, segments, generation, signal, participants } = self;
+        let mut journal = Journal { signal: Arc::clone(&self.signal), threads: Vec::new() };
+        let (writer, checkpoint) = self.parts();
+        journal.spawn("checkpoint", move || checkpoint.run())?;
+        journal.spawn("journal", move || writer.run())?;
+        Ok(journal)
+    }
+
+    /// What the two threads of the journal run.
+    pub(crate) fn parts(self) -> (Writer, Checkpoint) {
+        let Self { disk, file, segments, size, generation, signal, participants } = self;
         let [(first_path, first), (second_path, second)] = segments;
         let (full, filled) = mpsc::sync_channel(2);
         let (spare, spares) = mpsc::channel();
         // This function holds the receiver, so sending cannot fail.
         let _ = spare.send(second);
-        let mut journal = Journal { signal: Arc::clone(&signal), threads: Vec::new() };
-        journal.spawn("checkpoint", {
-            let signal = Arc::clone(&signal);
-            move || fold_until_closed(&file, &[first_path, second_path], &signal, &filled, &spare)
-        })?;
-        let log = WriteAhead::new(first, generation, spares, full);
-        journal.spawn("journal", move || write_until_closed(log, signal, participants))?;
-        Ok(journal)
+        let log = WriteAhead::new(first, generation, size, spares, full);
+        let writer = Writer::new(log, Arc::clone(&signal), participants);
+        let segments = [first_path, second_path];
+        (writer, Checkpoint { disk, file, segments, signal, full: filled, spare })
     }
 }
 

@@ -13,23 +13,19 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs::{File, OpenOptions},
     hash::{BuildHasher as _, Hasher as _},
     io,
-    os::unix::fs::FileExt as _,
-    path::Path,
 };
 
-/// How many bytes a segment takes before the other segment is used. A new file is filled with zeros
-/// up to this length, so that an append changes no metadata.
-pub(crate) const SEGMENT: u64 = 4 << 20;
+use redb::StorageBackend;
+
 const MAGIC: [u8; 8] = *b"lonjawal";
 const HEADER: usize = 32;
 const ALIGNMENT: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Segment {
-    file: File,
+    file: Box<dyn StorageBackend>,
     position: u64,
     generation: u64,
     nonce: u64,
@@ -48,18 +44,18 @@ pub(crate) struct Found {
 }
 
 impl Segment {
-    /// Opens and reads a segment, and makes the file if it is not there.
-    pub(crate) fn open(path: &Path) -> io::Result<(Self, Found)> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let length = file.metadata()?.len();
+    /// Reads a segment. A file that is shorter than `size` bytes is filled with zeros up to this length,
+    /// so that an append changes no metadata.
+    pub(crate) fn open(file: Box<dyn StorageBackend>, size: u64) -> io::Result<(Self, Found)> {
+        let length = file.len()?;
         let found = {
             let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-            file.read_exact_at(&mut bytes, 0)?;
+            file.read(0, &mut bytes)?;
             scan(&bytes)
         };
-        if length < SEGMENT {
-            file.write_all_at(&vec![0; (SEGMENT - length) as usize], length)?;
-            file.sync_all()?;
+        if length < size {
+            file.write(length, &vec![0; (size - length) as usize])?;
+            file.sync_data()?;
         }
         Ok((Self { file, position: 0, generation: 0, nonce: 0, buffer: Vec::new() }, found))
     }
@@ -83,7 +79,7 @@ impl Segment {
         self.buffer.extend_from_slice(&checksum(&self.buffer, payload).to_le_bytes());
         self.buffer.extend_from_slice(payload);
         self.buffer.resize(self.buffer.len().next_multiple_of(ALIGNMENT), 0);
-        self.file.write_all_at(&self.buffer, self.position)?;
+        self.file.write(self.position, &self.buffer)?;
         self.file.sync_data()?;
         self.position += self.buffer.len() as u64;
         Ok(())
@@ -142,27 +138,32 @@ fn scan(bytes: &[u8]) -> Found {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use tempfile::TempDir;
 
     use super::*;
+    use crate::disk::{Disk as _, FileSystem};
+
+    fn open(path: &Path) -> (Segment, Found) {
+        Segment::open(FileSystem.open(path).unwrap(), 4096).unwrap()
+    }
 
     fn payloads(path: &Path) -> Vec<Vec<u8>> {
-        Segment::open(path).unwrap().1.payloads
+        open(path).1.payloads
     }
 
     #[test]
     fn what_was_appended_is_found() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("wal");
-        let (mut segment, found) = Segment::open(&path).unwrap();
+        let (mut segment, found) = open(&path);
         assert!(found.payloads.is_empty());
         segment.restart(7);
         for payload in [&b"one"[..], b"", b"three three three"] {
             segment.append(payload).unwrap();
         }
-        let found = Segment::open(&path).unwrap().1;
+        let found = open(&path).1;
         assert_eq!(found.payloads, [&b"one"[..], b"", b"three three three"]);
         assert_eq!(found.generation, 7);
         assert!(found.beyond.is_empty());
@@ -172,7 +173,7 @@ mod tests {
     fn a_frame_that_was_cut_anywhere_was_never_written() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("wal");
-        let (mut segment, _) = Segment::open(&path).unwrap();
+        let (mut segment, _) = open(&path);
         segment.restart(1);
         segment.append(b"whole").unwrap();
         let start = segment.len() as usize;
@@ -193,14 +194,14 @@ mod tests {
     fn a_new_use_hides_the_frames_of_the_one_before() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("wal");
-        let (mut segment, _) = Segment::open(&path).unwrap();
+        let (mut segment, _) = open(&path);
         segment.restart(1);
         for _ in 0..3 {
             segment.append(b"old").unwrap();
         }
         segment.restart(2);
         segment.append(b"new").unwrap();
-        let found = Segment::open(&path).unwrap().1;
+        let found = open(&path).1;
         assert_eq!(found.payloads, [b"new"]);
         assert_eq!((found.generation, found.beyond.len()), (2, 2));
     }
@@ -209,7 +210,7 @@ mod tests {
     fn frames_beyond_damage_are_told_apart() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("wal");
-        let (mut segment, _) = Segment::open(&path).unwrap();
+        let (mut segment, _) = open(&path);
         segment.restart(1);
         for payload in [b"first", b"other", b"third"] {
             segment.append(payload).unwrap();
@@ -219,6 +220,6 @@ mod tests {
         bytes[second] ^= 1;
         fs::write(&path, bytes).unwrap();
         assert_eq!(payloads(&path), [b"first"]);
-        assert_eq!(Segment::open(&path).unwrap().1.beyond, [b"third"]);
+        assert_eq!(open(&path).1.beyond, [b"third"]);
     }
 }

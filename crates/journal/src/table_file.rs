@@ -11,11 +11,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    WriteTransaction,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    TableDefinition, WriteTransaction,
 };
 
 use crate::{
+    disk::Disk,
     error::{OpenError, without_panic},
     state::Row,
 };
@@ -70,14 +71,16 @@ pub(crate) struct Span {
 
 /// The open table file. After an error, redb refuses everything until the file is opened again.
 pub(crate) struct TableFile {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     database: RwLock<Option<Database>>,
 }
 
 impl TableFile {
     /// Opens the file, and makes it if it is not there.
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { path: path.to_owned(), database: RwLock::new(Some(open(path)?)) })
+    pub(crate) fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, OpenError> {
+        let database = RwLock::new(Some(open(&**disk, path)?));
+        Ok(Self { disk: Arc::clone(disk), path: path.to_owned(), database })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -88,7 +91,7 @@ impl TableFile {
         let mut database = self.database.write();
         // A process may have the file open only once, so the file is closed first.
         *database = None;
-        *database = Some(open(&self.path)?);
+        *database = Some(open(&*self.disk, &self.path)?);
         Ok(())
     }
 
@@ -139,8 +142,8 @@ impl TableFile {
     }
 }
 
-fn open(path: &Path) -> Result<Database, OpenError> {
-    let open = || Database::builder().set_cache_size(CACHE).create(path);
+fn open(disk: &dyn Disk, path: &Path) -> Result<Database, OpenError> {
+    let open = || disk.open_tables(Builder::new().set_cache_size(CACHE), path);
     let database = without_panic(open).map_err(|panic| OpenError::of(path, panic))?;
     database.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use tempfile::TempDir;
 
-use crate::{Journal, JournalError, Log, OpenError, Row, State, segment::SEGMENT};
+use crate::{Journal, JournalError, Log, OpenError, Row, State, wal::SEGMENT};
 
 /// Texts by number; a later one replaces an earlier one.
 #[derive(Debug, Default)]

@@ -10,12 +10,14 @@ use prost::Message as _;
 
 use crate::{
     commit::{Commit, Participant},
-    segment::{SEGMENT, Segment},
+    segment::Segment,
     table_file::Span,
 };
 
-/// The size in bytes at which a segment takes nothing more, while the other one is being folded.
-const LIMIT: u64 = 16 * SEGMENT;
+/// How many bytes a segment takes before the other segment is used.
+pub(crate) const SEGMENT: u64 = 4 << 20;
+/// How many times its size a segment takes at most, while the other one is being folded.
+const LIMIT: u64 = 16;
 /// How long a commit waits for the other segment once its own has reached [`LIMIT`].
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,8 @@ pub(crate) struct Full {
 pub(crate) struct WriteAhead {
     current: Segment,
     generation: u64,
+    /// How many bytes a segment takes before the other one is used.
+    size: u64,
     spare: Receiver<Segment>,
     full: SyncSender<Full>,
 }
@@ -42,11 +46,12 @@ impl WriteAhead {
     pub(crate) fn new(
         mut current: Segment,
         generation: u64,
+        size: u64,
         spare: Receiver<Segment>,
         full: SyncSender<Full>,
     ) -> Self {
         current.restart(generation);
-        Self { current, generation, spare, full }
+        Self { current, generation, size, spare, full }
     }
 
     /// Writes a commit durably.
@@ -55,9 +60,10 @@ impl WriteAhead {
         participants: &[Box<dyn Participant>],
         commit: &Commit,
     ) -> io::Result<()> {
-        if self.current.len() >= SEGMENT {
+        if self.current.len() >= self.size {
             // Below the limit a commit does not wait: the segment grows while the other is folded.
-            let patience = if self.current.len() >= LIMIT { PATIENCE } else { Duration::ZERO };
+            let limit = LIMIT * self.size;
+            let patience = if self.current.len() >= limit { PATIENCE } else { Duration::ZERO };
             match self.spare.recv_timeout(patience) {
                 Ok(spare) => {
                     self.generation += 1;
@@ -65,7 +71,7 @@ impl WriteAhead {
                     self.current.restart(self.generation);
                     hand_over(&self.full, full, participants, false);
                 }
-                Err(_) if self.current.len() < LIMIT => {}
+                Err(_) if self.current.len() < limit => {}
                 Err(_) => return Err(io::Error::other("the table file does not keep up")),
             }
         }
