@@ -4,7 +4,7 @@
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read as _},
     path::Path,
 };
 
@@ -21,6 +21,9 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Opens a file of tables, and makes it if it is not there. One process at a time may have the file
     /// open.
     fn open_tables(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError>;
+    /// Empties a file if its content is worthless, and says whether it did. Nothing is done to a file that
+    /// is longer than `longest` bytes, or that another process has open as tables.
+    fn empty(&self, path: &Path, longest: u64, is_worthless: fn(&[u8]) -> bool) -> io::Result<bool>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
@@ -45,6 +48,22 @@ impl Disk for FileSystem {
 
     fn open_tables(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
         builder.create(path)
+    }
+
+    fn empty(&self, path: &Path, longest: u64, is_worthless: fn(&[u8]) -> bool) -> io::Result<bool> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        // redb takes the same lock on a file that it has open.
+        file.try_lock()?;
+        if file.metadata()?.len() > longest {
+            return Ok(false);
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let worthless = is_worthless(&bytes);
+        if worthless {
+            file.set_len(0)?;
+        }
+        Ok(worthless)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

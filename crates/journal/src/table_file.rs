@@ -23,6 +23,8 @@ use crate::{
 
 /// How many bytes of the file redb may keep in memory. The state itself is in memory already.
 const CACHE: usize = 32 << 20;
+/// More bytes than a file has that redb is making.
+const UNFINISHED: u64 = 16 << 20;
 
 pub(crate) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
     TableDefinition::new(log)
@@ -142,8 +144,22 @@ impl TableFile {
     }
 }
 
+/// Whether redb had not finished making a file when the process ended: there is no magic number yet, and
+/// nothing but a header.
+fn is_unfinished(bytes: &[u8]) -> bool {
+    const MAGIC: usize = 9;
+    const HEADER: usize = 4096;
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    bytes.get(..MAGIC).is_some_and(is_zero) && bytes.get(HEADER..).is_none_or(is_zero)
+}
+
 fn open(disk: &dyn Disk, path: &Path) -> Result<Database, OpenError> {
-    let open = || disk.open_tables(Builder::new().set_cache_size(CACHE), path);
+    let open = || match disk.open_tables(Builder::new().set_cache_size(CACHE), path) {
+        Err(_) if disk.empty(path, UNFINISHED, is_unfinished).unwrap_or(false) => {
+            disk.open_tables(Builder::new().set_cache_size(CACHE), path)
+        }
+        opened => opened,
+    };
     let database = without_panic(open).map_err(|panic| OpenError::of(path, panic))?;
     database.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),

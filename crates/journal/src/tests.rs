@@ -138,6 +138,25 @@ async fn a_closed_journal_is_one_file() {
     assert_eq!(texts(&log), [(1, "one".to_owned())]);
 }
 
+/// Bug: after a first start that was cut short, each later start said that the data file is damaged.
+#[tokio::test]
+async fn a_first_start_that_was_cut_short_is_no_damage() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("test.redb");
+    fs::write(&path, vec![0; 1 << 20]).unwrap();
+    let (log, journal) = open(directory.path()).unwrap();
+    put(&log, 1, "one").await;
+    journal.close();
+    drop(log);
+
+    // A file with content is never taken for an unfinished one.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..9].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(open(directory.path()), Err(OpenError::Damaged(..))));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
 #[tokio::test]
 async fn a_damaged_or_foreign_segment_is_refused() {
     let directory = TempDir::new().unwrap();
