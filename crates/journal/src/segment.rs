@@ -30,6 +30,8 @@ pub(crate) struct Segment {
     generation: u64,
     nonce: u64,
     buffer: Vec<u8>,
+    /// Whether the last append failed, so that its frame may be on disk all the same.
+    failed: bool,
 }
 
 /// What a segment holds when it is opened.
@@ -57,12 +59,13 @@ impl Segment {
             file.write(length, &vec![0; (size - length) as usize])?;
             file.sync_data()?;
         }
-        Ok((Self { file, position: 0, generation: 0, nonce: 0, buffer: Vec::new() }, found))
+        Ok((Self { file, position: 0, generation: 0, nonce: 0, buffer: Vec::new(), failed: false }, found))
     }
 
     /// Begins a new use of the segment. Its old content is overwritten from the next append on.
     pub(crate) fn restart(&mut self, generation: u64) {
         self.position = 0;
+        self.failed = false;
         self.generation = generation;
         // Each new `RandomState` has keys of its own, which the system seeds.
         self.nonce = RandomState::new().build_hasher().finish();
@@ -79,10 +82,18 @@ impl Segment {
         self.buffer.extend_from_slice(&checksum(&self.buffer, payload).to_le_bytes());
         self.buffer.extend_from_slice(payload);
         self.buffer.resize(self.buffer.len().next_multiple_of(ALIGNMENT), 0);
+        self.failed = true;
         self.file.write(self.position, &self.buffer)?;
         self.file.sync_data()?;
+        self.failed = false;
         self.position += self.buffer.len() as u64;
         Ok(())
+    }
+
+    /// Whether the next frame must come into this segment: the frame that could not be written may be on
+    /// disk all the same, and only a frame in its place makes sure that nobody reads it.
+    pub(crate) fn must_go_on(&self) -> bool {
+        self.failed
     }
 
     /// How many bytes were written in this use of the segment.

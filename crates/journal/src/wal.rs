@@ -60,7 +60,7 @@ impl WriteAhead {
         participants: &[Box<dyn Participant>],
         commit: &Commit,
     ) -> io::Result<()> {
-        if self.current.len() >= self.size {
+        if self.current.len() >= self.size && !self.current.must_go_on() {
             // Below the limit a commit does not wait: the segment grows while the other is folded.
             let limit = LIMIT * self.size;
             let patience = if self.current.len() >= limit { PATIENCE } else { Duration::ZERO };
