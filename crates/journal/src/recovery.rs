@@ -25,7 +25,13 @@ pub(crate) fn recover(file: &TableFile, mut segments: Vec<Found>) -> Result<(), 
     file.write(|transaction| {
         let mut known = Newest { transaction, rows: HashMap::new() };
         for payload in segments.iter().flat_map(|found| &found.payloads) {
-            for row in decode(payload)?.rows {
+            let Commit { rows, before } = decode(payload)?;
+            for LogRow { log, row, .. } in before {
+                if row > known.newest(&log)? {
+                    return Err(missing(&log, row + 1));
+                }
+            }
+            for row in rows {
                 known.insert(row)?;
             }
         }

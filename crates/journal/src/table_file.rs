@@ -16,6 +16,7 @@ use redb::{
 };
 
 use crate::{
+    commit::LogRow,
     disk::Disk,
     error::{OpenError, without_panic},
     state::Row,
@@ -69,6 +70,13 @@ pub(crate) struct Span {
     pub(crate) tail: Arc<Tail>,
     pub(crate) first: Row,
     pub(crate) last: Row,
+}
+
+impl Span {
+    /// The newest row of the log, without its bytes.
+    pub(crate) fn newest(&self) -> LogRow {
+        LogRow { log: self.tail.log.to_owned(), row: self.last, bytes: Bytes::new() }
+    }
 }
 
 /// The open table file. After an error, redb refuses everything until the file is opened again.

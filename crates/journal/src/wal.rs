@@ -9,7 +9,7 @@ use std::{
 use prost::Message as _;
 
 use crate::{
-    commit::{Commit, Participant},
+    commit::{Commit, LogRow, Participant},
     segment::Segment,
     table_file::Span,
 };
@@ -54,11 +54,11 @@ impl WriteAhead {
         Self { current, generation, size, spare, full }
     }
 
-    /// Writes a commit durably.
+    /// Writes the rows of a commit durably.
     pub(crate) fn append(
         &mut self,
         participants: &[Box<dyn Participant>],
-        commit: &Commit,
+        rows: Vec<LogRow>,
     ) -> io::Result<()> {
         if self.current.len() >= self.size && !self.current.must_go_on() {
             // Below the limit a commit does not wait: the segment grows while the other is folded.
@@ -75,7 +75,9 @@ impl WriteAhead {
                 Err(_) => return Err(io::Error::other("the table file does not keep up")),
             }
         }
-        self.current.append(&commit.encode_to_vec())
+        let is_first = self.current.len() == 0;
+        let before = participants.iter().filter(|_| is_first).map(|log| log.span().newest()).collect();
+        self.current.append(&Commit { rows, before }.encode_to_vec())
     }
 
     /// Has the current segment folded, as the last one.

@@ -4,12 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use metrics::{Counter, Histogram};
 
-use crate::{
-    commit::{Commit, Participant},
-    error::JournalError,
-    signal::Signal,
-    wal::WriteAhead,
-};
+use crate::{commit::Participant, error::JournalError, signal::Signal, wal::WriteAhead};
 
 /// Closes the signal and the logs when the writer ends, even if it ends by a panic.
 struct Closing {
@@ -92,6 +87,6 @@ fn commit(log: &mut WriteAhead, participants: &mut [Box<dyn Participant>]) -> Re
     if rows.is_empty() {
         return Ok(false);
     }
-    log.append(participants, &Commit { rows }).map_err(|error| JournalError::Write(error.to_string()))?;
+    log.append(participants, rows).map_err(|error| JournalError::Write(error.to_string()))?;
     Ok(true)
 }
