@@ -23,7 +23,8 @@ debian = @command -v $(1) >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) 
 needed = @command -v $(1) >/dev/null || { echo "install $(2)" >&2; exit 1; }
 
 .PHONY: setup test test-browser test-helm test-newcomer test-containers test-kubernetes test-cluster \
-  lint advisories proto-lint page page-check proto helm-readme helm-examples dist bench soak fuzz clean
+  lint advisories proto-lint page page-check proto helm-readme helm-examples dist bench \
+  simulate soak fuzz clean
 
 # What the tests need beside Rust, a C compiler, Python, Node.js and npm.
 setup: $(VENV)/made
@@ -139,6 +140,10 @@ bench:
 	target/dist/lonja-bench console
 	target/dist/lonja-bench held
 	target/dist/lonja-bench disk
+
+# 20,000 power cuts of a simulated disk: docs/testing.md.
+simulate:
+	LONJA_CUTS=20000 cargo test --release --package lonja-journal --lib simulation -- --nocapture
 
 # The crash test again and again, which `make test` runs once.
 soak:

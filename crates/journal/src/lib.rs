@@ -75,6 +75,8 @@ mod open;
 mod recovery;
 mod segment;
 mod signal;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod table_file;
 #[cfg(test)]
