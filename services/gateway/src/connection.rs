@@ -18,10 +18,8 @@ use lonja_wire::{
     Username, decode, decode_final, encoding_of, is_original,
 };
 use opentelemetry::{KeyValue, context::FutureExt as _};
-use rustix::net::SendFlags;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::{self, Instant},
 };
 
@@ -33,7 +31,7 @@ use crate::{
     metrics::Metrics,
     operations::{Content, Done, Hints, Operations},
     recorder::Recorder,
-    stream::{LINGER, MORE_COMES, linger, write},
+    stream::{LINGER, PeerStream, linger, write},
 };
 
 /// How long to wait for more bytes of a request that is complete unless padding or a datetime
@@ -92,7 +90,7 @@ impl Input {
     }
 
     /// Collects bytes until they are a request or cannot become one.
-    async fn read(&mut self, stream: &mut TcpStream) -> Result<Request, BadRequest> {
+    async fn read(&mut self, stream: &mut impl PeerStream) -> Result<Request, BadRequest> {
         loop {
             let progress = decode(self.arrived());
             let more = stream.read(&mut self.bytes[self.len..]);
@@ -111,8 +109,8 @@ impl Input {
     }
 
     /// The encoding of the request, judged by the bytes that have arrived by now.
-    fn encoding(&mut self, stream: &TcpStream) -> Encoding {
-        if let Ok(more) = stream.try_read(&mut self.bytes[self.len..]) {
+    fn encoding(&mut self, stream: &mut impl PeerStream) -> Encoding {
+        if let Ok(more) = stream.read_arrived(&mut self.bytes[self.len..]) {
             self.len += more;
         }
         encoding_of(self.arrived())
@@ -131,7 +129,7 @@ pub(crate) struct Origin {
 
 /// Serves a connection to its end. `input` has the bytes that have arrived already.
 pub(crate) async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl PeerStream,
     origin: Origin,
     mut input: Input,
     shared: &ConnectionContext,
@@ -149,7 +147,7 @@ pub(crate) async fn serve(
     let answer = match &request {
         Ok(request) => {
             trace = begin_trace(request, &stream, peer, accepted);
-            let answer = shared.answer(request, peer, hints, || input.encoding(&stream));
+            let answer = shared.answer(request, peer, hints, || input.encoding(&mut stream));
             // Boxed, so that the task of a connection that has not sent a request yet stays small.
             match &trace {
                 Some(root) => Box::pin(answer.with_context(root.context())).await,
@@ -161,7 +159,7 @@ pub(crate) async fn serve(
             None => return,
         },
     };
-    let dialect = answer.dialect(input.encoding(&stream));
+    let dialect = answer.dialect(input.encoding(&mut stream));
     shared.metrics.answered(answer.operation, dialect, answer.status, started.elapsed());
     let reply = shared.reply(&answer, dialect, peer);
     if let Some(root) = &trace {
@@ -173,7 +171,7 @@ pub(crate) async fn serve(
     }
     let is_noted = hints.set.is_none() && answer.known.is_some() && answer.is_status();
     let is_watched = dialect == Dialect::Char && answer.known.is_none() && answer.is_status();
-    let sent = write(&mut stream, reply, if is_watched { SendFlags::NOSIGNAL } else { MORE_COMES }).await;
+    let sent = write(&mut stream, reply, !is_watched).await;
     drop(trace);
     // A peer that is gone needs no reply.
     if sent.is_err() {
@@ -193,7 +191,7 @@ pub(crate) async fn serve(
 /// request is not traced.
 fn begin_trace(
     request: &Request,
-    stream: &TcpStream,
+    stream: &impl PeerStream,
     peer: SocketAddr,
     accepted: SystemTime,
 ) -> Option<Span> {
@@ -202,7 +200,7 @@ fn begin_trace(
     }
     let operation = request.command.operation().name();
     let root = Span::root(operation, accepted)?;
-    let connected = stream.peer_addr().map(|address| address.ip().to_string());
+    let connected = stream.other_end().map(|address| address.ip().to_string());
     root.set(KeyValue::new(names::OPERATION, operation));
     root.set(KeyValue::new(names::CLIENT_ADDRESS, peer.ip().to_string()));
     root.set(KeyValue::new(names::CLIENT_PORT, i64::from(peer.port())));
@@ -370,7 +368,10 @@ fn audit_operation(operation: Operation) -> audit::Operation {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
@@ -449,10 +450,10 @@ mod tests {
         peer.write_all(format!("LIST_USERS\0{DATETIME}\0alice\0").as_bytes()).await.unwrap();
         let mut input = Input::new();
         input.read(&mut stream).await.unwrap();
-        assert_eq!(input.encoding(&stream), Encoding::Terminated);
+        assert_eq!(input.encoding(&mut stream), Encoding::Terminated);
         peer.write_all(&[0; 250]).await.unwrap();
         stream.readable().await.unwrap();
-        assert_eq!(input.encoding(&stream), Encoding::Padded);
+        assert_eq!(input.encoding(&mut stream), Encoding::Padded);
     }
 
     #[test]

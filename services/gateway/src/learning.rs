@@ -8,18 +8,13 @@ use std::{collections::HashMap, io, time::Duration};
 
 use lonja_wire::{Command, Dialect, Request, Username};
 use parking_lot::Mutex;
-use rustix::net::SendFlags;
-use tokio::{
-    io::{AsyncWriteExt as _, Interest},
-    net::TcpStream,
-    time,
-};
+use tokio::{io::AsyncWriteExt as _, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
     operations::Operations,
-    stream::{LINGER, linger, write},
+    stream::{LINGER, PeerStream, linger, write},
 };
 
 /// How long a peer has to close behind a status, and then behind the status's NUL.
@@ -44,7 +39,12 @@ pub(crate) struct Learning<'a> {
 impl Learning<'_> {
     /// Waits behind a status until the peer closes, and sends a NUL to a peer that does not. The
     /// connection may be closed then.
-    pub(crate) async fn watch(self, stream: &mut TcpStream, scratch: &mut [u8], request: Option<&Request>) {
+    pub(crate) async fn watch(
+        self,
+        stream: &mut impl PeerStream,
+        scratch: &mut [u8],
+        request: Option<&Request>,
+    ) {
         if time::timeout(WAIT, linger(stream, scratch)).await.is_err() {
             // Boxed, so that the task of any other connection stays small.
             Box::pin(self.learn(stream, scratch, request)).await;
@@ -61,7 +61,7 @@ impl Learning<'_> {
 
     /// Notes that the user's peer reads text, sends the NUL, and takes the note back if the peer was
     /// not waiting for the NUL.
-    async fn learn(self, stream: &mut TcpStream, scratch: &mut [u8], request: Option<&Request>) {
+    async fn learn(self, stream: &mut impl PeerStream, scratch: &mut [u8], request: Option<&Request>) {
         let Some(user) = request.and_then(user_with_a_session) else {
             let _ = self.waits_for_the_nul(stream, scratch).await;
             return;
@@ -77,8 +77,8 @@ impl Learning<'_> {
     }
 
     /// Sends a NUL, and gives whether the NUL was what the peer waited for.
-    async fn waits_for_the_nul(self, stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<bool> {
-        write(stream, b"\0".as_slice(), SendFlags::NOSIGNAL).await?;
+    async fn waits_for_the_nul(self, stream: &mut impl PeerStream, scratch: &mut [u8]) -> io::Result<bool> {
+        write(stream, b"\0".as_slice(), false).await?;
         self.metrics.ended_strings.increment(1);
         if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
             return Ok(closed.is_ok());
@@ -96,9 +96,8 @@ impl Learning<'_> {
 
 /// Whether a peer that has ended its stream resets the connection too, as the system of a peer that
 /// closed without having read the NUL does.
-async fn is_reset(stream: &TcpStream) -> bool {
-    let _ = time::timeout(LATE_RESET, stream.ready(Interest::ERROR)).await;
-    !matches!(stream.take_error(), Ok(None))
+async fn is_reset(stream: &mut impl PeerStream) -> bool {
+    time::timeout(LATE_RESET, stream.error()).await.is_ok()
 }
 
 /// The user who asks, if the user may have a session after the request.

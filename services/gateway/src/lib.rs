@@ -34,6 +34,7 @@ pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::is_ready;
 pub use dialects::{BadDialectRule, BadPeerAddress, Dialects, PeerAddress};
 pub use server::{Gateway, PeerListener};
+pub use stream::{PeerSocket, PeerStream};
 
 /// The name under which the gateway reports its health.
 pub const SERVICE_NAME: &str = "lonja.gateway";

@@ -7,9 +7,9 @@
 use std::{io, net::SocketAddr};
 
 use ppp::{v1, v2};
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::io::AsyncReadExt as _;
 
-use crate::connection::Input;
+use crate::{connection::Input, stream::PeerStream};
 
 /// Why no PROXY header could be read from a trusted load balancer.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) enum BadHeader {
 /// Reads the PROXY header and returns the peer that it names, or the proxy's own address if it
 /// names none. Bytes that came behind the header stay in `input`.
 pub(crate) async fn peer(
-    stream: &mut TcpStream,
+    stream: &mut impl PeerStream,
     proxy: SocketAddr,
     input: &mut Input,
 ) -> Result<SocketAddr, BadHeader> {

@@ -12,12 +12,7 @@ use lonja_chassis::{
 };
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::OwnedSemaphorePermit,
-    task::JoinError,
-    time,
-};
+use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, task::JoinError, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -32,6 +27,7 @@ use crate::{
     places::{Place, Places},
     proxy,
     recorder::Recorder,
+    stream::{PeerSocket, PeerStream},
     sweeper::sweep_until,
 };
 
@@ -43,8 +39,8 @@ static BAD_HEADERS: Throttle = Throttle::events();
 
 /// A socket at which peers connect, and the dialect that they all read, if the setting names one.
 #[derive(Debug)]
-pub struct PeerListener {
-    socket: TcpListener,
+pub struct PeerListener<L = TcpListener> {
+    socket: L,
     dialect: Option<Dialect>,
 }
 
@@ -55,6 +51,13 @@ impl PeerListener {
     /// When the address cannot be listened on.
     pub fn new(address: PeerAddress) -> Result<Self, ListenError> {
         Ok(Self { socket: listen(address.address)?, dialect: address.dialect })
+    }
+}
+
+impl<L: PeerSocket> PeerListener<L> {
+    /// Takes a socket that listens already, for peers that show what they read.
+    pub fn on(socket: L) -> Self {
+        Self { socket, dialect: None }
     }
 }
 
@@ -113,12 +116,16 @@ impl Gateway {
     /// # Errors
     /// When a task of the gateway panicked.
     pub fn serve(self, listeners: Vec<PeerListener>, shutdown: CancellationToken) -> Running {
-        Box::pin(async { Ok(self.serve_until(listeners, shutdown).await?) })
+        Box::pin(async { Ok(self.serve_on(listeners, shutdown).await?) })
     }
 
-    async fn serve_until(
+    /// Does what [`Self::serve`] does, on sockets of any kind.
+    ///
+    /// # Errors
+    /// When a task of the gateway panicked.
+    pub async fn serve_on<L: PeerSocket>(
         self,
-        listeners: Vec<PeerListener>,
+        listeners: Vec<PeerListener<L>>,
         shutdown: CancellationToken,
     ) -> Result<(), JoinError> {
         let finished = CancellationToken::new();
@@ -140,9 +147,9 @@ impl Gateway {
         Ok(())
     }
 
-    async fn serve_peers(
+    async fn serve_peers<L: PeerSocket>(
         self,
-        listeners: Vec<PeerListener>,
+        listeners: Vec<PeerListener<L>>,
         shutdown: CancellationToken,
         finished: CancellationToken,
     ) {
@@ -159,7 +166,7 @@ impl Gateway {
         }
     }
 
-    async fn accept(&self, listener: &PeerListener, connections: &TaskTracker) {
+    async fn accept<L: PeerSocket>(&self, listener: &PeerListener<L>, connections: &TaskTracker) {
         let dialect = listener.dialect;
         loop {
             let Some(one_of_all) = self.places.one_of_all().await else { return };
@@ -203,7 +210,7 @@ fn place(
 }
 
 async fn converse(
-    stream: TcpStream,
+    stream: impl PeerStream,
     origin: Origin,
     input: Input,
     place: Place,
@@ -217,7 +224,7 @@ async fn converse(
 
 /// Serves a connection from a trusted proxy, which begins with a PROXY header.
 async fn converse_through(
-    mut stream: TcpStream,
+    mut stream: impl PeerStream,
     Origin { peer: proxy, dialect }: Origin,
     one_of_all: OwnedSemaphorePermit,
     places: Arc<Places>,

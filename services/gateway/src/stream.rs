@@ -1,12 +1,12 @@
-//! Writing a reply to a peer's stream, and ending the stream.
+//! The stream of a peer's connection: what the gateway asks of a stream, writing a reply, and ending.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Buf;
 use rustix::net::SendFlags;
 use tokio::{
-    io::{AsyncReadExt as _, Interest},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest},
+    net::{TcpListener, TcpStream},
     time,
 };
 
@@ -17,18 +17,72 @@ const STALL: Duration = Duration::from_secs(5);
 /// the reply could be lost with it.
 pub(crate) const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
 
-/// How to send a reply: its last bytes wait for the end of the stream, and both leave in one
+/// How to send the last bytes of a reply: they wait for the end of the stream, and both leave in one
 /// packet. On systems other than Linux they leave in two.
 #[cfg(target_os = "linux")]
-pub(crate) const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
+const MORE_COMES: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
 #[cfg(not(target_os = "linux"))]
-pub(crate) const MORE_COMES: SendFlags = SendFlags::empty();
+const MORE_COMES: SendFlags = SendFlags::empty();
 
-/// Sends the bytes of a reply, and leaves the stream open for more.
-pub(crate) async fn write(stream: &mut TcpStream, mut reply: impl Buf, flags: SendFlags) -> io::Result<()> {
+/// A socket at which peers connect. A simulated network has its own.
+pub trait PeerSocket: Send + Sync + 'static {
+    /// The connections that the socket accepts.
+    type Stream: PeerStream;
+
+    /// Waits for a connection, and gives the connection and the address that it comes from.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+/// What the gateway does with a peer's connection, besides reading and shutting down.
+pub trait PeerStream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+    /// The address at the other end.
+    fn other_end(&self) -> io::Result<SocketAddr>;
+
+    /// Reads what has arrived, without waiting.
+    fn read_arrived(&mut self, room: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends bytes, and gives how many were sent. If `ends` the stream is shut down behind these bytes, so
+    /// they may wait to leave together with the end of the stream.
+    fn send(&mut self, bytes: &[u8], ends: bool) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Waits until the connection has an error, such as a reset, and takes the error.
+    fn error(&mut self) -> impl Future<Output = io::Error> + Send;
+}
+
+impl PeerSocket for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.accept().await
+    }
+}
+
+impl PeerStream for TcpStream {
+    fn other_end(&self) -> io::Result<SocketAddr> {
+        self.peer_addr()
+    }
+
+    fn read_arrived(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.try_read(room)
+    }
+
+    async fn send(&mut self, bytes: &[u8], ends: bool) -> io::Result<usize> {
+        let flags = if ends { MORE_COMES } else { SendFlags::NOSIGNAL };
+        self.async_io(Interest::WRITABLE, || Ok(rustix::net::send(&*self, bytes, flags)?)).await
+    }
+
+    async fn error(&mut self) -> io::Error {
+        match self.ready(Interest::ERROR).await.and_then(|_| self.take_error()) {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => std::future::pending().await,
+        }
+    }
+}
+
+/// Sends the bytes of a reply. If `ends` the stream is shut down behind the reply.
+pub(crate) async fn write(stream: &mut impl PeerStream, mut reply: impl Buf, ends: bool) -> io::Result<()> {
     while reply.has_remaining() {
-        let write = || Ok(rustix::net::send(&*stream, reply.chunk(), flags)?);
-        let written = time::timeout(STALL, stream.async_io(Interest::WRITABLE, write)).await??;
+        let written = time::timeout(STALL, stream.send(reply.chunk(), ends)).await??;
         reply.advance(written);
     }
     Ok(())
@@ -36,7 +90,7 @@ pub(crate) async fn write(stream: &mut TcpStream, mut reply: impl Buf, flags: Se
 
 /// Reads and throws away what the peer sends, until it closes too or has sent as much as [`LINGER`]
 /// allows.
-pub(crate) async fn linger(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+pub(crate) async fn linger(stream: &mut impl PeerStream, scratch: &mut [u8]) -> io::Result<()> {
     let mut left = LINGER.1;
     while left > 0 {
         match stream.read(scratch).await? {
