@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lonja_chassis::http;
-use lonja_rpc::{Channel, Names};
+use lonja_rpc::{Channel, Dial, Names};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -38,7 +38,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
-    let mut client = HealthClient::new(Channel::remote(&url, &Names::new(None)?, None)?);
+    let mut client = HealthClient::new(Channel::remote(&url, &Names::new(None)?, Dial::Plain)?);
     let answer = tokio::time::timeout(PATIENCE, client.check(HealthCheckRequest { service })).await;
     let status = answer
         .with_context(|| format!("{address} does not answer"))?

@@ -17,7 +17,7 @@ use lonja_proto::{
     audit::{Operation, OperationFilter, OperationRecord},
     console::{ListOperationsRequest, WatchOperationsRequest, console_service_client::ConsoleServiceClient},
 };
-use lonja_rpc::{Channel, Names};
+use lonja_rpc::{Channel, Dial, Names};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, metadata::MetadataValue};
@@ -148,7 +148,7 @@ type Print = dyn Fn(&OperationRecord, &mut dyn Write) -> io::Result<()> + Send +
 
 impl Source {
     fn client(&self) -> anyhow::Result<ConsoleServiceClient<Channel>> {
-        Ok(ConsoleServiceClient::new(Channel::remote(&self.console, &Names::new(None)?, None)?))
+        Ok(ConsoleServiceClient::new(Channel::remote(&self.console, &Names::new(None)?, Dial::Plain)?))
     }
 
     fn request<T>(&self, message: T) -> anyhow::Result<Request<T>> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use lonja_rpc::{Channel, Names};
+use lonja_rpc::{Channel, Dial, Names};
 use lonja_testing::RedisServer;
 use tempfile::TempDir;
 
@@ -49,7 +49,7 @@ impl Service {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        Channel::remote(&self.url(), &Names::new(None).unwrap(), None).unwrap()
+        Channel::remote(&self.url(), &Names::new(None).unwrap(), Dial::Plain).unwrap()
     }
 
     /// Starts the service again after a kill, once no connection of another test has its port.

@@ -14,7 +14,7 @@ use lonja_proto::{
         console_service_client::ConsoleServiceClient,
     },
 };
-use lonja_rpc::{Channel, Names};
+use lonja_rpc::{Channel, Dial, Names};
 use lonja_wire::Command;
 use tokio::runtime::Runtime;
 use tonic::{Code, Request, Streaming};
@@ -37,7 +37,7 @@ fn runtime() -> Runtime {
 
 fn client(console: SocketAddr) -> ConsoleServiceClient<Channel> {
     let names = Names::new(None).unwrap();
-    ConsoleServiceClient::new(Channel::remote(&format!("http://{console}"), &names, None).unwrap())
+    ConsoleServiceClient::new(Channel::remote(&format!("http://{console}"), &names, Dial::Plain).unwrap())
 }
 
 /// Waits for an answer for which `is_it` holds.
@@ -297,7 +297,7 @@ fn reflection_lists_the_console() {
     let index = Index::start();
     let services = runtime().block_on(async {
         let names = Names::new(None).unwrap();
-        let channel = Channel::remote(&format!("http://{}", index.console), &names, None).unwrap();
+        let channel = Channel::remote(&format!("http://{}", index.console), &names, Dial::Plain).unwrap();
         let request = ServerReflectionRequest {
             host: String::new(),
             message_request: Some(MessageRequest::ListServices(String::new())),

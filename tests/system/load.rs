@@ -13,7 +13,7 @@ use std::{
 };
 
 use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
-use lonja_rpc::{Channel, Names};
+use lonja_rpc::{Channel, Dial, Names};
 use lonja_wire::{Command, Encoding, Outcome};
 
 use crate::{eventually, wire};
@@ -148,7 +148,7 @@ pub(crate) fn audited(audit: &str) -> Option<HashMap<Key, usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut client =
-            AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap(), None).unwrap());
+            AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap(), Dial::Plain).unwrap());
         let mut found = HashMap::new();
         let pages = client.list_operations(ListOperationsRequest::default()).await;
         let mut pages = pages.ok()?.into_inner();

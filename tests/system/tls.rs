@@ -15,7 +15,7 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use lonja_rpc::{Channel, Names, TlsConfig};
+use lonja_rpc::{Channel, Dial, Names, TlsConfig};
 use lonja_testing::{Authority, Identity};
 use tempfile::TempDir;
 use tokio_rustls::{TlsConnector, rustls};
@@ -151,7 +151,8 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
         runtime().block_on(async {
             let names = Names::new(None).unwrap();
             for (role, method) in &methods {
-                let secure = Some((tls.clone(), ["lonja-registry", "lonja-catalog", "lonja-audit"][*role]));
+                let secure =
+                    Dial::Secure(tls.clone(), ["lonja-registry", "lonja-catalog", "lonja-audit"][*role]);
                 let channel = Channel::remote(&secured.services[*role].url(), &names, secure).unwrap();
                 let mut code = Code::Unavailable;
                 for _ in 0..5 {
@@ -167,7 +168,7 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
             for method in
                 ["grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
             {
-                let secure = Some((tls.clone(), "lonja-registry"));
+                let secure = Dial::Secure(tls.clone(), "lonja-registry");
                 let channel = Channel::remote(&secured.services[0].url(), &names, secure).unwrap();
                 assert_eq!(call(channel, method).await, Code::PermissionDenied);
             }
@@ -191,7 +192,7 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
     let method = "lonja.registry.v1.RegistryService/GetStatistics";
     let refused = |files: &Identity, expected: &'static str| {
         runtime().block_on(async {
-            let secure = Some((config(files).load().unwrap().unwrap(), expected));
+            let secure = Dial::Secure(config(files).load().unwrap().unwrap(), expected);
             let channel = Channel::remote(&url, &names, secure).unwrap();
             assert_eq!(call(channel, method).await, Code::Unavailable);
         });
@@ -209,7 +210,7 @@ fn who_cannot_show_a_certificate_is_refused_and_logged() {
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     secured.says(0, "corrupt message");
     runtime().block_on(async {
-        let channel = Channel::remote(&url, &names, None).unwrap();
+        let channel = Channel::remote(&url, &names, Dial::Plain).unwrap();
         assert_eq!(call(channel, method).await, Code::Unavailable);
         // A caller without a certificate is refused.
         let mut roots = rustls::RootCertStore::empty();
@@ -296,7 +297,7 @@ fn certificates_are_replaced_under_load_and_no_request_fails() {
     let method = "lonja.registry.v1.RegistryService/GetStatistics";
     let ask = |files: &Identity| {
         runtime().block_on(async {
-            let secure = Some((config(files).load().unwrap().unwrap(), "lonja-registry"));
+            let secure = Dial::Secure(config(files).load().unwrap().unwrap(), "lonja-registry");
             call(Channel::remote(&secured.services[0].url(), &names, secure).unwrap(), method).await
         })
     };

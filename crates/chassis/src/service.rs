@@ -20,7 +20,7 @@ use crate::{
 use lonja_journal::OpenError;
 use lonja_proto::{audit::AuditClient, catalog::CatalogClient, registry::RegistryClient};
 use lonja_redis::{Redis, RedisError, StoreUrl};
-use lonja_rpc::{Channel, ChannelError, NameServer, Names, TlsConfig, TlsError};
+use lonja_rpc::{Channel, ChannelError, Dial, NameServer, Names, TlsConfig, TlsError};
 
 /// Settings of a service that keeps state.
 #[derive(Debug, Clone, clap::Args)]
@@ -100,8 +100,8 @@ impl BackendConfig {
     pub fn clients(&self) -> Result<Backends, RunError> {
         let names = Names::new(self.dns_server)?;
         let tls = self.tls.load()?;
-        let channel =
-            |address: &str, name| Channel::remote(address, &names, tls.clone().map(|tls| (tls, name)));
+        let dial = |name| tls.clone().map_or(Dial::Plain, |tls| Dial::Secure(tls, name));
+        let channel = |address: &str, name| Channel::remote(address, &names, dial(name));
         Ok(Backends {
             registry: RegistryClient::remote(channel(&self.registry, "lonja-registry")?),
             catalog: CatalogClient::remote(channel(&self.catalog, "lonja-catalog")?),

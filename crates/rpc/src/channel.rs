@@ -16,13 +16,13 @@ use tower::{Layer as _, Service, util::BoxCloneSyncService};
 
 use crate::{
     batch::{Batch, UnaryCall},
+    dial::Dial,
     held::{HELD_AT_MOST, Held},
     measured::{CLIENT_DURATION, Measured},
     method::Method,
     names::Names,
     replicas::Replicas,
     spans::{asked, begin_client, end_client, inject, method_of},
-    tls::Tls,
     unary::decode,
 };
 use lonja_telemetry::traces::Span;
@@ -62,23 +62,16 @@ impl Channel {
     /// is a name with several addresses. The channel connects when it is first used, and again
     /// whenever a connection is lost.
     ///
-    /// With `secure`, the service must show a certificate for the name in `secure`, of the same
-    /// authority.
-    ///
     /// # Errors
     /// When the address is not `http://HOST:PORT`.
-    pub fn remote(
-        address: &str,
-        names: &Names,
-        secure: Option<(Tls, &'static str)>,
-    ) -> Result<Self, ChannelError> {
+    pub fn remote(address: &str, names: &Names, dial: Dial) -> Result<Self, ChannelError> {
         let bad = || ChannelError(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| bad())?;
         if uri.scheme_str() != Some("http") || uri.port().is_none() {
             return Err(bad());
         }
         let server = (uri.host().unwrap_or_default().into(), uri.port_u16().unwrap_or_default());
-        let replicas = Replicas::new(&uri, names, settings, secure);
+        let replicas = Replicas::new(&uri, names, settings, dial);
         let channel = Measured(CLIENT_DURATION).layer(replicas.clone());
         let inner = BoxCloneSyncService::new(channel);
         let held = Held::default();

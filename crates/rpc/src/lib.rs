@@ -4,6 +4,7 @@
 mod batch;
 mod callers;
 mod channel;
+mod dial;
 mod held;
 mod measured;
 mod method;
@@ -17,6 +18,7 @@ mod unary;
 pub use batch::{BatchServer, BatchServiceServer, Holds};
 pub use callers::{Allowed, Callers};
 pub use channel::{Channel, ChannelError};
+pub use dial::{Connection, Dial, Dialled};
 pub use held::{HELD_AT_MOST, in_time};
 pub use measured::{Measured, SERVER_DURATION};
 pub use method::Method;

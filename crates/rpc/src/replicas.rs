@@ -30,9 +30,9 @@ use tonic::{
     body::Body,
     transport::{self, Endpoint},
 };
-use tower::{Service, ServiceExt as _, service_fn};
+use tower::{Service, ServiceExt as _};
 
-use crate::{names::Names, tls::Tls};
+use crate::{dial::Dial, names::Names};
 
 /// How often the name of a service is looked up.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -97,13 +97,8 @@ impl Drop for AbortOnDrop {
 
 impl Replicas {
     /// Finds the replicas behind the host of `uri`, by asking a name server unless the host is an
-    /// IP address. With `secure`, the replicas must show a certificate for the name in `secure`.
-    pub(crate) fn new(
-        uri: &Uri,
-        names: &Names,
-        settings: fn(Endpoint) -> Endpoint,
-        secure: Option<(Tls, &'static str)>,
-    ) -> Self {
+    /// IP address.
+    pub(crate) fn new(uri: &Uri, names: &Names, settings: fn(Endpoint) -> Endpoint, dial: Dial) -> Self {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or_default();
         let origin = uri.clone();
@@ -112,13 +107,7 @@ impl Replicas {
             let endpoint = Endpoint::from_shared(format!("http://{address}"));
             let endpoint = endpoint.unwrap_or_else(|_| Endpoint::from(origin.clone()));
             let endpoint = settings(endpoint).origin(origin.clone());
-            match secure.clone() {
-                None => endpoint.connect_lazy(),
-                Some((tls, name)) => endpoint.connect_with_connector_lazy(service_fn(move |_| {
-                    let tls = tls.clone();
-                    async move { tls.connect(address, name).await }
-                })),
-            }
+            dial.channel(&endpoint, address)
         };
         let turn = Arc::default();
         if let Ok(ip) = host.parse() {

@@ -16,7 +16,9 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{Allowed, BatchServer, BatchServiceServer, Method, Names, Unary, replicas::Replicas, unknown};
+use crate::{
+    Allowed, BatchServer, BatchServiceServer, Dial, Method, Names, Unary, replicas::Replicas, unknown,
+};
 
 pub(super) const ECHO: &str = "/test.EchoService/Echo";
 pub(super) const HOLD: &str = "/test.EchoService/Hold";
@@ -81,5 +83,5 @@ pub(super) fn serve_with(listener: TcpListener, mut settings: Server) -> Running
 
 pub(super) fn replicas(address: SocketAddr) -> Replicas {
     let uri = format!("http://{address}").parse().unwrap();
-    Replicas::new(&uri, &Names::new(None).unwrap(), |endpoint| endpoint, None)
+    Replicas::new(&uri, &Names::new(None).unwrap(), |endpoint| endpoint, Dial::Plain)
 }
