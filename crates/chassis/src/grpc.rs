@@ -1,19 +1,25 @@
 //! Serving a gRPC service on a port, with health and reflection beside it.
 
-use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{Stream, future::BoxFuture};
 use http::{Request, Response};
 use lonja_rpc::{
     Allowed, BatchServer, BatchServiceServer, Callers, Holds, Measured, SERVER_DURATION, Tls, Traced, Unary,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
     server::NamedService,
     service::{Routes, RoutesBuilder},
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{Connected, TcpIncoming},
+    },
 };
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
@@ -138,7 +144,31 @@ async fn serve_until(
     secure: Option<Tls>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let allowed = Allowed(secure.is_some().then_some(service.callers));
+    let callers = secure.is_some().then_some(service.callers);
+    match secure {
+        Some(tls) => serve_connections(tls.accept(listener), service, callers, shutdown).await,
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            serve_connections(incoming, service, callers, shutdown).await
+        }
+    }
+}
+
+/// Serves a service on connections of any kind, as [`serve`] does. `callers` may call only their methods,
+/// if given.
+///
+/// # Errors
+/// When the transport of gRPC fails.
+pub async fn serve_connections<C>(
+    connections: impl Stream<Item = io::Result<C>> + Send,
+    service: Service,
+    callers: Option<Callers>,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let allowed = Allowed(callers);
     let batch =
         BatchServiceServer::new(BatchServer::new(service.unary, service.holds, allowed, shutdown.clone()));
     let router = Server::builder()
@@ -152,17 +182,7 @@ async fn serve_until(
         .layer(allowed)
         .add_routes(service.routes.add_service(batch));
     let end = shutdown.clone().cancelled_owned();
-    let served = match secure {
-        Some(tls) => {
-            let server = Box::pin(router.serve_with_incoming_shutdown(tls.accept(listener), end));
-            shutdown::within_drain(&shutdown, server).await
-        }
-        None => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let server = Box::pin(router.serve_with_incoming_shutdown(incoming, end));
-            shutdown::within_drain(&shutdown, server).await
-        }
-    };
-    served.transpose()?;
+    let server = Box::pin(router.serve_with_incoming_shutdown(connections, end));
+    shutdown::within_drain(&shutdown, server).await.transpose()?;
     Ok(())
 }

@@ -10,7 +10,7 @@ pub mod store;
 use std::sync::Arc;
 
 use lonja_chassis::{
-    grpc::Service,
+    grpc::{ServeError, Service},
     operation_log::{OperationLog, OperationLogWriter},
     service::{RunError, Running, ServiceConfig, serve},
 };
@@ -96,8 +96,20 @@ async fn serve_store(
     lines: OperationLog,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let audit = Arc::new(AuditGrpc::new(store.clone(), lines, shutdown.clone()));
-    let server = AuditServiceServer::from_arc(Arc::clone(&audit));
-    let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, AuditUnary(audit))?;
+    let service = service(store.clone(), lines, shutdown.clone())?;
     serve(&config.service, service, || store.is_ready(), shutdown).await
+}
+
+/// Makes the gRPC service of an audit, which prints a line for each operation.
+///
+/// # Errors
+/// When the descriptors cannot be read.
+pub fn service(
+    store: impl Store + Clone,
+    lines: OperationLog,
+    shutdown: CancellationToken,
+) -> Result<Service, ServeError> {
+    let audit = Arc::new(AuditGrpc::new(store, lines, shutdown));
+    let server = AuditServiceServer::from_arc(Arc::clone(&audit));
+    Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, AuditUnary(audit))
 }

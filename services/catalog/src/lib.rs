@@ -7,7 +7,7 @@ pub mod store;
 use std::sync::Arc;
 
 use lonja_chassis::{
-    grpc::Service,
+    grpc::{ServeError, Service},
     service::{RunError, Running, ServiceConfig, serve},
 };
 use lonja_journal::Journal;
@@ -96,13 +96,20 @@ async fn serve_store(
     store: impl Store,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    let (service, follower) = service(store.clone())?;
+    let serving = serve(&config.service, service, || store.is_ready(), shutdown.clone());
+    let (served, ()) = tokio::join!(serving, follower.run(shutdown));
+    served
+}
+
+/// Makes the gRPC service of a catalog, and the task that keeps the catalog's search current.
+///
+/// # Errors
+/// When the descriptors cannot be read.
+pub fn service<S: Store>(store: S) -> Result<(Service, Follower<S>), ServeError> {
     let (search, follower) = Search::new(store.clone());
     let catalog = Arc::new(CatalogGrpc::new(store.clone(), search));
     let server = CatalogServiceServer::from_arc(Arc::clone(&catalog));
     let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, CatalogUnary(catalog))?;
-    let restarting = store.clone();
-    let service = service.holding(move || restarting.is_restarting());
-    let serving = serve(&config.service, service, || store.is_ready(), shutdown.clone());
-    let (served, ()) = tokio::join!(serving, follower.run(shutdown));
-    served
+    Ok((service.holding(move || store.is_restarting()), follower))
 }

@@ -7,7 +7,7 @@ pub mod store;
 use std::sync::Arc;
 
 use lonja_chassis::{
-    grpc::Service,
+    grpc::{ServeError, Service},
     service::{RunError, Running, ServiceConfig, serve},
 };
 use lonja_journal::Journal;
@@ -87,10 +87,16 @@ async fn serve_store(
     store: impl Store + Clone,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    serve(&config.service, service(store.clone())?, || store.is_ready(), shutdown).await
+}
+
+/// Makes the gRPC service of a registry.
+///
+/// # Errors
+/// When the descriptors cannot be read.
+pub fn service(store: impl Store + Clone) -> Result<Service, ServeError> {
     let registry = Arc::new(RegistryGrpc::new(store.clone()));
     let server = RegistryServiceServer::from_arc(Arc::clone(&registry));
     let service = Service::new(SERVICE_NAME, DESCRIPTORS, CALLERS, server, RegistryUnary(registry))?;
-    let restarting = store.clone();
-    let service = service.holding(move || restarting.is_restarting());
-    serve(&config.service, service, || store.is_ready(), shutdown).await
+    Ok(service.holding(move || store.is_restarting()))
 }
