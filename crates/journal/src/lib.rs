@@ -75,8 +75,8 @@ mod open;
 mod recovery;
 mod segment;
 mod signal;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod state;
 mod table_file;
 #[cfg(test)]

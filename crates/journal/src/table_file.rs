@@ -16,7 +16,6 @@ use redb::{
 };
 
 use crate::{
-    commit::LogRow,
     disk::Disk,
     error::{OpenError, without_panic},
     state::Row,
@@ -73,9 +72,9 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The newest row of the log, without its bytes.
-    pub(crate) fn newest(&self) -> LogRow {
-        LogRow { log: self.tail.log.to_owned(), row: self.last, bytes: Bytes::new() }
+    /// The name of the log.
+    pub(crate) fn log(&self) -> &'static str {
+        self.tail.log
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use crate::{
@@ -76,7 +77,7 @@ impl WriteAhead {
             }
         }
         let is_first = self.current.len() == 0;
-        let before = participants.iter().filter(|_| is_first).map(|log| log.span().newest()).collect();
+        let before = participants.iter().filter(|_| is_first).map(|log| newest(&log.span())).collect();
         self.current.append(&Commit { rows, before }.encode_to_vec())
     }
 
@@ -84,6 +85,11 @@ impl WriteAhead {
     pub(crate) fn finish(self, participants: &[Box<dyn Participant>]) {
         hand_over(&self.full, self.current, participants, true);
     }
+}
+
+/// The newest row of a log, without its bytes.
+fn newest(span: &Span) -> LogRow {
+    LogRow { log: span.log().to_owned(), row: span.last, bytes: Bytes::new() }
 }
 
 fn hand_over(full: &SyncSender<Full>, segment: Segment, participants: &[Box<dyn Participant>], last: bool) {

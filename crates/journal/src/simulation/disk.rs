@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::AddAssign,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,28 +21,37 @@ const SECTOR: usize = 512;
 
 /// What was done to the files, by kind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) cuts: u64,
-    pub(super) sectors_lost: u64,
-    pub(super) sectors_kept: u64,
-    pub(super) short_writes: u64,
-    pub(super) failed_syncs: u64,
-    pub(super) full: u64,
-    pub(super) rotten_bits: u64,
+pub struct Counts {
+    /// How often the power went.
+    pub cuts: u64,
+    /// Sectors that were not synced and were lost.
+    pub sectors_lost: u64,
+    /// Sectors that were not synced and were kept.
+    pub sectors_kept: u64,
+    /// Writes that fell short.
+    pub short_writes: u64,
+    /// Syncs that failed.
+    pub failed_syncs: u64,
+    /// Writes for which there was no room.
+    pub full: u64,
+    /// Bits that changed by themselves.
+    pub rotten_bits: u64,
 }
 
 /// What goes wrong while the power is on, each in so many of 100 operations.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Faults {
-    pub(super) short_writes: u32,
-    pub(super) failed_syncs: u32,
+pub struct Faults {
+    /// Writes that fall short.
+    pub short_writes: u32,
+    /// Syncs that fail.
+    pub failed_syncs: u32,
     /// Whether no file can grow.
-    pub(super) full: bool,
+    pub full: bool,
 }
 
-/// A disk with its files. Clones are one disk.
+/// A disk with its files, in memory. Clones are one disk.
 #[derive(Debug, Clone)]
-pub(super) struct LyingDisk(Arc<Mutex<Platter>>);
+pub struct LyingDisk(Arc<Mutex<Platter>>);
 
 #[derive(Debug)]
 struct Platter {
@@ -72,8 +82,22 @@ struct Content {
     shortest: Option<usize>,
 }
 
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.cuts += other.cuts;
+        self.sectors_lost += other.sectors_lost;
+        self.sectors_kept += other.sectors_kept;
+        self.short_writes += other.short_writes;
+        self.failed_syncs += other.failed_syncs;
+        self.full += other.full;
+        self.rotten_bits += other.rotten_bits;
+    }
+}
+
 impl LyingDisk {
-    pub(super) fn new(seed: u64) -> Self {
+    /// An empty disk, whose faults follow from the seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Platter {
             random: fastrand::Rng::with_seed(seed),
             files: Vec::new(),
@@ -87,29 +111,34 @@ impl LyingDisk {
     }
 
     /// Has the power go after so many operations.
-    pub(super) fn cut_after(&self, operations: u64) {
+    pub fn cut_after(&self, operations: u64) {
         self.0.lock().left = Some(operations);
     }
 
-    pub(super) fn set_faults(&self, faults: Faults) {
+    /// Says what goes wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
     }
 
-    pub(super) fn is_off(&self) -> bool {
+    /// Whether the power is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
         self.0.lock().left.is_none()
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    /// What was done to the files so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
         self.0.lock().counts
     }
 
     /// Ends the process that uses the disk. Whatever it wrote stays, synced or not.
-    pub(super) fn kill(&self) {
+    pub fn kill(&self) {
         self.0.lock().life += 1;
     }
 
     /// Brings the power back, with what the cut has left of the files.
-    pub(super) fn restart(&self) {
+    pub fn restart(&self) {
         let platter = &mut *self.0.lock();
         platter.cut();
         platter.life += 1;
@@ -118,6 +147,7 @@ impl LyingDisk {
     }
 
     /// A byte that is not zero, of any file. `None` if the file that was chosen is empty.
+    #[cfg(test)]
     pub(super) fn any_byte(&self) -> Option<(PathBuf, usize)> {
         let platter = &mut *self.0.lock();
         let (path, file) = platter.random.choice(platter.names.iter())?;
@@ -127,6 +157,7 @@ impl LyingDisk {
     }
 
     /// A copy of the disk of which one bit has changed, in a byte of a file.
+    #[cfg(test)]
     pub(super) fn with_rot(&self, path: &Path, at: usize) -> Self {
         let platter = &mut *self.0.lock();
         platter.counts.rotten_bits += 1;

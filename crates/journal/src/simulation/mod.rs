@@ -1,120 +1,46 @@
-//! Worlds by seed: a journal of two logs on a [`LyingDisk`](disk::LyingDisk), whose steps are taken in any order, with
-//! cuts of the power, kills, failing writes and rot. A [`model`] says what must be there afterwards.
-//! docs/testing.md says how to have many worlds, and how to play one again.
+//! A journal on a disk of which a test decides what it keeps.
 
 mod disk;
-mod model;
-mod world;
+#[cfg(test)]
+mod worlds;
 
-use std::{env, ops::AddAssign, path::Path};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use disk::{Counts, Faults, LyingDisk};
-use model::Put;
-use world::{Process, SEGMENT, World};
+use tokio::time::{self, MissedTickBehavior};
 
-use crate::OpenError;
+pub use disk::{Counts, Faults, LyingDisk};
 
-/// How many cuts the worlds have if nobody asks for more.
-const CUTS: u64 = 400;
+use crate::{JournalBuilder, OpenError};
 
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.cuts += other.cuts;
-        self.sectors_lost += other.sectors_lost;
-        self.sectors_kept += other.sectors_kept;
-        self.short_writes += other.short_writes;
-        self.failed_syncs += other.failed_syncs;
-        self.full += other.full;
-        self.rotten_bits += other.rotten_bits;
+/// The size of a segment in bytes. It is small, so that few commits have many folds.
+const SEGMENT: u64 = 4096;
+
+impl JournalBuilder {
+    /// Opens the files of a journal on a simulated disk.
+    ///
+    /// # Errors
+    /// When the files cannot be used.
+    pub fn open_simulated(disk: &LyingDisk) -> Result<Self, OpenError> {
+        Self::open(Arc::new(disk.clone()), Path::new("data"), "journal", SEGMENT)
     }
-}
 
-fn number(name: &str) -> Option<u64> {
-    let text = env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
-
-/// Plays a world, and says how to play a failing one again.
-fn play(seed: u64) -> World {
-    struct Again(u64);
-    impl Drop for Again {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("again: LONJA_SEED={} cargo test --package lonja-journal simulation", self.0);
+    /// Commits what waits, and folds, every `interval` in the task that calls, instead of on threads of
+    /// their own: a simulation must not depend on threads. Never returns.
+    pub async fn commit_every(self, interval: Duration) {
+        let (mut writer, checkpoint) = self.parts();
+        let mut ticks = time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waiting = None;
+        loop {
+            ticks.tick().await;
+            writer.commit_waiting();
+            waiting = waiting.or_else(|| checkpoint.full.try_recv().ok());
+            if let Some(full) = waiting.take() {
+                match checkpoint.fold(&full) {
+                    Ok(()) => checkpoint.release(full),
+                    Err(_) => waiting = Some(full),
+                }
             }
         }
     }
-    let again = Again(seed);
-    let mut world = World::new(seed);
-    world.run();
-    std::mem::forget(again);
-    world
-}
-
-/// Three of four worlds are the same each time, the others are new.
-#[test]
-fn what_was_answered_is_there_after_any_cut() {
-    if let Some(seed) = number("LONJA_SEED") {
-        play(seed);
-        return;
-    }
-    let cuts = number("LONJA_CUTS").unwrap_or(CUTS);
-    let mut counts = Counts::default();
-    let mut worlds = 0;
-    while counts.cuts < cuts {
-        let seed = if counts.cuts < cuts / 4 * 3 { worlds } else { fastrand::u64(..) };
-        counts += play(seed).counts();
-        worlds += 1;
-    }
-    println!("{worlds} worlds: {counts:?}");
-}
-
-#[test]
-fn a_seed_is_the_same_world_each_time() {
-    for seed in 0..5 {
-        let (one, other) = (play(seed), play(seed));
-        assert_eq!(one.counts(), other.counts());
-        assert_eq!(one.history(), other.history());
-    }
-}
-
-fn put(process: &mut Process, log: usize, value: u64, length: usize) -> bool {
-    process.submit(log, Put { keys: vec![value], value, length });
-    process.commit().is_some_and(|(_, succeeded)| succeeded)
-}
-
-/// Bug: a frame that could not be synced, at the end of a full segment, was found after a kill in place of
-/// the next commit, which was answered and had gone to the other segment.
-#[test]
-fn a_frame_that_failed_is_never_found_in_place_of_the_next() {
-    let disk = LyingDisk::new(0);
-    let mut process = Process::open(&disk).unwrap();
-    let commit = |process: &mut Process, value, length| put(process, 0, value, length);
-    // Both segments are full, and neither is folded.
-    for value in 0..2 {
-        assert!(commit(&mut process, value, SEGMENT as usize));
-    }
-    disk.set_faults(Faults { failed_syncs: 100, ..Faults::default() });
-    assert!(!commit(&mut process, 2, 1));
-    disk.set_faults(Faults::default());
-    assert_eq!(process.fold(), Some(true));
-    assert!(commit(&mut process, 3, 1));
-    let answered = process.values();
-    disk.kill();
-    drop(process);
-    assert_eq!(Process::open(&disk).unwrap().values(), answered);
-}
-
-/// Bug: the last commit of a segment was lost without a word when its frame was damaged, if the commits in
-/// the other segment were those of other logs.
-#[test]
-fn a_damaged_frame_at_the_end_of_a_segment_is_noticed() {
-    let disk = LyingDisk::new(0);
-    let mut process = Process::open(&disk).unwrap();
-    assert!(put(&mut process, 1, 1, SEGMENT as usize));
-    assert!(put(&mut process, 0, 2, 1));
-    disk.kill();
-    drop(process);
-    let damaged = disk.with_rot(Path::new("data/world.wal0"), 100);
-    assert!(matches!(Process::open(&damaged), Err(OpenError::Damaged(..))));
 }

@@ -1,22 +1,18 @@
 //! One world: a journal, its disk, and what was answered so far.
 
 use std::{
-    path::Path,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use super::{
-    disk::{Counts, Faults, LyingDisk},
+    super::{Counts, Faults, LyingDisk},
     model::{LOGS, Model, Put, Shelf},
 };
 use crate::{
     JournalBuilder, JournalError, Log, OpenError, checkpoint::Checkpoint, wal::Full, writer::Writer,
 };
 
-/// Small segments, so that a world of some dozen commits has many folds.
-pub(super) const SEGMENT: u64 = 4096;
 const KEYS: u64 = 12;
 
 type Answer = Pin<Box<dyn Future<Output = Result<u64, JournalError>>>>;
@@ -47,7 +43,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn open(disk: &LyingDisk) -> Result<Self, OpenError> {
-        let mut journal = JournalBuilder::open(Arc::new(disk.clone()), Path::new("data"), "world", SEGMENT)?;
+        let mut journal = JournalBuilder::open_simulated(disk)?;
         let logs = (journal.add(Shelf::default())?, journal.add(Shelf::default())?);
         let (writer, checkpoint) = journal.parts();
         Ok(Self { logs, writer, checkpoint, full: None, waiting: Vec::new() })

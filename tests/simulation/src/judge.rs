@@ -1,0 +1,144 @@
+//! The judges: what must hold of every history, and of a world that has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, ensure};
+use futures_util::StreamExt as _;
+use lonja_chassis::service::Backends;
+use lonja_proto::{
+    audit::{ListOperationsRequest, OperationRecord},
+    catalog::ListSessionsRequest,
+    registry::{FindEndedSessionsRequest, SessionKey},
+};
+use tokio::time::{self, Instant};
+
+use crate::{
+    history::{Asked, Event, History, Told},
+    hosts::GATEWAYS,
+    linear::is_linear,
+    peer::{PATIENCE, ask, datetime},
+};
+
+/// How long a world may take to come to rest once nothing breaks any more. Nothing is sent again in the
+/// simulated network, so a connection that was cut is found out by its pings, in 10 s.
+const REST: time::Duration = time::Duration::from_secs(30);
+
+/// The time between two looks at a world that is not at rest yet.
+const PAUSE: time::Duration = time::Duration::from_millis(500);
+
+/// The first user who was not there while things broke.
+const FRESH: usize = 90;
+
+/// Waits until a world in which nothing breaks any more serves as it should and has every record.
+pub(crate) async fn rest(backends: &Backends, history: &History) -> anyhow::Result<()> {
+    let began = Instant::now();
+    for gateway in 0..GATEWAYS.len() {
+        serves(gateway, began).await.with_context(|| format!("gateway {gateway} at rest"))?;
+    }
+    while let Err(error) = no_orphans(backends).await {
+        ensure!(began.elapsed() < REST, "the catalog at rest: {error:#}");
+        time::sleep(PAUSE).await;
+    }
+    while let Err(error) = audited(history, &records(backends).await?) {
+        ensure!(began.elapsed() < REST, "the audit at rest: {error:#}");
+        time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Asks for a fresh user until each step was answered. An attempt without an answer may have been carried
+/// out: then the next one is told so.
+async fn serves(gateway: usize, began: Instant) -> anyhow::Result<()> {
+    let steps = [
+        (Asked::Register, Told::Status(0), Some(Told::Status(1))),
+        (Asked::Connect, Told::Status(0), Some(Told::Status(2))),
+        (Asked::Publish(1), Told::Status(0), Some(Told::Status(3))),
+        (Asked::List, Told::Files(BTreeSet::from([1])), None),
+        (Asked::Disconnect, Told::Status(0), Some(Told::Status(2))),
+    ];
+    for (step, (asked, done, again)) in steps.into_iter().enumerate() {
+        let number = 50_000 + 100 * gateway + step;
+        for attempt in 0.. {
+            let asking = ask(GATEWAYS[gateway], FRESH + gateway, asked, number, None);
+            match time::timeout(PATIENCE, asking).await {
+                Ok(Ok(told)) if told == done || (attempt > 0 && Some(&told) == again.as_ref()) => break,
+                told => ensure!(began.elapsed() < REST, "{asked:?}: {told:?}"),
+            }
+            time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether every session that has something published is open.
+async fn no_orphans(backends: &Backends) -> anyhow::Result<()> {
+    let mut pages = backends.catalog.list_sessions(ListSessionsRequest::default()).await?;
+    let mut sessions = Vec::new();
+    while let Some(page) = pages.next().await {
+        let of_user = |session: lonja_proto::catalog::PublishingSession| SessionKey {
+            username: session.username,
+            session_id: session.session_id,
+        };
+        sessions.extend(page?.sessions.into_iter().map(of_user));
+    }
+    let ended = backends.registry.find_ended_sessions(FindEndedSessionsRequest { sessions }).await?;
+    ensure!(ended.ended_session_ids.is_empty(), "ended sessions have files: {:?}", ended.ended_session_ids);
+    Ok(())
+}
+
+async fn records(backends: &Backends) -> anyhow::Result<Vec<OperationRecord>> {
+    let mut pages = backends.audit.list_operations(ListOperationsRequest::default()).await?;
+    let mut records = Vec::new();
+    while let Some(page) = pages.next().await {
+        records.extend(page?.records);
+    }
+    Ok(records)
+}
+
+/// Whether the answers to each user can be those of one index that does one thing at a time.
+pub(crate) fn linear(history: &History) -> anyhow::Result<()> {
+    let events = history.events();
+    let users: BTreeSet<usize> = events.iter().map(|event| event.user).collect();
+    for user in users {
+        let of_user: Vec<Event> = events.iter().filter(|event| event.user == user).cloned().collect();
+        ensure!(is_linear(&of_user), "no index could have answered user {user} so: {of_user:#?}");
+    }
+    Ok(())
+}
+
+/// Whether every answer has one record that says the same, in an order that agrees.
+fn audited(history: &History, records: &[OperationRecord]) -> anyhow::Result<()> {
+    let events = history.events();
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, record) in records.iter().enumerate() {
+        places.entry(&record.claimed_datetime).or_default().push(place);
+    }
+    let mut last: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    for event in &events {
+        let datetime = datetime(event.number);
+        let found = places.get(datetime.as_str()).map_or(&[][..], Vec::as_slice);
+        ensure!(found.len() <= 1, "{event:?} has {} records", found.len());
+        let was_killed = history.was_killed_since(event.gateway, event.sent);
+        let Some(place) = found.first() else {
+            let was_answered = event.told.is_some() || event.failed;
+            ensure!(!was_answered || was_killed, "{event:?} was answered and has no record");
+            continue;
+        };
+        let Some((told_at, told)) = &event.told else { continue };
+        let status = match told {
+            Told::Status(status) => u32::from(*status),
+            Told::Files(_) => 0,
+        };
+        ensure!(records[*place].status == status, "{event:?} is recorded as {:?}", records[*place]);
+        // A request that was sent after another was answered stands behind the other, if one run of one
+        // gateway recorded both.
+        if let Some((answered, before)) = last.get(&event.gateway)
+            && *answered < event.sent
+            && !was_killed
+        {
+            ensure!(before < place, "{event:?} is recorded before what was answered before it was sent");
+        }
+        last.insert(event.gateway, (*told_at, *place));
+    }
+    Ok(())
+}

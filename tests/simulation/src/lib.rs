@@ -1,0 +1,61 @@
+//! Worlds by seed: two gateways, a registry, a catalog and an audit on a simulated network, with simulated
+//! time and disks, asked by peers that speak the real protocol. Faults of all kinds happen meanwhile, and
+//! judges look at what was answered. docs/testing.md says what is promised and how a seed is played again.
+
+#![cfg(test)]
+
+mod history;
+mod hosts;
+mod judge;
+mod linear;
+mod network;
+mod peer;
+mod world;
+
+use std::{env, panic::resume_unwind, thread};
+
+use world::{Faults, play};
+
+/// How many worlds the tests have if nobody asks for more.
+const WORLDS: u64 = 60;
+/// How many worlds are played at one time.
+const THREADS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Three of four worlds are the same each time, the others are new.
+#[test]
+fn every_world_keeps_its_promises() {
+    if let Some(seed) = number("LONJA_SEED") {
+        println!("{:?}", play(seed).0);
+        return;
+    }
+    let worlds = number("LONJA_WORLDS").unwrap_or(WORLDS);
+    let of_thread = |thread| {
+        let mut faults = Faults::default();
+        for world in (thread..worlds).step_by(THREADS) {
+            let seed = if world < worlds / 4 * 3 { world } else { fastrand::u64(..) };
+            faults += play(seed).0;
+        }
+        faults
+    };
+    let mut faults = Faults::default();
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..THREADS as u64).map(|number| scope.spawn(move || of_thread(number))).collect();
+        for thread in threads {
+            faults += thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
+    });
+    println!("{worlds} worlds: {faults:?}");
+}
+
+#[test]
+fn a_seed_is_the_same_world_each_time() {
+    for seed in 0..3 {
+        assert_eq!(play(seed), play(seed));
+    }
+}

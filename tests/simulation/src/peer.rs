@@ -1,0 +1,76 @@
+//! A peer as the original is: a connection for each request, the status read, and closed.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Context as _;
+use lonja_wire::{
+    Command, Datetime, Description, Encoding, Filename, Port, Request, Username,
+    reply::{FILE_ENTRY, read_count, read_file, read_status},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time,
+};
+use turmoil::net::TcpStream;
+
+use crate::{
+    history::{Asked, Told},
+    hosts::PEERS,
+};
+
+/// How long a peer waits for its reply. A gateway answers in half of that, or the world is wrong.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
+
+/// The datetime that a peer claims in its request of this number.
+pub(crate) fn datetime(number: usize) -> String {
+    format!("12/05/2024 {:02}:{:02}:{:02}", number / 3600, number / 60 % 60, number % 60)
+}
+
+fn request(user: usize, asked: Asked, number: usize) -> anyhow::Result<Vec<u8>> {
+    let username = Username::from_bytes(format!("user-{user}").as_bytes())?;
+    let filename = |file: u8| Filename::from_bytes(file.to_string().as_bytes());
+    let command = match asked {
+        Asked::Register => Command::Register,
+        Asked::Unregister => Command::Unregister,
+        Asked::Connect => Command::Connect(Port::from_bytes(b"6000")?),
+        Asked::Disconnect => Command::Disconnect,
+        Asked::Publish(file) => Command::Publish(filename(file)?, Description::from_bytes(b"a file")?),
+        Asked::Delete(file) => Command::Delete(filename(file)?),
+        Asked::List => Command::ListContent(Some(username.clone())),
+    };
+    let datetime = Datetime::from_bytes(datetime(number).as_bytes())?;
+    let mut bytes = Vec::new();
+    Request { datetime, username: Some(username), command }.encode(Encoding::Terminated, &mut bytes);
+    Ok(bytes)
+}
+
+/// Asks a gateway, in two pieces if `cut` says where, and gives what the peer is told.
+pub(crate) async fn ask(
+    gateway: &str,
+    user: usize,
+    asked: Asked,
+    number: usize,
+    cut: Option<usize>,
+) -> anyhow::Result<Told> {
+    let bytes = request(user, asked, number)?;
+    let mut stream = TcpStream::connect((gateway, PEERS)).await?;
+    let (first, rest) = bytes.split_at(cut.unwrap_or(bytes.len()).min(bytes.len()));
+    stream.write_all(first).await?;
+    if !rest.is_empty() {
+        time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(rest).await?;
+    }
+    let status = read_status(stream.read_u8().await?)?;
+    if status != 0 || asked != Asked::List {
+        return Ok(Told::Status(status));
+    }
+    let mut count = [0; 4];
+    stream.read_exact(&mut count).await?;
+    let mut files = BTreeSet::new();
+    for _ in 0..read_count(count, Encoding::Terminated)? {
+        let mut entry = [0; FILE_ENTRY];
+        stream.read_exact(&mut entry).await?;
+        files.insert(read_file(&entry)?.filename.as_str().parse().context("the name of a file")?);
+    }
+    Ok(Told::Files(files))
+}

@@ -1,0 +1,326 @@
+//! One world: its hosts, its peers, and what breaks when.
+
+use std::{
+    ops::AddAssign,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lonja_journal::simulation::{self, LyingDisk};
+use lonja_rpc::Names;
+use tokio::time;
+use turmoil::{Builder, Sim};
+
+use crate::{
+    history::{Asked, Event, History},
+    hosts::{self, GATEWAYS, Ran, SERVICES, backends},
+    judge,
+    peer::{PATIENCE, ask},
+};
+
+/// How many users there are, and how many peers ask for them.
+const USERS: usize = 2;
+const PEERS: usize = 4;
+/// How many requests a peer makes.
+const REQUESTS: usize = 14;
+/// For how long things break.
+const TROUBLE: Duration = Duration::from_secs(5);
+
+/// What was broken, by kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Faults {
+    service_kills: u64,
+    power_cuts: u64,
+    gateway_kills: u64,
+    partitions: u64,
+    one_way_cuts: u64,
+    delays: u64,
+    bad_disks: u64,
+    requests: u64,
+    answers: u64,
+    failures: u64,
+}
+
+impl AddAssign for Faults {
+    fn add_assign(&mut self, other: Self) {
+        self.service_kills += other.service_kills;
+        self.power_cuts += other.power_cuts;
+        self.gateway_kills += other.gateway_kills;
+        self.partitions += other.partitions;
+        self.one_way_cuts += other.one_way_cuts;
+        self.delays += other.delays;
+        self.bad_disks += other.bad_disks;
+        self.requests += other.requests;
+        self.answers += other.answers;
+        self.failures += other.failures;
+    }
+}
+
+/// What ends a trouble.
+enum Mend {
+    Start(&'static str),
+    Connect(String, String),
+    Release(String, String),
+    Disk(usize),
+}
+
+struct World {
+    random: fastrand::Rng,
+    sim: Sim<'static>,
+    disks: [LyingDisk; SERVICES.len()],
+    history: History,
+    faults: Faults,
+    /// What is to be mended, and when.
+    mends: Vec<(Duration, Mend)>,
+    down: Vec<&'static str>,
+}
+
+/// Plays a world to its end, and says how to play a failing one again.
+pub(crate) fn play(seed: u64) -> (Faults, Vec<Event>) {
+    let played = catch_unwind(AssertUnwindSafe(|| World::new(seed).run()));
+    let why = match played {
+        Ok(Ok(played)) => return played,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_default(),
+    };
+    panic!(
+        "{why}\nagain: LONJA_SEED={seed} cargo test --package lonja-simulation every_world -- --nocapture"
+    );
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let sim = Builder::new()
+            .rng_seed(random.u64(..))
+            .tick_duration(Duration::from_millis(5))
+            .simulation_duration(Duration::from_secs(120))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(random.u64(2..20)))
+            .tcp_capacity(1024)
+            .build();
+        let disks = [(); SERVICES.len()].map(|()| LyingDisk::new(random.u64(..)));
+        Self {
+            random,
+            sim,
+            disks,
+            history: History::default(),
+            faults: Faults::default(),
+            mends: Vec::new(),
+            down: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> anyhow::Result<(Faults, Vec<Event>)> {
+        let names = Names::new(None)?;
+        self.begin_hosts(&names);
+        let at_rest = Arc::new(AtomicBool::new(false));
+        self.begin_judge(&names, &at_rest);
+        self.begin_peers();
+        let mut next = Duration::from_millis(self.random.u64(50..500));
+        loop {
+            let now = self.sim.elapsed();
+            self.mend(now);
+            if now < TROUBLE && now >= next {
+                self.trouble(now);
+                next = now + Duration::from_millis(self.random.u64(20..700));
+            }
+            if now >= TROUBLE && self.mends.is_empty() {
+                at_rest.store(true, Ordering::Release);
+            }
+            if self.sim.step().map_err(|error| anyhow::anyhow!("{error}"))? {
+                break;
+            }
+        }
+        let events = self.history.events();
+        judge::linear(&self.history)?;
+        self.faults.requests = events.len() as u64;
+        self.faults.answers = events.iter().filter(|event| event.told.is_some()).count() as u64;
+        self.faults.failures = events.iter().filter(|event| event.failed).count() as u64;
+        Ok((self.faults, events))
+    }
+
+    fn begin_hosts(&mut self, names: &Names) {
+        let [registry, catalog, audit] = self.disks.clone();
+        self.sim.host(SERVICES[0], move || hosts::registry(registry.clone()));
+        self.sim.host(SERVICES[1], move || hosts::catalog(catalog.clone()));
+        self.sim.host(SERVICES[2], move || hosts::audit(audit.clone()));
+        for gateway in GATEWAYS {
+            let names = names.clone();
+            self.sim.host(gateway, move || hosts::gateway(names.clone()));
+        }
+    }
+
+    /// A judge who looks when nothing breaks any more.
+    fn begin_judge(&mut self, names: &Names, at_rest: &Arc<AtomicBool>) {
+        let (history, names, at_rest) = (self.history.clone(), names.clone(), Arc::clone(at_rest));
+        self.sim.client("judge", async move {
+            while !at_rest.load(Ordering::Acquire) {
+                time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok(judge::rest(&backends(&names)?, &history).await?)
+        });
+    }
+
+    fn begin_peers(&mut self) {
+        for peer in 0..PEERS {
+            let (history, random) = (self.history.clone(), self.random.fork());
+            self.sim.client(format!("peer-{peer}"), ask_again_and_again(peer % USERS, history, random));
+        }
+    }
+
+    fn any<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.random.usize(..of.len())]
+    }
+
+    fn note(&self, now: Duration, what: &str) {
+        if std::env::var_os("LONJA_SEED").is_some() {
+            println!("{now:?}: {what}");
+        }
+    }
+
+    fn trouble(&mut self, now: Duration) {
+        let until = now + Duration::from_millis(self.random.u64(0..2500));
+        match self.random.u32(..100) {
+            0..20 => self.kill_service(now, until),
+            20..35 => self.kill_gateway(now, until),
+            35..70 => self.cut_off(now, until),
+            70..85 => self.delay(now, until),
+            _ => self.break_disk(now, until),
+        }
+    }
+
+    fn kill_service(&mut self, now: Duration, until: Duration) {
+        let service = self.random.usize(..SERVICES.len());
+        if self.down.contains(&SERVICES[service]) {
+            return;
+        }
+        let power = self.random.bool();
+        self.note(
+            now,
+            &format!("{} {} until {until:?}", if power { "cut" } else { "kill" }, SERVICES[service]),
+        );
+        self.sim.crash(SERVICES[service]);
+        if power {
+            self.faults.power_cuts += 1;
+            self.disks[service].restart();
+        } else {
+            self.faults.service_kills += 1;
+            self.disks[service].kill();
+        }
+        self.down.push(SERVICES[service]);
+        self.mends.push((until, Mend::Start(SERVICES[service])));
+    }
+
+    fn kill_gateway(&mut self, now: Duration, until: Duration) {
+        let gateway = self.random.usize(..GATEWAYS.len());
+        if self.down.contains(&GATEWAYS[gateway]) {
+            return;
+        }
+        self.note(now, &format!("kill {} until {until:?}", GATEWAYS[gateway]));
+        self.faults.gateway_kills += 1;
+        self.history.killed(gateway);
+        self.sim.crash(GATEWAYS[gateway]);
+        self.down.push(GATEWAYS[gateway]);
+        self.mends.push((until, Mend::Start(GATEWAYS[gateway])));
+    }
+
+    /// A gateway, and what it talks with: a service as a rule, at times a peer.
+    fn ends(&mut self) -> (String, String) {
+        let gateway = self.any(&GATEWAYS).to_owned();
+        if self.random.u32(..5) == 0 {
+            return (gateway, format!("peer-{}", self.random.usize(..PEERS)));
+        }
+        (gateway, self.any(&SERVICES).to_owned())
+    }
+
+    fn cut_off(&mut self, now: Duration, until: Duration) {
+        let (one, other) = self.ends();
+        self.note(now, &format!("cut {one} from {other} until {until:?}"));
+        match self.random.u32(..3) {
+            0 => {
+                self.faults.partitions += 1;
+                self.sim.partition(one.as_str(), other.as_str());
+            }
+            1 => {
+                self.faults.one_way_cuts += 1;
+                self.sim.partition_oneway(one.as_str(), other.as_str());
+            }
+            _ => {
+                self.faults.one_way_cuts += 1;
+                self.sim.partition_oneway(other.as_str(), one.as_str());
+            }
+        }
+        self.mends.push((until, Mend::Connect(one, other)));
+    }
+
+    fn delay(&mut self, now: Duration, until: Duration) {
+        let (one, other) = self.ends();
+        self.note(now, &format!("hold {one} and {other} until {until:?}"));
+        self.faults.delays += 1;
+        self.sim.hold(one.as_str(), other.as_str());
+        self.mends.push((until, Mend::Release(one, other)));
+    }
+
+    fn break_disk(&mut self, now: Duration, until: Duration) {
+        let service = self.random.usize(..SERVICES.len());
+        self.note(now, &format!("bad disk of {} until {until:?}", SERVICES[service]));
+        self.faults.bad_disks += 1;
+        let full = self.random.bool();
+        self.disks[service].set_faults(simulation::Faults { short_writes: 20, failed_syncs: 20, full });
+        self.mends.push((until, Mend::Disk(service)));
+    }
+
+    fn mend(&mut self, now: Duration) {
+        let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(when, _)| *when <= now);
+        self.mends = later;
+        let due: Vec<(Duration, Mend)> = due;
+        for (_, mend) in due {
+            match mend {
+                Mend::Start(host) => {
+                    self.note(now, &format!("start {host}"));
+                    self.down.retain(|down| *down != host);
+                    if let Some(service) = SERVICES.iter().position(|service| *service == host) {
+                        self.disks[service].set_faults(simulation::Faults::default());
+                    }
+                    self.sim.bounce(host);
+                }
+                Mend::Connect(one, other) => self.sim.repair(one.as_str(), other.as_str()),
+                Mend::Release(one, other) => self.sim.release(one.as_str(), other.as_str()),
+                Mend::Disk(service) => self.disks[service].set_faults(simulation::Faults::default()),
+            }
+        }
+    }
+}
+
+/// A peer of one user: asks, thinks, and asks again.
+async fn ask_again_and_again(user: usize, history: History, mut random: fastrand::Rng) -> Ran {
+    for _ in 0..REQUESTS {
+        time::sleep(Duration::from_millis(random.u64(0..700))).await;
+        let asked = match random.u32(..100) {
+            0..18 => Asked::Register,
+            18..24 => Asked::Unregister,
+            24..44 => Asked::Connect,
+            44..54 => Asked::Disconnect,
+            54..74 => Asked::Publish(random.u8(..3)),
+            74..84 => Asked::Delete(random.u8(..3)),
+            _ => Asked::List,
+        };
+        let gateway = random.usize(..GATEWAYS.len());
+        let cut = (random.u32(..4) == 0).then(|| random.usize(1..40));
+        let number = history.sent(user, asked, gateway);
+        let answer = time::timeout(PATIENCE, ask(GATEWAYS[gateway], user, asked, number, cut)).await;
+        if let Ok(Ok(told)) = answer {
+            history.told(number, told);
+        }
+    }
+    Ok(())
+}
