@@ -19,6 +19,7 @@ use lonja_proto::{
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::{Command, Description, Dialect, Filename, Operation, Outcome, Port, Request, Username};
 use tokio::time;
+use tonic::Status;
 
 use crate::{
     advertise::Advertise,
@@ -170,18 +171,44 @@ impl Operations {
         filename: &Filename,
         description: &Description,
     ) -> Result<Done, NotDone> {
-        let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
-        let file = File { filename: filename.to_string(), description: description.to_string() };
-        let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
-        self.backend.catalog.publish_file(request).await?;
-        Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
+        self.change(username, |session_id| {
+            let file = File { filename: filename.to_string(), description: description.to_string() };
+            let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
+            self.backend.catalog.publish_file(request)
+        })
+        .await
     }
 
     async fn delete(&self, username: &Username, filename: &Filename) -> Result<Done, NotDone> {
-        let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
-        let request = DeleteFileRequest { session_id, filename: filename.to_string() };
-        self.backend.catalog.delete_file(request).await?;
-        Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS })
+        self.change(username, |session_id| {
+            let request = DeleteFileRequest { session_id, filename: filename.to_string() };
+            self.backend.catalog.delete_file(request)
+        })
+        .await
+    }
+
+    /// Has the catalog change what the user's session has published. If the session ends between the
+    /// registry's answer and the catalog's, the registry is asked again: the user may have another session
+    /// by then, or not be registered any more.
+    async fn change<A, F>(&self, username: &Username, change: impl Fn(String) -> F) -> Result<Done, NotDone>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
+        let mut ended = String::new();
+        loop {
+            let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
+            match change(session_id.clone()).await {
+                Err(status)
+                    if Reason::try_from(&status) == Ok(Reason::SessionEnded) && session_id != ended =>
+                {
+                    ended = session_id;
+                }
+                changed => {
+                    changed?;
+                    return Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS });
+                }
+            }
+        }
     }
 
     async fn list_users(&self, username: &Username, hints: Hints) -> Result<Done, NotDone> {
