@@ -15,6 +15,10 @@ pub(crate) enum Asked {
     Delete(u8),
     /// LIST_CONTENT of the user's own list.
     List,
+    /// The first look of a LIST_CONTENT: whether the user who asks is connected.
+    Look,
+    /// The second look of a LIST_CONTENT: what the other user has published.
+    ListOf,
 }
 
 /// What a peer was told.
@@ -97,7 +101,7 @@ impl Asked {
         match self {
             Self::Register | Self::Unregister => 2,
             Self::Connect | Self::Disconnect => 3,
-            Self::Publish(_) | Self::Delete(_) | Self::List => 4,
+            Self::Publish(_) | Self::Delete(_) | Self::List | Self::Look | Self::ListOf => 4,
         }
     }
 }

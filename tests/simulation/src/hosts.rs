@@ -9,9 +9,10 @@ use lonja_chassis::{
     service::Backends,
 };
 use lonja_gateway::{Gateway, GatewayConfig, PeerListener};
-use lonja_journal::{JournalBuilder, simulation::LyingDisk};
+use lonja_journal::{JournalBuilder, OpenError, simulation::LyingDisk};
 use lonja_proto::{audit::AuditClient, catalog::CatalogClient, registry::RegistryClient};
 use lonja_rpc::{Channel, Names};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Socket, dial};
@@ -22,6 +23,9 @@ pub(crate) const PEERS: u16 = 5050;
 const GRPC: u16 = 50051;
 /// How often a journal commits what waits.
 const COMMIT: Duration = Duration::from_millis(5);
+
+/// How soon a service that could not start is started again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// The names of the hosts that keep state.
 pub(crate) const SERVICES: [&str; 3] = ["registry", "catalog", "audit"];
@@ -64,21 +68,32 @@ pub(crate) async fn gateway(names: Names) -> Ran {
     Ok(gateway.serve_on(vec![peers], CancellationToken::new()).await?)
 }
 
+/// Opens a journal. A service whose disk cannot be written does not start; whoever watches over the service
+/// tries again.
+async fn journal(disk: &LyingDisk) -> Result<JournalBuilder, OpenError> {
+    loop {
+        match JournalBuilder::open_simulated(disk) {
+            Err(OpenError::Unusable(..)) => time::sleep(AGAIN).await,
+            opened => return opened,
+        }
+    }
+}
+
 pub(crate) async fn registry(disk: LyingDisk) -> Ran {
-    let mut journal = JournalBuilder::open_simulated(&disk)?;
+    let mut journal = journal(&disk).await?;
     let store = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
     serve(journal, lonja_registry::service(store)?).await
 }
 
 pub(crate) async fn catalog(disk: LyingDisk) -> Ran {
-    let mut journal = JournalBuilder::open_simulated(&disk)?;
+    let mut journal = journal(&disk).await?;
     let store = lonja_catalog::store::EmbeddedStore::open(&mut journal, &settings().catalog)?;
     let (service, _search) = lonja_catalog::service(store)?;
     serve(journal, service).await
 }
 
 pub(crate) async fn audit(disk: LyingDisk) -> Ran {
-    let mut journal = JournalBuilder::open_simulated(&disk)?;
+    let mut journal = journal(&disk).await?;
     let store = lonja_audit::store::EmbeddedStore::open(&mut journal, &settings().audit)?;
     let service = lonja_audit::service(store, OperationLog::off(), CancellationToken::new())?;
     serve(journal, service).await

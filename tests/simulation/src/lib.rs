@@ -10,6 +10,7 @@ mod judge;
 mod linear;
 mod network;
 mod peer;
+mod scripts;
 mod world;
 
 use std::{env, panic::resume_unwind, thread};

@@ -36,7 +36,7 @@ fn request(user: usize, asked: Asked, number: usize) -> anyhow::Result<Vec<u8>> 
         Asked::Disconnect => Command::Disconnect,
         Asked::Publish(file) => Command::Publish(filename(file)?, Description::from_bytes(b"a file")?),
         Asked::Delete(file) => Command::Delete(filename(file)?),
-        Asked::List => Command::ListContent(Some(username.clone())),
+        Asked::List | Asked::Look | Asked::ListOf => Command::ListContent(Some(username.clone())),
     };
     let datetime = Datetime::from_bytes(datetime(number).as_bytes())?;
     let mut bytes = Vec::new();

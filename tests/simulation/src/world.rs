@@ -96,6 +96,14 @@ pub(crate) fn play(seed: u64) -> (Faults, Vec<Event>) {
     );
 }
 
+/// Plays a world in which nothing breaks but what `script` breaks.
+pub(crate) fn play_script(script: impl Future<Output = Ran> + 'static) -> Ran {
+    let mut world = World::new(0);
+    world.begin_hosts(&Names::new(None)?);
+    world.sim.client("script", script);
+    world.sim.run()
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);

@@ -1,0 +1,55 @@
+//! What worlds have found, step by step.
+
+use std::time::Duration;
+
+use tokio::time;
+
+use crate::{
+    history::{Asked, Told},
+    hosts::{GATEWAYS, Ran, SERVICES},
+    peer::ask,
+    world::play_script,
+};
+
+const USER: usize = 0;
+
+async fn expect(gateway: usize, number: usize, asked: Asked, status: u8) -> Ran {
+    let told = ask(GATEWAYS[gateway], USER, asked, number, None).await?;
+    assert_eq!(told, Told::Status(status), "{asked:?}");
+    Ok(())
+}
+
+/// Bug (seed 1514): a user who was unregistered while a request changed the user's files was told "not
+/// connected", which the user never was.
+#[test]
+fn who_is_unregistered_meanwhile_is_told_so() {
+    let script = async {
+        expect(0, 0, Asked::Register, 0).await?;
+        expect(0, 1, Asked::Connect, 0).await?;
+        turmoil::hold(GATEWAYS[0], SERVICES[1]);
+        let publishes = tokio::task::spawn_local(expect(0, 2, Asked::Publish(1), 1));
+        time::sleep(Duration::from_millis(200)).await;
+        expect(1, 3, Asked::Unregister, 0).await?;
+        turmoil::release(GATEWAYS[0], SERVICES[1]);
+        publishes.await?
+    };
+    play_script(script).unwrap();
+}
+
+/// A user who has another session by then publishes in that session.
+#[test]
+fn who_has_connected_again_meanwhile_publishes() {
+    let script = async {
+        expect(0, 0, Asked::Register, 0).await?;
+        expect(0, 1, Asked::Connect, 0).await?;
+        turmoil::hold(GATEWAYS[0], SERVICES[1]);
+        let publishes = tokio::task::spawn_local(expect(0, 2, Asked::Publish(1), 0));
+        time::sleep(Duration::from_millis(200)).await;
+        expect(1, 3, Asked::Disconnect, 0).await?;
+        expect(1, 4, Asked::Connect, 0).await?;
+        turmoil::release(GATEWAYS[0], SERVICES[1]);
+        publishes.await??;
+        expect(1, 5, Asked::Publish(1), 3).await
+    };
+    play_script(script).unwrap();
+}
