@@ -15,6 +15,8 @@ pub(crate) enum Asked {
     Delete(u8),
     /// LIST_CONTENT of the user's own list.
     List,
+    /// LIST_USERS. What counts of the list is that it has the user who asks.
+    Users,
     /// The first look of a LIST_CONTENT: whether the user who asks is connected.
     Look,
     /// The second look of a LIST_CONTENT: what the other user has published.
@@ -100,7 +102,7 @@ impl Asked {
     fn failure(self) -> u8 {
         match self {
             Self::Register | Self::Unregister => 2,
-            Self::Connect | Self::Disconnect => 3,
+            Self::Connect | Self::Disconnect | Self::Users => 3,
             Self::Publish(_) | Self::Delete(_) | Self::List | Self::Look | Self::ListOf => 4,
         }
     }

@@ -13,7 +13,12 @@ mod peer;
 mod scripts;
 mod world;
 
-use std::{env, panic::resume_unwind, thread};
+use std::{
+    env,
+    panic::{catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use world::{Faults, play};
 
@@ -35,11 +40,21 @@ fn every_world_keeps_its_promises() {
         return;
     }
     let worlds = number("LONJA_WORLDS").unwrap_or(WORLDS);
+    let has_failed = AtomicBool::new(false);
     let of_thread = |thread| {
         let mut faults = Faults::default();
         for world in (thread..worlds).step_by(THREADS) {
+            if has_failed.load(Ordering::Relaxed) {
+                break;
+            }
             let seed = if world < worlds / 4 * 3 { world } else { fastrand::u64(..) };
-            faults += play(seed).0;
+            match catch_unwind(|| play(seed)) {
+                Ok((broken, _)) => faults += broken,
+                Err(panic) => {
+                    has_failed.store(true, Ordering::Relaxed);
+                    resume_unwind(panic);
+                }
+            }
         }
         faults
     };

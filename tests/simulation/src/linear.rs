@@ -21,7 +21,7 @@ impl User {
         match (self, asked) {
             (Self::Connected(files), Asked::ListOf) => (Told::Files(files.clone()), self.clone()),
             (_, Asked::ListOf) => (Told::Files(BTreeSet::new()), self.clone()),
-            (Self::Connected(_), Asked::Look) => status(0),
+            (Self::Connected(_), Asked::Look | Asked::Users) => status(0),
             (Self::Unknown, Asked::Register) => (Told::Status(0), Self::Registered),
             (_, Asked::Register) | (Self::Unknown, _) => status(1),
             (_, Asked::Unregister) => (Told::Status(0), Self::Unknown),

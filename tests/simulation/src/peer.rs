@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Context as _;
 use lonja_wire::{
     Command, Datetime, Description, Encoding, Filename, Port, Request, Username,
-    reply::{FILE_ENTRY, read_count, read_file, read_status},
+    reply::{FILE_ENTRY, USER_ENTRY, read_count, read_file, read_status, read_user},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,7 +27,7 @@ pub(crate) fn datetime(number: usize) -> String {
 }
 
 fn request(user: usize, asked: Asked, number: usize) -> anyhow::Result<Vec<u8>> {
-    let username = Username::from_bytes(format!("user-{user}").as_bytes())?;
+    let username = Username::from_bytes(name(user).as_bytes())?;
     let filename = |file: u8| Filename::from_bytes(file.to_string().as_bytes());
     let command = match asked {
         Asked::Register => Command::Register,
@@ -36,6 +36,7 @@ fn request(user: usize, asked: Asked, number: usize) -> anyhow::Result<Vec<u8>> 
         Asked::Disconnect => Command::Disconnect,
         Asked::Publish(file) => Command::Publish(filename(file)?, Description::from_bytes(b"a file")?),
         Asked::Delete(file) => Command::Delete(filename(file)?),
+        Asked::Users => Command::ListUsers,
         Asked::List | Asked::Look | Asked::ListOf => Command::ListContent(Some(username.clone())),
     };
     let datetime = Datetime::from_bytes(datetime(number).as_bytes())?;
@@ -61,16 +62,40 @@ pub(crate) async fn ask(
         stream.write_all(rest).await?;
     }
     let status = read_status(stream.read_u8().await?)?;
-    if status != 0 || asked != Asked::List {
-        return Ok(Told::Status(status));
+    match asked {
+        Asked::List if status == 0 => files(&mut stream).await,
+        Asked::Users if status == 0 => users(&mut stream, user).await,
+        _ => Ok(Told::Status(status)),
     }
+}
+
+async fn count(stream: &mut TcpStream) -> anyhow::Result<u32> {
     let mut count = [0; 4];
     stream.read_exact(&mut count).await?;
+    Ok(read_count(count, Encoding::Terminated)?)
+}
+
+async fn files(stream: &mut TcpStream) -> anyhow::Result<Told> {
     let mut files = BTreeSet::new();
-    for _ in 0..read_count(count, Encoding::Terminated)? {
+    for _ in 0..count(stream).await? {
         let mut entry = [0; FILE_ENTRY];
         stream.read_exact(&mut entry).await?;
         files.insert(read_file(&entry)?.filename.as_str().parse().context("the name of a file")?);
     }
     Ok(Told::Files(files))
+}
+
+/// Reads who is connected. A user who asks and is not in the list is told something that is never right.
+async fn users(stream: &mut TcpStream, user: usize) -> anyhow::Result<Told> {
+    let mut is_listed = false;
+    for _ in 0..count(stream).await? {
+        let mut entry = [0; USER_ENTRY];
+        stream.read_exact(&mut entry).await?;
+        is_listed |= read_user(&entry)?.username.as_str() == name(user);
+    }
+    Ok(Told::Status(if is_listed { 0 } else { u8::MAX }))
+}
+
+fn name(user: usize) -> String {
+    format!("user-{user}")
 }

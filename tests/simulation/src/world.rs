@@ -319,7 +319,8 @@ async fn ask_again_and_again(user: usize, history: History, mut random: fastrand
             24..44 => Asked::Connect,
             44..54 => Asked::Disconnect,
             54..74 => Asked::Publish(random.u8(..3)),
-            74..84 => Asked::Delete(random.u8(..3)),
+            74..82 => Asked::Delete(random.u8(..3)),
+            82..90 => Asked::Users,
             _ => Asked::List,
         };
         let gateway = random.usize(..GATEWAYS.len());

@@ -1,0 +1,92 @@
+"""Plants ten bugs, one after the other, in a copy of what is committed, and has the simulations find each.
+
+A judge that never condemns is no judge: this says with which seed each bug was found. Run it with `make
+planted`; docs/testing.md has what it said.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COPY = REPOSITORY / "target" / "planted"
+WORLDS = "1000"
+CUTS = "3000"
+SIMULATION, JOURNAL = "lonja-simulation", "lonja-journal"
+
+# What goes wrong, which simulation finds it, the file, what stands there, and what is planted in its place.
+BUGS = [
+    ("a commit is answered before it is synced", JOURNAL, "crates/journal/src/segment.rs",
+     "self.file.sync_data()?;\n        self.failed = false;", "self.failed = false;"),
+    ("a frame that failed is left behind", JOURNAL, "crates/journal/src/wal.rs",
+     " && !self.current.must_go_on()", ""),
+    ("rows are read before the commit is written", JOURNAL, "crates/journal/src/writer.rs",
+     "participants.iter_mut().for_each(|participant| participant.fail(&error));",
+     "participants.iter_mut().for_each(|participant| participant.publish());"),
+    ("a session that has ended takes files", SIMULATION, "services/catalog/src/store/embedded.rs",
+     "_ if ended => return Err(Reason::SessionEnded),", ""),
+    ("the tombstone of a session is lost", SIMULATION, "services/catalog/src/store/embedded.rs",
+     "if self.tombstones.insert(session) {", "if self.tombstones.contains(&session) {"),
+    ("an audit batch is sent again under new numbers", SIMULATION, "services/gateway/src/recorder.rs",
+     'Err(_) => self.out_of_reach("the service does not answer"),',
+     'Err(_) => { self.stored += count as u64; self.out_of_reach("the service does not answer") }'),
+    ("a record that is late is taken for stored", SIMULATION, "services/gateway/src/recorder.rs",
+     'Err(_) => self.out_of_reach("the service does not answer"),',
+     "Err(_) => { self.delivered(count); true }"),
+    ("the revision of the sessions is not bumped", SIMULATION, "services/registry/src/store/embedded.rs",
+     "self.next_order = self.next_order.max(opened.order + 1);\n        self.session_changes += 1;",
+     "self.next_order = self.next_order.max(opened.order + 1);"),
+    ("a call that may have been carried out is sent again", SIMULATION, "crates/rpc/src/replicas.rs",
+     "    causes(error).any(|cause| {\n        cause.is::<tonic::ConnectError>()",
+     "    causes(error).any(|cause| {\n        true || cause.is::<tonic::ConnectError>()"),
+    ("a registration that failed is answered with success", SIMULATION, "services/gateway/src/operations.rs",
+     "self.backend.registry.register_user(request).await?;",
+     "let _ = self.backend.registry.register_user(request).await;"),
+    ("nobody sweeps", SIMULATION, "services/gateway/src/sweeper.rs",
+     "match shutdown.run_until_cancelled(sweep(&backend)).await {",
+     "let _ = sweep;\n        match shutdown.run_until_cancelled(async { let _ = &backend; Ok::<u64, Status>(0) }).await {"),
+]
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    shared = {**os.environ, "CARGO_TARGET_DIR": str(REPOSITORY / "target"), "RUSTFLAGS": "-Awarnings", **environment}
+    return subprocess.run(command, cwd=COPY, env=shared, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def simulate(package: str) -> subprocess.CompletedProcess:
+    return run("cargo", "test", "--release", "--quiet", "--package", package, "--lib", "--",
+               {SIMULATION: "every_world", JOURNAL: "simulation::worlds::what"}[package],
+               LONJA_WORLDS=WORLDS, LONJA_CUTS=CUTS)
+
+
+def main() -> None:
+    if COPY.exists():
+        shutil.rmtree(COPY)
+    subprocess.run(["git", "clone", "--quiet", "--shared", str(REPOSITORY), str(COPY)], check=True)
+    missed = []
+    for what, package, path, before, after in BUGS:
+        file = COPY / path
+        text = file.read_text()
+        if before not in text:
+            sys.exit(f"{path} has changed: {what!r} cannot be planted. Its place is in {Path(__file__).name}")
+        file.write_text(text.replace(before, after, 1))
+        found = simulate(package)
+        file.write_text(text)
+        if "error: could not compile" in found.stdout:
+            sys.exit(f"{what}: does not compile\n{found.stdout}")
+        seed = re.search(r"LONJA_SEED=(\d+)", found.stdout)
+        why = re.search(r"panicked at [^\n]*\n([^\n]*)", found.stdout)
+        if found.returncode == 0 or not seed:
+            missed.append(what)
+            print(f"MISSED: {what}\n{found.stdout[-2000:]}", flush=True)
+        else:
+            print(f"{what}: seed {seed[1]}: {why[1][:120] if why else ''}", flush=True)
+    if missed:
+        sys.exit(f"{len(missed)} of {len(BUGS)} bugs were not found")
+
+
+if __name__ == "__main__":
+    main()
