@@ -275,12 +275,13 @@ fn request(operation: Operation, fields: &Fields<'_>) -> Result<Request, (usize,
     let at = |index: usize| move |error| (index, error);
     let name = |index: usize| match field(index) {
         b"" => Ok(None),
+        // The fields of such a peer are in an order that is not known.
+        name if Datetime::has_form(name) => Err((index, FieldError::MisplacedDatetime)),
         name => Username::from_bytes(name).map(Some).map_err(at(index)),
     };
     let datetime = Datetime::from_bytes(field(0)).map_err(at(0))?;
-    if Datetime::has_form(field(1)) {
-        // The fields of such a peer are in an order that is not known.
-        return Err((1, FieldError::MisplacedDatetime));
+    if !field(0).is_empty() && !Datetime::has_form(field(0)) {
+        return Err((0, FieldError::NotDatetime));
     }
     let username = name(1)?;
     if operation == Operation::Register && username.is_none() {
