@@ -24,7 +24,7 @@ needed = @command -v $(1) >/dev/null || { echo "install $(2)" >&2; exit 1; }
 
 .PHONY: setup test test-browser test-helm test-newcomer test-containers test-kubernetes test-cluster \
   lint advisories proto-lint page page-check proto helm-readme helm-examples dist bench \
-  simulate soak fuzz clean
+  simulate planted soak fuzz clean
 
 # What the tests need beside Rust, a C compiler, Python, Node.js and npm.
 setup: $(VENV)/made
@@ -141,18 +141,29 @@ bench:
 	target/dist/lonja-bench held
 	target/dist/lonja-bench disk
 
-# 20,000 power cuts of a simulated disk: docs/testing.md.
+# 20,000 power cuts of a simulated disk, and 10,000 simulated worlds: docs/testing.md.
 simulate:
 	LONJA_CUTS=20000 cargo test --release --package lonja-journal --lib simulation -- --nocapture
+	LONJA_WORLDS=10000 cargo test --release --package lonja-simulation --lib -- --nocapture
+
+# Bugs are planted in a copy, and the simulations must find each of them.
+planted:
+	$(PYTHON) tests/simulation/planted.py
 
 # The crash test again and again, which `make test` runs once.
 soak:
 	for round in 1 2 3 4 5 6 7 8 9 10; do cargo test --test system crash:: || exit 1; done
 
-# Needs a nightly toolchain. What it finds goes into the corpus and so into `make test`.
+# Each target for a minute, with the number of its runs. Needs a nightly toolchain. What is found goes into
+# the corpus, which `make test` reads.
+FUZZ_SECONDS := 60
 fuzz:
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz --version $(CARGO_FUZZ)
-	cd crates/wire && cargo +nightly fuzz run decode -- -max_len=1044 -max_total_time=60
+	cd tests/fuzz && for target in $$(ls targets/corpus); do \
+	  echo "$$target:"; log=$$(mktemp); \
+	  cargo +nightly fuzz run --fuzz-dir targets $$target -- -max_len=4096 -max_total_time=$(FUZZ_SECONDS) \
+	    -print_final_stats=1 >$$log 2>&1 || { tail -40 $$log; exit 1; }; \
+	  grep -E 'number_of_executed_units|average_exec_per_sec' $$log; rm $$log; done
 
 clean:
 	cargo clean

@@ -70,6 +70,8 @@ mod checkpoint;
 mod commit;
 mod disk;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod log;
 mod open;
 mod recovery;

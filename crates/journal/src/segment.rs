@@ -130,7 +130,7 @@ fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
-fn scan(bytes: &[u8]) -> Found {
+pub(crate) fn scan(bytes: &[u8]) -> Found {
     let mut found = Found::default();
     let mut at = 0;
     let mut nonce = None;

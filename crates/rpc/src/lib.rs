@@ -5,6 +5,8 @@ mod batch;
 mod callers;
 mod channel;
 mod dial;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod held;
 mod measured;
 mod method;

@@ -1,6 +1,8 @@
 //! The datetime service: the local time over SOAP 1.1, as the peers' client expects it.
 
 mod address;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod soap;
 mod wsdl;

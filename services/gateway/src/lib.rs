@@ -8,6 +8,8 @@ mod advertise;
 mod backend;
 mod connection;
 mod dialects;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod learning;
 mod lists;
 mod metrics;

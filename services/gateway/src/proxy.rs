@@ -52,7 +52,7 @@ const VERSION_2: (&[u8], usize) = (b"\r\n\r\n\0\r\nQUIT\n", 16);
 
 /// Parses a header: the peer that it names, if any, and its length in bytes. `None` while the
 /// header is not complete.
-fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadHeader> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, BadHeader> {
     let begins = |signature: &[u8]| bytes.iter().zip(signature).all(|(byte, expected)| byte == expected);
     if begins(VERSION_2.0) {
         let Some(length) = bytes.get(14..VERSION_2.1) else { return Ok(None) };

@@ -26,6 +26,8 @@ use std::time::Duration;
 pub(crate) use client::Batch;
 pub(crate) use generated::UnaryCall;
 pub use generated::batch_service_server::BatchServiceServer;
+#[cfg(feature = "fuzzing")]
+pub(crate) use generated::{ConverseRequest, ConverseResponse};
 pub use server::{BatchServer, Holds};
 
 /// How long the answers of a batch are gathered before those that are there are sent, and how long a
