@@ -241,3 +241,18 @@ mod tests {
         assert_eq!(store.record(contract::batch("busy", 591, 10)).await, Ok(10));
     }
 }
+
+/// The store of a simulated world (tests/simulation).
+#[cfg(test)]
+mod simulated {
+    use lonja_journal::simulation::LyingDisk;
+
+    use super::*;
+    use crate::store::contract;
+
+    contract::suite!(|| {
+        let mut journal = JournalBuilder::open_simulated(&LyingDisk::new(0)).unwrap();
+        let store = EmbeddedStore::open(&mut journal, &AuditConfig { max_audit_records: 10_000 }).unwrap();
+        (store, journal.start().unwrap())
+    });
+}

@@ -435,3 +435,19 @@ mod tests {
         assert_eq!(store.changes(&start).await, Ok(None));
     }
 }
+
+/// The store of a simulated world (tests/simulation).
+#[cfg(test)]
+mod simulated {
+    use lonja_journal::simulation::LyingDisk;
+
+    use super::*;
+    use crate::store::contract;
+
+    contract::suite!(|| {
+        let mut journal = JournalBuilder::open_simulated(&LyingDisk::new(0)).unwrap();
+        let config = CatalogConfig { max_files_per_session: contract::MAX_FILES };
+        let store = EmbeddedStore::open(&mut journal, &config).unwrap();
+        (store, journal.start().unwrap())
+    });
+}

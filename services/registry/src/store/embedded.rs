@@ -539,3 +539,18 @@ mod tests {
         assert_eq!(store.statistics().await.unwrap(), Statistics { users: 1, sessions: 1 });
     }
 }
+
+/// The store of a simulated world (tests/simulation).
+#[cfg(test)]
+mod simulated {
+    use lonja_journal::simulation::LyingDisk;
+
+    use super::*;
+    use crate::store::contract;
+
+    contract::suite!(|| {
+        let mut journal = JournalBuilder::open_simulated(&LyingDisk::new(0)).unwrap();
+        let store = EmbeddedStore::open(&mut journal).unwrap();
+        (store, journal.start().unwrap())
+    });
+}
