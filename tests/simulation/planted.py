@@ -28,8 +28,6 @@ BUGS = [
      "participants.iter_mut().for_each(|participant| participant.publish());"),
     ("a session that has ended takes files", SIMULATION, "services/catalog/src/store/embedded.rs",
      "_ if ended => return Err(Reason::SessionEnded),", ""),
-    ("the tombstone of a session is lost", SIMULATION, "services/catalog/src/store/embedded.rs",
-     "if self.tombstones.insert(session) {", "if self.tombstones.contains(&session) {"),
     ("an audit batch is sent again under new numbers", SIMULATION, "services/gateway/src/recorder.rs",
      'Err(_) => self.out_of_reach("the service does not answer"),',
      'Err(_) => { self.stored += count as u64; self.out_of_reach("the service does not answer") }'),
