@@ -49,14 +49,15 @@ impl Segment {
     /// Reads a segment. A file that is shorter than `size` bytes is filled with zeros up to this length,
     /// so that an append changes no metadata.
     pub(crate) fn open(file: Box<dyn StorageBackend>, size: u64) -> io::Result<(Self, Found)> {
-        let length = file.len()?;
-        let found = {
-            let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-            file.read(0, &mut bytes)?;
-            scan(&bytes)
-        };
-        if length < size {
-            file.write(length, &vec![0; (size - length) as usize])?;
+        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+        file.read(0, &mut bytes)?;
+        let found = scan(&bytes);
+        let is_new = (bytes.len() as u64) < size;
+        // After a sync that failed, a system may have in memory what the disk does not have. Whatever follows
+        // from what was read must not be durable before that is.
+        if is_new || found.generation > 0 || !found.beyond.is_empty() {
+            bytes.resize(bytes.len().max(usize::try_from(size).map_err(io::Error::other)?), 0);
+            file.write(0, &bytes)?;
             file.sync_data()?;
         }
         Ok((Self { file, position: 0, generation: 0, nonce: 0, buffer: Vec::new(), failed: false }, found))

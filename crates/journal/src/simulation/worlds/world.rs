@@ -10,7 +10,7 @@ use super::{
     model::{LOGS, Model, Put, Shelf},
 };
 use crate::{
-    JournalBuilder, JournalError, Log, OpenError, checkpoint::Checkpoint, wal::Full, writer::Writer,
+    JournalBuilder, JournalError, Log, OpenError, Row, checkpoint::Checkpoint, wal::Full, writer::Writer,
 };
 
 const KEYS: u64 = 12;
@@ -97,6 +97,11 @@ impl Process {
     }
 }
 
+/// The numbers of a log's rows.
+fn rows<const LOG: usize>(log: &Log<Shelf<LOG>>) -> Vec<Row> {
+    log.read(1, usize::MAX).unwrap().into_iter().map(|(row, _)| row).collect()
+}
+
 fn poll(answer: &mut Answer) -> Option<Result<u64, JournalError>> {
     match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Some(answer),
@@ -181,8 +186,19 @@ impl World {
         }
     }
 
-    /// Opens the journal and judges what is in it. Nothing comes of it if the power goes meanwhile.
+    /// Opens the journal, at times on a bad disk first, and judges what is in it. `None` if the power goes
+    /// meanwhile.
     fn start(&mut self) -> Option<Process> {
+        if self.random.u32(..4) == 0 {
+            self.disk.set_faults(Faults { short_writes: 10, failed_syncs: 10, full: true });
+            match Process::open(&self.disk) {
+                Ok(process) => self.judge(&process),
+                Err(OpenError::Unusable(..)) => {}
+                Err(_) if self.disk.is_off() => {}
+                Err(error) => panic!("a bad disk is taken for damage: {error}"),
+            }
+            self.disk.kill();
+        }
         self.disk.set_faults(Faults::default());
         let process = self.open()?;
         self.judge(&process);
@@ -208,9 +224,9 @@ impl World {
     fn judge(&self, process: &Process) {
         let found = process.values();
         assert!(self.is_allowed(&found), "found {found:?}, not {:?} nor with {:?}", self.model, self.maybe);
-        let numbers: Vec<_> =
-            process.logs.0.read(1, usize::MAX).unwrap().iter().map(|(row, _)| *row).collect();
-        assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "rows without a gap: {numbers:?}");
+        for rows in [rows(&process.logs.0), rows(&process.logs.1)] {
+            assert!(rows.windows(2).all(|pair| pair[0] + 1 == pair[1]), "rows without a gap: {rows:?}");
+        }
     }
 
     fn submit(&mut self, process: &mut Process) {
