@@ -52,7 +52,7 @@ impl Disk for FileSystem {
 
     fn empty(&self, path: &Path, longest: u64, is_worthless: fn(&[u8]) -> bool) -> io::Result<bool> {
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-        // redb takes the same lock on a file that it has open.
+        // redb takes the same lock (flock) on a file that it opens, first of all.
         file.try_lock()?;
         if file.metadata()?.len() > longest {
             return Ok(false);
@@ -68,5 +68,27 @@ impl Disk for FileSystem {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_emptied_only_if_it_is_short_and_nobody_has_it_open() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("tables");
+        let tables = FileSystem.open_tables(&Builder::new(), &path).unwrap();
+        assert!(FileSystem.empty(&path, u64::MAX, |_| true).is_err(), "the file is open");
+        drop(tables);
+        let length = fs::metadata(&path).unwrap().len();
+        assert!(!FileSystem.empty(&path, length - 1, |_| true).unwrap(), "the file is too long");
+        assert!(!FileSystem.empty(&path, length, |_| false).unwrap(), "the content is worth something");
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
+        assert!(FileSystem.empty(&path, length, |_| true).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     }
 }

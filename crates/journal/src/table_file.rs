@@ -23,8 +23,8 @@ use crate::{
 
 /// How many bytes of the file redb may keep in memory. The state itself is in memory already.
 const CACHE: usize = 32 << 20;
-/// More bytes than a file has that redb is making.
-const UNFINISHED: u64 = 16 << 20;
+/// No file that redb has not finished making has more bytes than this.
+const UNFINISHED: u64 = 256 << 10;
 
 pub(crate) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
     TableDefinition::new(log)
@@ -162,7 +162,11 @@ fn is_unfinished(bytes: &[u8]) -> bool {
 
 fn open(disk: &dyn Disk, path: &Path) -> Result<Database, OpenError> {
     let open = || match disk.open_tables(Builder::new().set_cache_size(CACHE), path) {
-        Err(_) if disk.empty(path, UNFINISHED, is_unfinished).unwrap_or(false) => {
+        Err(error)
+            if !matches!(error, DatabaseError::DatabaseAlreadyOpen)
+                && disk.empty(path, UNFINISHED, is_unfinished).unwrap_or(false) =>
+        {
+            tracing::warn!("{} was never finished, by a start that was cut short: made anew", path.display());
             disk.open_tables(Builder::new().set_cache_size(CACHE), path)
         }
         opened => opened,

@@ -143,7 +143,7 @@ async fn a_closed_journal_is_one_file() {
 async fn a_first_start_that_was_cut_short_is_no_damage() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("test.redb");
-    fs::write(&path, vec![0; 1 << 20]).unwrap();
+    fs::write(&path, vec![0; 100_000]).unwrap();
     let (log, journal) = open(directory.path()).unwrap();
     put(&log, 1, "one").await;
     journal.close();
