@@ -197,12 +197,11 @@ impl Operations {
         let mut ended = String::new();
         loop {
             let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
+            if session_id == ended {
+                return Err(NotDone(Outcome::NotConnected));
+            }
             match change(session_id.clone()).await {
-                Err(status)
-                    if Reason::try_from(&status) == Ok(Reason::SessionEnded) && session_id != ended =>
-                {
-                    ended = session_id;
-                }
+                Err(status) if Reason::try_from(&status) == Ok(Reason::SessionEnded) => ended = session_id,
                 changed => {
                     changed?;
                     return Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS });

@@ -41,8 +41,8 @@ pub trait PeerStream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
     /// Reads what has arrived, without waiting.
     fn read_arrived(&mut self, room: &mut [u8]) -> io::Result<usize>;
 
-    /// Sends bytes, and gives how many were sent. If `ends` the stream is shut down behind these bytes, so
-    /// they may wait to leave together with the end of the stream.
+    /// Sends bytes, and gives how many were sent. `ends` says that the caller shuts the stream down behind
+    /// these bytes, so that they may wait to leave together with the end of the stream.
     fn send(&mut self, bytes: &[u8], ends: bool) -> impl Future<Output = io::Result<usize>> + Send;
 
     /// Waits until the connection has an error, such as a reset, and takes the error.
@@ -79,7 +79,7 @@ impl PeerStream for TcpStream {
     }
 }
 
-/// Sends the bytes of a reply. If `ends` the stream is shut down behind the reply.
+/// Sends the bytes of a reply. `ends` says that the caller shuts the stream down behind the reply.
 pub(crate) async fn write(stream: &mut impl PeerStream, mut reply: impl Buf, ends: bool) -> io::Result<()> {
     while reply.has_remaining() {
         let written = time::timeout(STALL, stream.send(reply.chunk(), ends)).await??;
