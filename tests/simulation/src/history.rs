@@ -1,8 +1,10 @@
-//! What peers asked and what they were told.
+//! What peers asked and what they were told, and what was broken meanwhile.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+
+use crate::hosts::GATEWAYS;
 
 /// An operation that concerns one user alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub(crate) enum Asked {
     Users,
     /// The first look of a LIST_CONTENT: whether the user who asks is connected.
     Look,
-    /// The second look of a LIST_CONTENT: what the other user has published.
+    /// The second look of a LIST_CONTENT: what the user has published.
     ListOf,
 }
 
@@ -33,7 +35,7 @@ pub(crate) enum Told {
 /// A request of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// A number that no other request of the world has. The peer claims it as its datetime.
+    /// A number that no other request of the world has. The peer claims the number as its datetime.
     pub(crate) number: usize,
     pub(crate) user: usize,
     pub(crate) asked: Asked,
@@ -45,7 +47,21 @@ pub(crate) struct Event {
     pub(crate) told: Option<(usize, Told)>,
     /// Whether the gateway said "any other failure".
     pub(crate) failed: bool,
+    /// The simulated time at which the request was sent, and at which the peer was told anything.
+    pub(crate) between: (Duration, Option<Duration>),
 }
+
+/// A time in which a gateway could not store records.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    gateway: usize,
+    from: Duration,
+    until: Duration,
+}
+
+/// How long after an outage a gateway may take to store records again: the pings of a connection that was
+/// cut have to fail first.
+const RECOVERY: Duration = Duration::from_secs(15);
 
 /// All requests of a world. Clones are one history.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +71,13 @@ pub(crate) struct History(Arc<Mutex<Events>>);
 struct Events {
     events: Vec<Event>,
     moments: usize,
-    /// Which gateway was killed, and when.
-    kills: Vec<(usize, usize)>,
+    /// Which gateway was killed, at which moment and simulated time.
+    kills: Vec<(usize, usize, Duration)>,
+    outages: Vec<Outage>,
+}
+
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 impl History {
@@ -64,7 +85,8 @@ impl History {
         let mut events = self.0.lock();
         events.moments += 1;
         let (number, sent) = (events.events.len(), events.moments);
-        events.events.push(Event { number, user, asked, gateway, sent, told: None, failed: false });
+        let between = (now(), None);
+        events.events.push(Event { number, user, asked, gateway, sent, told: None, failed: false, between });
         number
     }
 
@@ -73,6 +95,7 @@ impl History {
         events.moments += 1;
         let moment = events.moments;
         let event = &mut events.events[number];
+        event.between.1 = Some(now());
         if told == Told::Status(event.asked.failure()) {
             event.failed = true;
         } else {
@@ -80,16 +103,35 @@ impl History {
         }
     }
 
-    pub(crate) fn killed(&self, gateway: usize) {
+    pub(crate) fn killed(&self, gateway: usize, now: Duration) {
         let mut events = self.0.lock();
         events.moments += 1;
         let moment = events.moments;
-        events.kills.push((gateway, moment));
+        events.kills.push((gateway, moment, now));
     }
 
-    /// Whether a gateway was killed later than a moment.
-    pub(crate) fn was_killed_since(&self, gateway: usize, since: usize) -> bool {
-        self.0.lock().kills.iter().any(|(killed, moment)| *killed == gateway && *moment > since)
+    /// Notes that a gateway cannot store records for a while, or that none can.
+    pub(crate) fn no_audit(&self, of: Option<usize>, from: Duration, until: Duration) {
+        let gateways = (0..GATEWAYS.len()).filter(|gateway| of.is_none_or(|of| of == *gateway));
+        self.0.lock().outages.extend(gateways.map(|gateway| Outage { gateway, from, until }));
+    }
+
+    /// Whether a gateway was killed between two moments.
+    pub(crate) fn was_killed(&self, gateway: usize, from: usize, until: usize) -> bool {
+        let between = from..=until;
+        self.0.lock().kills.iter().any(|(killed, moment, _)| *killed == gateway && between.contains(moment))
+    }
+
+    /// Whether the record of an answer may be lost: the audit could not be reached when the peer was
+    /// answered, and the gateway was killed afterwards.
+    pub(crate) fn may_be_lost(&self, event: &Event) -> bool {
+        let events = self.0.lock();
+        let (sent, told) = (event.between.0, event.between.1.unwrap_or(Duration::MAX));
+        let killed = events.kills.iter().any(|(gateway, _, at)| *gateway == event.gateway && *at >= sent);
+        let unreachable = |outage: &Outage| {
+            outage.gateway == event.gateway && outage.from <= told && outage.until + RECOVERY >= sent
+        };
+        killed && events.outages.iter().any(unreachable)
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -99,7 +141,7 @@ impl History {
 
 impl Asked {
     /// The status that says "any other failure" (docs/protocol.md 3).
-    fn failure(self) -> u8 {
+    pub(crate) fn failure(self) -> u8 {
         match self {
             Self::Register | Self::Unregister => 2,
             Self::Connect | Self::Disconnect | Self::Users => 3,

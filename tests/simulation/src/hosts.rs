@@ -28,11 +28,13 @@ const COMMIT: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// The names of the hosts that keep state.
-pub(crate) const SERVICES: [&str; 3] = ["registry", "catalog", "audit"];
+pub(crate) const SERVICES: [&str; 3] = ["registry", "catalog", AUDIT];
+/// The name of the host that keeps records.
+pub(crate) const AUDIT: &str = "audit";
 /// The names of the gateways.
 pub(crate) const GATEWAYS: [&str; 2] = ["gateway-0", "gateway-1"];
 
-/// What a host comes to; a host that gives an error ends the world.
+/// How a host ends. An error ends the world.
 pub(crate) type Ran = Result<(), Box<dyn std::error::Error>>;
 
 #[derive(Parser)]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use futures_util::StreamExt as _;
 use lonja_chassis::service::Backends;
 use lonja_proto::{
-    audit::{ListOperationsRequest, OperationRecord},
+    audit::{ListOperationsRequest, Operation, OperationRecord},
     catalog::ListSessionsRequest,
     registry::{FindEndedSessionsRequest, SessionKey},
 };
@@ -16,7 +16,8 @@ use crate::{
     history::{Asked, Event, History, Told},
     hosts::GATEWAYS,
     linear::is_linear,
-    peer::{PATIENCE, ask, datetime},
+    peer::{PATIENCE, ask, datetime, name},
+    world::USERS,
 };
 
 /// How long a world may take to come to rest once nothing breaks any more. Nothing is sent again in the
@@ -25,6 +26,12 @@ const REST: time::Duration = time::Duration::from_secs(30);
 
 /// The time between two looks at a world that is not at rest yet.
 const PAUSE: time::Duration = time::Duration::from_millis(500);
+
+/// How soon every request is answered in a world at rest.
+const SOON: time::Duration = time::Duration::from_secs(3);
+
+/// The number of the first request that a judge makes.
+const LATE: usize = 50_000;
 
 /// The first user who was not there while things broke.
 const FRESH: usize = 90;
@@ -43,6 +50,22 @@ pub(crate) async fn rest(backends: &Backends, history: &History) -> anyhow::Resu
         ensure!(began.elapsed() < REST, "the audit at rest: {error:#}");
         time::sleep(PAUSE).await;
     }
+    // Nothing may come twice later.
+    time::sleep(10 * PAUSE).await;
+    audited(history, &records(backends).await?)?;
+    all_are_served().await
+}
+
+/// Whether each user is answered soon, and not with a failure, at each gateway.
+async fn all_are_served() -> anyhow::Result<()> {
+    for (number, gateway) in GATEWAYS.iter().enumerate() {
+        for user in 0..USERS {
+            let number = LATE + USERS * number + user;
+            let asking = ask(gateway, user, Asked::List, number, None);
+            let told = time::timeout(SOON, asking).await.context("no answer at rest")??;
+            ensure!(told != Told::Status(Asked::List.failure()), "user {user} is not served at rest");
+        }
+    }
     Ok(())
 }
 
@@ -57,7 +80,7 @@ async fn serves(gateway: usize, began: Instant) -> anyhow::Result<()> {
         (Asked::Disconnect, Told::Status(0), Some(Told::Status(2))),
     ];
     for (step, (asked, done, again)) in steps.into_iter().enumerate() {
-        let number = 50_000 + 100 * gateway + step;
+        let number = LATE + 100 * (gateway + 1) + step;
         for attempt in 0.. {
             let asking = ask(GATEWAYS[gateway], FRESH + gateway, asked, number, None);
             match time::timeout(PATIENCE, asking).await {
@@ -113,32 +136,56 @@ fn audited(history: &History, records: &[OperationRecord]) -> anyhow::Result<()>
     for (place, record) in records.iter().enumerate() {
         places.entry(&record.claimed_datetime).or_default().push(place);
     }
-    let mut last: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    let mut found = Vec::new();
     for event in &events {
         let datetime = datetime(event.number);
-        let found = places.get(datetime.as_str()).map_or(&[][..], Vec::as_slice);
-        ensure!(found.len() <= 1, "{event:?} has {} records", found.len());
-        let was_killed = history.was_killed_since(event.gateway, event.sent);
-        let Some(place) = found.first() else {
-            let was_answered = event.told.is_some() || event.failed;
-            ensure!(!was_answered || was_killed, "{event:?} was answered and has no record");
-            continue;
-        };
-        let Some((told_at, told)) = &event.told else { continue };
-        let status = match told {
-            Told::Status(status) => u32::from(*status),
-            Told::Files(_) => 0,
-        };
-        ensure!(records[*place].status == status, "{event:?} is recorded as {:?}", records[*place]);
-        // A request that was sent after another was answered stands behind the other, if one run of one
-        // gateway recorded both.
-        if let Some((answered, before)) = last.get(&event.gateway)
-            && *answered < event.sent
-            && !was_killed
-        {
-            ensure!(before < place, "{event:?} is recorded before what was answered before it was sent");
+        let of_event = places.remove(datetime.as_str()).unwrap_or_default();
+        ensure!(of_event.len() <= 1, "{event:?} has {} records", of_event.len());
+        if let Some(place) = of_event.first() {
+            says_the_same(event, &records[*place])?;
+            found.push((event, *place));
+        } else if event.told.is_some() || event.failed {
+            ensure!(history.may_be_lost(event), "{event:?} was answered and has no record");
         }
-        last.insert(event.gateway, (*told_at, *place));
     }
+    let unknown = places.keys().find(|known| **known < datetime(LATE).as_str());
+    ensure!(unknown.is_none(), "a record of {unknown:?}, which nobody asked");
+    for (event, place) in &found {
+        let Some(told) = event.told.as_ref().map(|(moment, _)| *moment) else { continue };
+        let before = |(other, _): &&(&Event, usize)| {
+            other.gateway == event.gateway
+                && other.told.as_ref().is_some_and(|(moment, _)| *moment < event.sent)
+                && !history.was_killed(event.gateway, other.sent, told)
+        };
+        let late = found.iter().filter(before).find(|(_, other)| other > place);
+        ensure!(late.is_none(), "{event:?} is recorded before {late:?}, which was answered before");
+    }
+    Ok(())
+}
+
+/// Whether a record says what the peer asked and was told.
+fn says_the_same(event: &Event, record: &OperationRecord) -> anyhow::Result<()> {
+    let status = match &event.told {
+        Some((_, Told::Status(status))) => Some(*status),
+        Some((_, Told::Files(_))) => Some(0),
+        None if event.failed => Some(event.asked.failure()),
+        None => None,
+    };
+    let operation = match event.asked {
+        Asked::Register => Operation::Register,
+        Asked::Unregister => Operation::Unregister,
+        Asked::Connect => Operation::Connect,
+        Asked::Disconnect => Operation::Disconnect,
+        Asked::Publish(_) => Operation::Publish,
+        Asked::Delete(_) => Operation::Delete,
+        Asked::Users => Operation::ListUsers,
+        Asked::List | Asked::Look | Asked::ListOf => Operation::ListContent,
+    };
+    ensure!(
+        status.is_none_or(|status| record.status == u32::from(status))
+            && record.operation() == operation
+            && record.username == name(event.user),
+        "{event:?} is recorded as {record:?}"
+    );
     Ok(())
 }

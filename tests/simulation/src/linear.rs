@@ -39,8 +39,9 @@ impl User {
     }
 }
 
-/// Takes a LIST_CONTENT that was told of no files for two requests: whether the user is connected is looked
-/// up first, and the list of a user who is not connected any more is empty (docs/protocol.md 4).
+/// Makes two requests of a LIST_CONTENT whose reply had no files. The gateway looks first whether the user
+/// who asks is connected, and then at the list, which is empty if the user has gone meanwhile
+/// (docs/protocol.md 4).
 fn in_two_looks(event: &Event) -> [Option<Event>; 2] {
     match &event.told {
         Some((moment, Told::Files(files))) if files.is_empty() => {
@@ -88,6 +89,7 @@ mod tests {
             sent: 2 * index,
             told: status.map(|status| (2 * index + 1, Told::Status(status))),
             failed: false,
+            between: Default::default(),
         };
         told.iter().enumerate().map(event).collect()
     }

@@ -1,8 +1,9 @@
-//! A peer as the original is: a connection for each request, the status read, and closed.
+//! A peer that does what the original does: the peer makes a connection for each request, reads the reply,
+//! and closes.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use lonja_wire::{
     Command, Datetime, Description, Encoding, Filename, Port, Request, Username,
     reply::{FILE_ENTRY, USER_ENTRY, read_count, read_file, read_status, read_user},
@@ -18,7 +19,7 @@ use crate::{
     hosts::PEERS,
 };
 
-/// How long a peer waits for its reply. A gateway answers in half of that, or the world is wrong.
+/// How long a peer waits for its reply: longer than any gateway takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 
 /// The datetime that a peer claims in its request of this number.
@@ -80,7 +81,8 @@ async fn files(stream: &mut TcpStream) -> anyhow::Result<Told> {
     for _ in 0..count(stream).await? {
         let mut entry = [0; FILE_ENTRY];
         stream.read_exact(&mut entry).await?;
-        files.insert(read_file(&entry)?.filename.as_str().parse().context("the name of a file")?);
+        let file = read_file(&entry)?.filename.as_str().parse().context("the name of a file")?;
+        ensure!(files.insert(file), "file {file} is listed twice");
     }
     Ok(Told::Files(files))
 }
@@ -96,6 +98,6 @@ async fn users(stream: &mut TcpStream, user: usize) -> anyhow::Result<Told> {
     Ok(Told::Status(if is_listed { 0 } else { u8::MAX }))
 }
 
-fn name(user: usize) -> String {
+pub(crate) fn name(user: usize) -> String {
     format!("user-{user}")
 }

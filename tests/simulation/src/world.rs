@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,13 +17,13 @@ use turmoil::{Builder, Sim};
 
 use crate::{
     history::{Asked, Event, History},
-    hosts::{self, GATEWAYS, Ran, SERVICES, backends},
+    hosts::{self, AUDIT, GATEWAYS, Ran, SERVICES, backends},
     judge,
     peer::{PATIENCE, ask},
 };
 
 /// How many users there are, and how many peers ask for them.
-const USERS: usize = 2;
+pub(crate) const USERS: usize = 2;
 const PEERS: usize = 4;
 /// How many requests a peer makes.
 const REQUESTS: usize = 14;
@@ -43,6 +43,24 @@ pub(crate) struct Faults {
     requests: u64,
     answers: u64,
     failures: u64,
+}
+
+impl Faults {
+    /// Whether each kind of fault has happened.
+    pub(crate) fn has_each_kind(&self) -> bool {
+        let kinds = [
+            self.service_kills,
+            self.power_cuts,
+            self.gateway_kills,
+            self.partitions,
+            self.one_way_cuts,
+            self.delays,
+            self.bad_disks,
+            self.answers,
+            self.failures,
+        ];
+        kinds.iter().all(|kind| *kind > 0)
+    }
 }
 
 impl AddAssign for Faults {
@@ -130,9 +148,9 @@ impl World {
     fn run(mut self) -> anyhow::Result<(Faults, Vec<Event>)> {
         let names = Names::new(None)?;
         self.begin_hosts(&names);
-        let at_rest = Arc::new(AtomicBool::new(false));
+        let (at_rest, busy) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(PEERS)));
         self.begin_judge(&names, &at_rest);
-        self.begin_peers();
+        self.begin_peers(&busy);
         let mut next = Duration::from_millis(self.random.u64(50..500));
         loop {
             let now = self.sim.elapsed();
@@ -141,7 +159,7 @@ impl World {
                 self.trouble(now);
                 next = now + Duration::from_millis(self.random.u64(20..700));
             }
-            if now >= TROUBLE && self.mends.is_empty() {
+            if now >= TROUBLE && self.mends.is_empty() && busy.load(Ordering::Acquire) == 0 {
                 at_rest.store(true, Ordering::Release);
             }
             if self.sim.step().map_err(|error| anyhow::anyhow!("{error}"))? {
@@ -178,10 +196,14 @@ impl World {
         });
     }
 
-    fn begin_peers(&mut self) {
+    fn begin_peers(&mut self, busy: &Arc<AtomicUsize>) {
         for peer in 0..PEERS {
-            let (history, random) = (self.history.clone(), self.random.fork());
-            self.sim.client(format!("peer-{peer}"), ask_again_and_again(peer % USERS, history, random));
+            let (history, random, busy) = (self.history.clone(), self.random.fork(), Arc::clone(busy));
+            self.sim.client(format!("peer-{peer}"), async move {
+                ask_again_and_again(peer % USERS, history, random).await;
+                busy.fetch_sub(1, Ordering::Release);
+                Ok(())
+            });
         }
     }
 
@@ -216,6 +238,7 @@ impl World {
             now,
             &format!("{} {} until {until:?}", if power { "cut" } else { "kill" }, SERVICES[service]),
         );
+        self.no_audit_of(SERVICES[service], None, now, until);
         self.sim.crash(SERVICES[service]);
         if power {
             self.faults.power_cuts += 1;
@@ -235,7 +258,7 @@ impl World {
         }
         self.note(now, &format!("kill {} until {until:?}", GATEWAYS[gateway]));
         self.faults.gateway_kills += 1;
-        self.history.killed(gateway);
+        self.history.killed(gateway, now);
         self.sim.crash(GATEWAYS[gateway]);
         self.down.push(GATEWAYS[gateway]);
         self.mends.push((until, Mend::Start(GATEWAYS[gateway])));
@@ -250,8 +273,17 @@ impl World {
         (gateway, self.any(&SERVICES).to_owned())
     }
 
+    /// Notes a trouble of a host, or of the link between a gateway and the host, if the host is the audit.
+    fn no_audit_of(&self, host: &str, gateway: Option<&str>, from: Duration, until: Duration) {
+        if host == AUDIT {
+            let of = gateway.and_then(|name| GATEWAYS.iter().position(|gateway| *gateway == name));
+            self.history.no_audit(of, from, until);
+        }
+    }
+
     fn cut_off(&mut self, now: Duration, until: Duration) {
         let (one, other) = self.ends();
+        self.no_audit_of(&other, Some(&one), now, until);
         self.note(now, &format!("cut {one} from {other} until {until:?}"));
         match self.random.u32(..3) {
             0 => {
@@ -272,6 +304,7 @@ impl World {
 
     fn delay(&mut self, now: Duration, until: Duration) {
         let (one, other) = self.ends();
+        self.no_audit_of(&other, Some(&one), now, until);
         self.note(now, &format!("hold {one} and {other} until {until:?}"));
         self.faults.delays += 1;
         self.sim.hold(one.as_str(), other.as_str());
@@ -282,6 +315,7 @@ impl World {
         let service = self.random.usize(..SERVICES.len());
         self.note(now, &format!("bad disk of {} until {until:?}", SERVICES[service]));
         self.faults.bad_disks += 1;
+        self.no_audit_of(SERVICES[service], None, now, until);
         let full = self.random.bool();
         self.disks[service].set_faults(simulation::Faults { short_writes: 20, failed_syncs: 20, full });
         self.mends.push((until, Mend::Disk(service)));
@@ -310,7 +344,7 @@ impl World {
 }
 
 /// A peer of one user: asks, thinks, and asks again.
-async fn ask_again_and_again(user: usize, history: History, mut random: fastrand::Rng) -> Ran {
+async fn ask_again_and_again(user: usize, history: History, mut random: fastrand::Rng) {
     for _ in 0..REQUESTS {
         time::sleep(Duration::from_millis(random.u64(0..700))).await;
         let asked = match random.u32(..100) {
@@ -331,5 +365,4 @@ async fn ask_again_and_again(user: usize, history: History, mut random: fastrand
             history.told(number, told);
         }
     }
-    Ok(())
 }
