@@ -154,8 +154,8 @@ async fn serve_until(
     }
 }
 
-/// Serves a service on connections of any kind, as [`serve`] does. `callers` may call only their methods,
-/// if given.
+/// Serves a service on connections of any kind, as [`serve`] does. If `callers` is given, each caller may
+/// call only its own methods.
 ///
 /// # Errors
 /// When the transport of gRPC fails.

@@ -9,8 +9,8 @@ use crate::{error::JournalError, state::Row, table_file::Span};
 pub(crate) struct Commit {
     #[prost(message, repeated, tag = "1")]
     pub(crate) rows: Vec<LogRow>,
-    /// In the first frame of a segment, the newest row of each log before the commit, without its bytes:
-    /// only this tells that the frame before, the last of the other segment, is damaged.
+    /// In the first frame of a segment, the newest row of each log before the commit, without its bytes.
+    /// Without these rows, nobody could tell that the last frame of the other segment is damaged.
     #[prost(message, repeated, tag = "2")]
     pub(crate) before: Vec<LogRow>,
 }

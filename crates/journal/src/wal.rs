@@ -19,7 +19,7 @@ use crate::{
 pub(crate) const SEGMENT: u64 = 4 << 20;
 /// How many times its size a segment takes at most, while the other one is being folded.
 const LIMIT: u64 = 16;
-/// How long a commit waits for the other segment once its own has reached [`LIMIT`].
+/// How long a commit waits for the other segment once its own has [`LIMIT`] times its size.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A segment that takes no more frames, with the rows that the table file is to hold once the

@@ -25,8 +25,8 @@ pub const TARGETS: [Target; 7] = [
 ];
 
 /// A request of a peer is decided within [`MAX_REQUEST`] bytes, and is the same after it is encoded and
-/// decoded again. Only one has no terminated form: an undated one whose last field looks like a datetime,
-/// which would be read as a datetime that comes last (docs/protocol.md 2).
+/// decoded again. A request without a datetime whose last field looks like a datetime has no terminated form:
+/// the field would be read as a datetime that comes last (docs/protocol.md 2).
 pub fn request(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MAX_REQUEST)];
     if bytes.len() == MAX_REQUEST {

@@ -59,7 +59,7 @@ struct Platter {
     files: Vec<Content>,
     /// The files by name, as a running process sees them.
     names: BTreeMap<PathBuf, usize>,
-    /// The files by name, as they are after a cut at the latest.
+    /// The files by name, as far as the names are sure to survive a cut.
     synced_names: BTreeMap<PathBuf, usize>,
     /// How often the power came back. Files that were opened before are gone.
     life: u64,
@@ -74,7 +74,7 @@ struct Platter {
 struct Content {
     /// What a running process reads.
     seen: Vec<u8>,
-    /// What is there after a cut at the latest.
+    /// What is sure to survive a cut.
     synced: Vec<u8>,
     /// What each page held after each write since the last sync.
     unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
@@ -146,14 +146,15 @@ impl LyingDisk {
         platter.faults = Faults::default();
     }
 
-    /// A byte that is not zero, of any file. `None` if the file that was chosen is empty.
+    /// A byte of any file, before the file's last byte that is not zero: which bytes between are zero is
+    /// not the same each time, because a segment has a random number. `None` if the file is empty.
     #[cfg(test)]
     pub(super) fn any_byte(&self) -> Option<(PathBuf, usize)> {
         let platter = &mut *self.0.lock();
         let (path, file) = platter.random.choice(platter.names.iter())?;
         let seen = &platter.files[*file].seen;
-        let used = (0..seen.len()).filter(|at| seen[*at] != 0);
-        Some((path.clone(), platter.random.choice(used.collect::<Vec<_>>())?))
+        let last = seen.iter().rposition(|byte| *byte != 0)?;
+        Some((path.clone(), platter.random.usize(..=last)))
     }
 
     /// A copy of the disk of which one bit has changed, in a byte of a file.

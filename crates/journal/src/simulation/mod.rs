@@ -1,4 +1,4 @@
-//! A journal on a disk of which a test decides what it keeps.
+//! A journal on a simulated disk, which loses, tears and refuses what a test says.
 
 mod disk;
 #[cfg(test)]
