@@ -16,8 +16,7 @@ use crate::{
     history::{Asked, Event, History, Told},
     hosts::GATEWAYS,
     linear::is_linear,
-    peer::{PATIENCE, ask, datetime, name},
-    world::USERS,
+    peer::{PATIENCE, USERS, ask, datetime, name},
 };
 
 /// How long a world may take to come to rest once nothing breaks any more. Nothing is sent again in the

@@ -19,6 +19,8 @@ use crate::{
     hosts::PEERS,
 };
 
+/// How many users there are.
+pub(crate) const USERS: usize = 2;
 /// How long a peer waits for its reply: longer than any gateway takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 

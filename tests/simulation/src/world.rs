@@ -19,11 +19,10 @@ use crate::{
     history::{Asked, Event, History},
     hosts::{self, AUDIT, GATEWAYS, Ran, SERVICES, backends},
     judge,
-    peer::{PATIENCE, ask},
+    peer::{PATIENCE, USERS, ask},
 };
 
-/// How many users there are, and how many peers ask for them.
-pub(crate) const USERS: usize = 2;
+/// How many peers ask for the users.
 const PEERS: usize = 4;
 /// How many requests a peer makes.
 const REQUESTS: usize = 14;
