@@ -63,6 +63,10 @@ struct Outage {
 /// cut have to fail first.
 const RECOVERY: Duration = Duration::from_secs(15);
 
+/// How long a request takes at most whose gateway has time left for the audit, with the way to and fro. A
+/// gateway has 2 s for the services and the audit together.
+const IN_TIME: Duration = Duration::from_secs(1);
+
 /// All requests of a world. Clones are one history.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History(Arc<Mutex<Events>>);
@@ -123,7 +127,7 @@ impl History {
     }
 
     /// Whether the record of an answer may be lost: the audit could not be reached when the peer was
-    /// answered, and the gateway was killed afterwards.
+    /// answered, or no time was left to wait for the audit, and the gateway was killed afterwards.
     pub(crate) fn may_be_lost(&self, event: &Event) -> bool {
         let events = self.0.lock();
         let (sent, told) = (event.between.0, event.between.1.unwrap_or(Duration::MAX));
@@ -131,7 +135,8 @@ impl History {
         let unreachable = |outage: &Outage| {
             outage.gateway == event.gateway && outage.from <= told && outage.until + RECOVERY >= sent
         };
-        killed && events.outages.iter().any(unreachable)
+        let no_time = told.saturating_sub(sent) > IN_TIME;
+        killed && (no_time || events.outages.iter().any(unreachable))
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {

@@ -36,7 +36,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn every_world_keeps_its_promises() {
     if let Some(seed) = number("LONJA_SEED") {
-        println!("{:?}", play(seed).0);
+        println!("{:?}", play(seed));
         return;
     }
     let worlds = number("LONJA_WORLDS").unwrap_or(WORLDS);
@@ -49,7 +49,7 @@ fn every_world_keeps_its_promises() {
             }
             let seed = if world < worlds / 4 * 3 { world } else { fastrand::u64(..) };
             match catch_unwind(|| play(seed)) {
-                Ok((broken, _)) => faults += broken,
+                Ok(broken) => faults += broken,
                 Err(panic) => {
                     has_failed.store(true, Ordering::Relaxed);
                     resume_unwind(panic);
@@ -68,14 +68,4 @@ fn every_world_keeps_its_promises() {
     });
     println!("{worlds} worlds: {faults:?}");
     assert!(faults.has_each_kind() || worlds < WORLDS, "not all that can break did");
-}
-
-/// Of a few plays of a seed, two at least are the same to the last event. Not all need be: what `select!`
-/// chooses first, and in which order a hash map is walked, is random (docs/adr/0016).
-#[test]
-fn a_seed_is_the_same_world_again() {
-    for seed in 0..2 {
-        let plays = [play(seed), play(seed), play(seed)];
-        assert!(plays[0] == plays[1] || plays[0] == plays[2] || plays[1] == plays[2], "world {seed}");
-    }
 }
