@@ -24,7 +24,7 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Empties a file if its content is worthless, and says whether it did. Nothing is done to a file that
     /// is longer than `longest` bytes, or that another process has open as tables.
     fn empty(&self, path: &Path, longest: u64, is_worthless: fn(&[u8]) -> bool) -> io::Result<bool>;
-    /// Removes a file.
+    /// Removes a file. Until the directory is synced, a cut of the power may bring the file back.
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 

@@ -12,7 +12,7 @@ use crate::tls::Tls;
 /// How a connection to a replica is made.
 #[derive(Clone)]
 pub enum Dial {
-    /// By TCP.
+    /// By TCP, without encryption.
     Plain,
     /// By TLS: the replica must show a certificate for the name, of the same authority.
     Secure(Tls, &'static str),

@@ -13,7 +13,7 @@ use lonja_wire::{
 /// A target: its name, which is that of its corpus too, and what must hold.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All targets.
+/// Every target that `make fuzz` runs, and whose corpus `make test` reads.
 pub const TARGETS: [Target; 7] = [
     ("request", request),
     ("get_file", get_file),

@@ -30,7 +30,7 @@ pub struct Counts {
     pub sectors_kept: u64,
     /// Writes that fell short.
     pub short_writes: u64,
-    /// Syncs that failed.
+    /// Syncs that gave an error, behind which the files had lost or kept what was not synced.
     pub failed_syncs: u64,
     /// Writes for which there was no room.
     pub full: u64,
@@ -38,12 +38,12 @@ pub struct Counts {
     pub rotten_bits: u64,
 }
 
-/// What goes wrong while the power is on, each in so many of 100 operations.
+/// What goes wrong while the power is on.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Faults {
-    /// Writes that fall short.
+    /// How many of 100 writes fall short, and give an error.
     pub short_writes: u32,
-    /// Syncs that fail.
+    /// How many of 100 syncs give an error.
     pub failed_syncs: u32,
     /// Whether no file can grow.
     pub full: bool,
