@@ -12,6 +12,8 @@ use redb::{Builder, Database, DatabaseError, StorageBackend, backends::FileBacke
 
 /// What a journal asks of the disk that holds its files.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
+    /// Whether the files are in memory, so that nothing waits for them.
+    fn is_in_memory(&self) -> bool;
     /// Makes a directory and those above it, unless they are there.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
     /// Makes durable which files a directory has.
@@ -33,6 +35,10 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
 pub(crate) struct FileSystem;
 
 impl Disk for FileSystem {
+    fn is_in_memory(&self) -> bool {
+        false
+    }
+
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
     }

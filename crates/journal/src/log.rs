@@ -14,7 +14,10 @@ use lonja_telemetry::throttle::Throttle;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message as _;
 use redb::ReadableTable;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task,
+};
 
 use crate::{
     commit::{LogRow, Participant},
@@ -117,16 +120,22 @@ impl<S: State> Log<S> {
         self.shared.newest.subscribe()
     }
 
-    /// Gives the changes of up to `rows` rows from row `from` on, oldest first. Blocks while it
-    /// reads the file.
+    /// Gives the changes of up to `rows` rows from row `from` on, oldest first. The file is read on a
+    /// thread that may block.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn read(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, JournalError> {
-        self.read_rows(from, rows).map_err(|error| JournalError::Read(error.to_string()))
+    pub async fn read(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, JournalError> {
+        let log = self.clone();
+        let read = move || log.read_rows(from, rows).map_err(|error| JournalError::Read(error.to_string()));
+        if self.shared.file.is_in_memory() {
+            return read();
+        }
+        let read = task::spawn_blocking(read).await;
+        read.unwrap_or_else(|error| Err(JournalError::Read(error.to_string())))
     }
 
-    fn read_rows(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, redb::Error> {
+    pub(crate) fn read_rows(&self, from: Row, rows: usize) -> Result<Vec<ReadRow<S>>, redb::Error> {
         let from = from.max(self.shared.first.load(Ordering::Acquire));
         // The tail is read before the file: a row leaves the tail once it is in the file, so none
         // is missed.

@@ -96,6 +96,11 @@ impl TableFile {
         &self.path
     }
 
+    /// Whether the file is read from memory: no thread has to wait for that.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.disk.is_in_memory()
+    }
+
     fn reopen(&self) -> Result<(), OpenError> {
         let mut database = self.database.write();
         // A process may have the file open only once, so the file is closed first.

@@ -96,7 +96,7 @@ async fn segments_are_folded_while_rows_are_read_and_cleaned() {
         if number % 5 > 0 {
             continue;
         }
-        let rows = log.read(1, usize::MAX).unwrap();
+        let rows = log.read_rows(1, usize::MAX).unwrap();
         let numbers: Vec<Row> = rows.iter().map(|(row, _)| *row).collect();
         let expected: Vec<Row> = (numbers[0]..=number + 1).collect();
         assert_eq!(numbers, expected, "every row once, whichever file it is in");
@@ -104,7 +104,7 @@ async fn segments_are_folded_while_rows_are_read_and_cleaned() {
             kills.push((texts(&log), killed_at_rest(directory.path())));
         }
     }
-    assert!(log.read(1, 1).unwrap()[0].0 > 1, "old rows have gone");
+    assert!(log.read_rows(1, 1).unwrap()[0].0 > 1, "old rows have gone");
     for (expected, files) in kills {
         let (log, _journal) = open(files.path()).unwrap();
         assert!(texts(&log) == expected, "the files of a kill hold what was there");

@@ -352,6 +352,10 @@ impl StorageBackend for OpenFile {
 }
 
 impl Disk for LyingDisk {
+    fn is_in_memory(&self) -> bool {
+        true
+    }
+
     fn create_directory(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }

@@ -43,9 +43,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn read(&self, from: Position) -> Result<Vec<(Position, OperationRecord)>, Failure> {
-        let log = self.log.clone();
-        let read = move || read_records(&log, from);
-        tokio::task::spawn_blocking(read).await.map_err(Failure::unavailable)?.map_err(Failure::unavailable)
+        read_records(&self.log, from).await.map_err(Failure::unavailable)
     }
 
     async fn end(&self) -> Result<Position, Failure> {
@@ -63,10 +61,13 @@ impl Store for EmbeddedStore {
     }
 }
 
-fn read_records(log: &Log<Audit>, from: Position) -> Result<Vec<(Position, OperationRecord)>, JournalError> {
+async fn read_records(
+    log: &Log<Audit>,
+    from: Position,
+) -> Result<Vec<(Position, OperationRecord)>, JournalError> {
     let mut position = from;
     loop {
-        let rows = log.read(position.row, ROWS)?;
+        let rows = log.read(position.row, ROWS).await?;
         let Some((last, _)) = rows.last() else { return Ok(Vec::new()) };
         position = Position { row: *last + 1, index: 0 };
         let mut found = Vec::new();

@@ -95,9 +95,7 @@ impl Store for EmbeddedStore {
     async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<FileChange>, Cursor)>, Failure> {
         let Cursor(place) = from;
         let (row, next_order) = (place[0], place[1]);
-        let log = self.log.clone();
-        let rows = tokio::task::spawn_blocking(move || log.read(row, ROWS)).await;
-        let rows = rows.map_err(Failure::unavailable)?.map_err(Failure::unavailable)?;
+        let rows = self.log.read(row, ROWS).await.map_err(Failure::unavailable)?;
         let Some((last, _)) = rows.last() else { return Ok(Some((Vec::new(), from.clone()))) };
         if rows[0].0 != row {
             return Ok(None);
@@ -404,7 +402,7 @@ mod tests {
             store.publish(session, "alice", contract::file(&name)).await.unwrap();
             store.delete(session, &name).await.unwrap();
         }
-        let (oldest, _) = store.log.read(0, 1).unwrap().remove(0);
+        let (oldest, _) = store.log.read(0, 1).await.unwrap().remove(0);
         assert!(oldest > 2000, "the oldest row is {oldest} of 5001");
         drop((store, journal));
 

@@ -530,7 +530,7 @@ mod tests {
             store.open_session(&name, endpoint).await.unwrap();
             store.unregister(&name).await.unwrap();
         }
-        let (oldest, _) = store.log.read(0, 1).unwrap().remove(0);
+        let (oldest, _) = store.log.read(0, 1).await.unwrap().remove(0);
         assert!(oldest > 2000, "the oldest row is {oldest} of 4502");
         drop((store, journal));
 

@@ -98,7 +98,7 @@ impl Process {
 
 /// The numbers of a log's rows.
 fn rows<const LOG: usize>(log: &Log<Shelf<LOG>>) -> Vec<Row> {
-    log.read(1, usize::MAX).unwrap().into_iter().map(|(row, _)| row).collect()
+    log.read_rows(1, usize::MAX).unwrap().into_iter().map(|(row, _)| row).collect()
 }
 
 fn poll(answer: &mut Answer) -> Option<Result<u64, JournalError>> {
