@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use lonja_chassis::operation_log::OperationLog;
+use lonja_chassis::{clock, operation_log::OperationLog};
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_rpc::{HELD_AT_MOST, in_time};
 use lonja_telemetry::{
@@ -344,7 +344,7 @@ fn record(request: &Request, peer: SocketAddr, status: u8, dialect: Dialect) -> 
         username: request.username.as_ref().map(Username::to_string).unwrap_or_default(),
         subject,
         claimed_datetime: request.datetime.to_string(),
-        handled_at: Some(SystemTime::now().into()),
+        handled_at: Some(clock::now().into()),
         peer_address: peer.to_string(),
         status: status.into(),
         trace_id: traces::current_ids().map(|(trace, _)| trace).unwrap_or_default(),
