@@ -15,7 +15,7 @@ use lonja_rpc::{Channel, Names};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::network::{Socket, dial};
+use crate::network::{EndOfHost, Socket, dial};
 
 /// The port of peers.
 pub(crate) const PEERS: u16 = 5050;
@@ -65,6 +65,7 @@ pub(crate) fn backends(names: &Names) -> anyhow::Result<Backends> {
 }
 
 pub(crate) async fn gateway(names: Names) -> Ran {
+    let _end = EndOfHost;
     let gateway = Gateway::new(settings().gateway, backends(&names)?, OperationLog::off());
     let peers = PeerListener::on(Socket::listen(PEERS).await?);
     Ok(gateway.serve_on(vec![peers], CancellationToken::new()).await?)
@@ -82,12 +83,14 @@ async fn journal(disk: &LyingDisk) -> Result<JournalBuilder, OpenError> {
 }
 
 pub(crate) async fn registry(disk: LyingDisk) -> Ran {
+    let _end = EndOfHost;
     let mut journal = journal(&disk).await?;
     let store = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
     serve(journal, lonja_registry::service(store)?).await
 }
 
 pub(crate) async fn catalog(disk: LyingDisk) -> Ran {
+    let _end = EndOfHost;
     let mut journal = journal(&disk).await?;
     let store = lonja_catalog::store::EmbeddedStore::open(&mut journal, &settings().catalog)?;
     let (service, _search) = lonja_catalog::service(store)?;
@@ -95,6 +98,7 @@ pub(crate) async fn catalog(disk: LyingDisk) -> Ran {
 }
 
 pub(crate) async fn audit(disk: LyingDisk) -> Ran {
+    let _end = EndOfHost;
     let mut journal = journal(&disk).await?;
     let store = lonja_audit::store::EmbeddedStore::open(&mut journal, &settings().audit)?;
     let service = lonja_audit::service(store, OperationLog::off(), CancellationToken::new())?;

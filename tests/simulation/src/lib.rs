@@ -10,6 +10,7 @@ mod judge;
 mod linear;
 mod network;
 mod peer;
+mod same;
 mod scripts;
 mod world;
 
@@ -23,7 +24,7 @@ use std::{
 use world::{Faults, play};
 
 /// How many worlds the tests have if nobody asks for more.
-const WORLDS: u64 = 60;
+const WORLDS: u64 = 400;
 /// How many worlds are played at one time.
 const THREADS: usize = 2;
 

@@ -7,9 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use lonja_chassis::clock;
 use lonja_journal::simulation::{self, LyingDisk};
 use lonja_rpc::Names;
 use tokio::time;
@@ -19,6 +20,7 @@ use crate::{
     history::{Asked, History},
     hosts::{self, AUDIT, GATEWAYS, Ran, SERVICES, backends},
     judge,
+    network::killing,
     peer::{PATIENCE, USERS, ask},
 };
 
@@ -28,6 +30,9 @@ const PEERS: usize = 4;
 const REQUESTS: usize = 14;
 /// For how long things break.
 const TROUBLE: Duration = Duration::from_secs(5);
+
+/// When a world begins, after the Unix epoch.
+const BEGINNING: Duration = Duration::from_secs(1_715_500_000);
 
 /// What was broken, by kind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +101,11 @@ struct World {
     down: Vec<&'static str>,
 }
 
+/// The time of day in a world, which begins at a moment of its own.
+fn time_of_day() -> SystemTime {
+    UNIX_EPOCH + BEGINNING + turmoil::sim_elapsed().unwrap_or_default()
+}
+
 /// Plays a world to its end, and says how to play a failing one again.
 pub(crate) fn play(seed: u64) -> Faults {
     let played = catch_unwind(AssertUnwindSafe(|| World::new(seed).run()));
@@ -123,6 +133,7 @@ pub(crate) fn play_script(script: impl Future<Output = Ran> + 'static) -> Ran {
 
 impl World {
     fn new(seed: u64) -> Self {
+        clock::simulation::set_clock(time_of_day);
         let mut random = fastrand::Rng::with_seed(seed);
         let sim = Builder::new()
             .rng_seed(random.u64(..))
@@ -238,7 +249,7 @@ impl World {
             &format!("{} {} until {until:?}", if power { "cut" } else { "kill" }, SERVICES[service]),
         );
         self.no_audit_of(SERVICES[service], None, now, until);
-        self.sim.crash(SERVICES[service]);
+        killing(|| self.sim.crash(SERVICES[service]));
         if power {
             self.faults.power_cuts += 1;
             self.disks[service].restart();
@@ -258,7 +269,7 @@ impl World {
         self.note(now, &format!("kill {} until {until:?}", GATEWAYS[gateway]));
         self.faults.gateway_kills += 1;
         self.history.killed(gateway, now);
-        self.sim.crash(GATEWAYS[gateway]);
+        killing(|| self.sim.crash(GATEWAYS[gateway]));
         self.down.push(GATEWAYS[gateway]);
         self.mends.push((until, Mend::Start(GATEWAYS[gateway])));
     }
