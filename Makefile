@@ -150,9 +150,18 @@ simulate:
 planted:
 	$(PYTHON) tests/simulation/planted.py
 
-# The crash test again and again, which `make test` runs once.
-soak:
-	for round in 1 2 3 4 5 6 7 8 9 10; do cargo test --test system crash:: || exit 1; done
+# Real processes, killed, paused, with a full disk and a clock that jumps: for an hour, or as many seconds as
+# SOAK_SECONDS says. The page it leaves is target/soak.md. Mounts a small disk, which needs root.
+SOAK_SECONDS := 3600
+SOAK_DISK := target/soak
+soak: setup
+	$(call debian,faketime,faketime)
+	mkdir -p $(SOAK_DISK)
+	$(SUDO) mount -t tmpfs -o size=128m,mode=1777 lonja-soak $(SOAK_DISK)
+	LONJA_SOAK_DISK=$(CURDIR)/$(SOAK_DISK) LONJA_SOAK_SECONDS=$(SOAK_SECONDS) \
+	  LONJA_FAKETIME=$$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) \
+	  cargo test --release --test system soak:: -- --ignored --nocapture; \
+	  soaked=$$?; $(SUDO) umount $(SOAK_DISK); exit $$soaked
 
 # Each target for a minute, with the number of its runs. Needs a nightly toolchain. What is found goes into
 # the corpus, which `make test` reads.

@@ -12,9 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lonja_proto::audit::{ListOperationsRequest, Operation, audit_service_client::AuditServiceClient};
+use lonja_proto::{
+    audit::{
+        ListOperationsRequest, Operation, OperationFilter, OperationRecord,
+        audit_service_client::AuditServiceClient,
+    },
+    console::{self, console_service_client::ConsoleServiceClient},
+};
 use lonja_rpc::{Channel, Dial, Names};
 use lonja_wire::{Command, Encoding, Outcome};
+use tonic::Status;
 
 use crate::{eventually, wire};
 
@@ -142,24 +149,47 @@ fn write(peers: SocketAddr, prefix: &str, stop: &AtomicBool, done: &Acknowledged
     }
 }
 
-/// Counts the records of each successful operation in the audit at this address; `None` if the
-/// audit did not give all records.
-pub(crate) fn audited(audit: &str) -> Option<HashMap<Key, usize>> {
+/// Counts the records of each successful operation in the audit at this address, or in the audit behind the
+/// console at this address; `None` if not all records came. Of a username, only that user's records count.
+pub(crate) fn audited(address: &str, username: &str) -> Option<HashMap<Key, usize>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut client =
-            AuditServiceClient::new(Channel::remote(audit, &Names::new(None).unwrap(), Dial::Plain).unwrap());
-        let mut found = HashMap::new();
-        let pages = client.list_operations(ListOperationsRequest::default()).await;
-        let mut pages = pages.ok()?.into_inner();
-        while let Some(page) = pages.message().await.ok()? {
-            for record in page.records.into_iter().filter(|record| record.status == 0) {
-                let operation = record.operation();
-                *found.entry((record.username, operation, record.subject)).or_default() += 1;
-            }
+    let filter = OperationFilter { username: username.to_owned(), ..OperationFilter::default() };
+    let records = runtime.block_on(async {
+        match of_audit(address, filter.clone()).await {
+            Ok(records) => Ok(records),
+            Err(_) => of_console(address, filter).await,
         }
-        Some(found)
-    })
+    });
+    let mut found = HashMap::new();
+    for record in records.ok()?.into_iter().filter(|record| record.status == 0) {
+        let operation = record.operation();
+        *found.entry((record.username, operation, record.subject)).or_default() += 1;
+    }
+    Some(found)
+}
+
+fn channel(address: &str) -> Channel {
+    Channel::remote(address, &Names::new(None).unwrap(), Dial::Plain).unwrap()
+}
+
+async fn of_audit(address: &str, filter: OperationFilter) -> Result<Vec<OperationRecord>, Status> {
+    let request = ListOperationsRequest { filter: Some(filter), ..Default::default() };
+    let mut pages = AuditServiceClient::new(channel(address)).list_operations(request).await?.into_inner();
+    let mut records = Vec::new();
+    while let Some(page) = pages.message().await? {
+        records.extend(page.records);
+    }
+    Ok(records)
+}
+
+async fn of_console(address: &str, filter: OperationFilter) -> Result<Vec<OperationRecord>, Status> {
+    let request = console::ListOperationsRequest { filter: Some(filter) };
+    let mut pages = ConsoleServiceClient::new(channel(address)).list_operations(request).await?.into_inner();
+    let mut records = Vec::new();
+    while let Some(page) = pages.message().await? {
+        records.extend(page.records);
+    }
+    Ok(records)
 }
 
 /// Waits until this gateway answers peers only after the audit has stored their records. Before
@@ -172,8 +202,8 @@ pub(crate) fn until_recorded(peers: SocketAddr, audit: &str, name: &str) {
         let name = eventually("a peer is registered", || {
             names.next().filter(|name| wire::try_ask(peers, name, Command::Register) == Some(0))
         });
-        let key = (name, Operation::Register, String::new());
-        eventually("the audit is up to date", || audited(audit)?.contains_key(&key).then_some(()));
+        let key = (name.clone(), Operation::Register, String::new());
+        eventually("the audit is up to date", || audited(audit, &name)?.contains_key(&key).then_some(()));
     }
 }
 
@@ -182,7 +212,7 @@ pub(crate) fn verify(peers: SocketAddr, audit: &str, done: &Acknowledged) {
     let registered = done.of(Operation::Register);
     assert!(registered.len() > 50, "the load got somewhere: {}", registered.len());
     until_recorded(peers, audit, "verified");
-    let audited = eventually("the audit gives its records", || audited(audit));
+    let audited = eventually("the audit gives its records", || audited(audit, ""));
     let operations = done.operations.lock().unwrap();
     let is_wrong = |(_, key): &(usize, &Key)| audited.get(*key) != Some(&1);
     let wrong: Vec<_> = operations.iter().enumerate().filter(is_wrong).collect();

@@ -30,6 +30,7 @@ mod protocol;
 mod report_table;
 mod rows;
 mod services;
+mod soak;
 mod tls;
 mod traces;
 mod walls;

@@ -133,6 +133,7 @@ pub(crate) struct Index {
     pub(crate) console: SocketAddr,
     data: Arc<TempDir>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Index {
@@ -142,13 +143,22 @@ impl Index {
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self::start_on(Arc::new(TempDir::new().unwrap()), arguments)
+        Self::start_in(TempDir::new().unwrap(), arguments, Vec::new())
     }
 
-    fn start_on(data: Arc<TempDir>, arguments: Vec<String>) -> Self {
+    /// Starts an index with its data in a directory, and with more in its environment.
+    pub(crate) fn start_in(
+        data: TempDir,
+        arguments: Vec<String>,
+        environment: Vec<(String, String)>,
+    ) -> Self {
+        Self::start_on(Arc::new(data), arguments, environment)
+    }
+
+    fn start_on(data: Arc<TempDir>, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
         arguments.iter().filter_map(|argument| argument.parse().ok()).for_each(until_free);
         let mut command = lonja();
-        command.args(["up", "--data-dir"]).arg(data.path()).args(&arguments);
+        command.args(["up", "--data-dir"]).arg(data.path()).args(&arguments).envs(environment.clone());
         for option in ["--gateway-listen", "--datetime-listen", "--console-listen"] {
             if !arguments.iter().any(|argument| argument == option) {
                 command.args([option, "127.0.0.1:0"]);
@@ -158,7 +168,7 @@ impl Index {
         let peers = process.address("peers connect to");
         let datetime = process.address("time over SOAP");
         let console = process.address("console");
-        Self { process, peers, datetime, console, data, arguments }
+        Self { process, peers, datetime, console, data, arguments, environment }
     }
 
     /// The data directory.
@@ -169,8 +179,9 @@ impl Index {
     /// Starts the index again on the same data. An index that still runs is killed first.
     pub(crate) fn restart(self) -> Self {
         let (data, arguments) = (Arc::clone(&self.data), self.arguments.clone());
+        let environment = self.environment.clone();
         drop(self);
-        Self::start_on(data, arguments)
+        Self::start_on(data, arguments, environment)
     }
 
     /// The value of a metric; 0 if the metric is not there. `name` includes its labels, as they
