@@ -31,6 +31,9 @@ pub struct RegisterUserResponse {}
 pub struct UnregisterUserRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
+    /// The only session that may end; empty if the user must not be connected. Not set allows any.
+    #[prost(string, optional, tag = "2")]
+    pub only_session: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnregisterUserResponse {
@@ -55,6 +58,9 @@ pub struct OpenSessionResponse {
 pub struct CloseSessionRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
+    /// The only session that may end. Not set allows any.
+    #[prost(string, optional, tag = "2")]
+    pub only_session: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseSessionResponse {
@@ -329,7 +335,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, and with
+        /// SESSION_ENDED if the user's session is not the one that the request names.
         pub async fn unregister_user(
             &mut self,
             request: impl tonic::IntoRequest<super::UnregisterUserRequest>,
@@ -386,7 +393,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, and with SESSION_ENDED
+        /// if the session is not the one that the request names.
         pub async fn close_session(
             &mut self,
             request: impl tonic::IntoRequest<super::CloseSessionRequest>,
@@ -664,7 +672,8 @@ pub mod registry_service_server {
             tonic::Response<super::RegisterUserResponse>,
             tonic::Status,
         >;
-        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, and with
+        /// SESSION_ENDED if the user's session is not the one that the request names.
         async fn unregister_user(
             &self,
             request: tonic::Request<super::UnregisterUserRequest>,
@@ -680,7 +689,8 @@ pub mod registry_service_server {
             tonic::Response<super::OpenSessionResponse>,
             tonic::Status,
         >;
-        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, and with SESSION_ENDED
+        /// if the session is not the one that the request names.
         async fn close_session(
             &self,
             request: tonic::Request<super::CloseSessionRequest>,
@@ -1520,7 +1530,8 @@ impl RegistryClient {
             }
         }
     }
-    /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND.
+    /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, and with
+    /// SESSION_ENDED if the user's session is not the one that the request names.
     pub async fn unregister_user(
         &self,
         request: UnregisterUserRequest,
@@ -1550,7 +1561,8 @@ impl RegistryClient {
             }
         }
     }
-    /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, and with SESSION_ENDED
+    /// if the session is not the one that the request names.
     pub async fn close_session(
         &self,
         request: CloseSessionRequest,

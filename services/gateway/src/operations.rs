@@ -126,7 +126,7 @@ impl Operations {
     }
 
     async fn unregister(&self, username: &Username) -> Result<Done, NotDone> {
-        let request = UnregisterUserRequest { username: username.to_string() };
+        let request = UnregisterUserRequest { username: username.to_string(), only_session: None };
         let ended = self.backend.registry.unregister_user(request).await?;
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
@@ -159,7 +159,7 @@ impl Operations {
     }
 
     async fn disconnect(&self, username: &Username) -> Result<Done, NotDone> {
-        let request = CloseSessionRequest { username: username.to_string() };
+        let request = CloseSessionRequest { username: username.to_string(), only_session: None };
         let ended = self.backend.registry.close_session(request).await?;
         self.forget(ended.ended_session_id).await;
         Ok(Done::STATUS)

@@ -13,6 +13,29 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+/// The session that a change may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Only {
+    /// The session that the user has, whichever, or none.
+    Any,
+    /// No session: the user must not be connected.
+    None,
+    /// This session alone.
+    Session(SessionId),
+}
+
+impl Only {
+    /// Whether the change may be made while the user has this session.
+    #[must_use]
+    pub fn allows(self, session: Option<SessionId>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::None => session.is_none(),
+            Self::Session(id) => session == Some(id),
+        }
+    }
+}
+
 /// A user's time online.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {

@@ -12,7 +12,7 @@ use metrics::gauge;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    model::{Endpoint, Session},
+    model::{Endpoint, Only, Session},
     store::Store,
 };
 
@@ -67,6 +67,17 @@ fn dialect(name: &str) -> Result<&str, Status> {
     Ok(name)
 }
 
+fn only(session: Option<String>) -> Result<Only, Status> {
+    match session.as_deref() {
+        None => Ok(Only::Any),
+        Some("") => Ok(Only::None),
+        Some(id) => id
+            .parse()
+            .map(Only::Session)
+            .map_err(|_| Status::invalid_argument("only_session: not a session id")),
+    }
+}
+
 fn id(id: Option<SessionId>) -> String {
     id.map(|id| id.to_string()).unwrap_or_default()
 }
@@ -103,7 +114,9 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         &self,
         request: Request<proto::UnregisterUserRequest>,
     ) -> Result<Response<proto::UnregisterUserResponse>, Status> {
-        let ended = self.store.unregister(username(&request.get_ref().username)?).await?;
+        let request = request.into_inner();
+        let only = only(request.only_session)?;
+        let ended = self.store.unregister(username(&request.username)?, only).await?;
         Ok(Response::new(proto::UnregisterUserResponse { ended_session_id: id(ended) }))
     }
 
@@ -121,7 +134,9 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         &self,
         request: Request<proto::CloseSessionRequest>,
     ) -> Result<Response<proto::CloseSessionResponse>, Status> {
-        let ended = self.store.close_session(username(&request.get_ref().username)?).await?;
+        let request = request.into_inner();
+        let only = only(request.only_session)?;
+        let ended = self.store.close_session(username(&request.username)?, only).await?;
         Ok(Response::new(proto::CloseSessionResponse { ended_session_id: ended.to_string() }))
     }
 

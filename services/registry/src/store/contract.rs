@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{RemoteSession, Statistics, Store};
-use crate::model::Endpoint;
+use crate::model::{Endpoint, Only};
 
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
 macro_rules! suite {
@@ -14,6 +14,7 @@ macro_rules! suite {
             registration_is_exclusive,
             unregistering_ends_the_session,
             a_user_has_one_session_at_a_time,
+            only_the_session_that_is_meant_ends,
             a_session_is_found_until_it_ends,
             a_noted_dialect_is_of_the_session,
             remote_sessions_are_for_connected_users,
@@ -46,15 +47,15 @@ async fn connect(store: &impl Store, username: &str) -> SessionId {
 pub(crate) async fn registration_is_exclusive(store: impl Store) {
     assert_eq!(store.register("alice").await, Ok(()));
     assert_eq!(store.register("alice").await, refused(Reason::UserExists));
-    assert_eq!(store.unregister("alice").await, Ok(None));
-    assert_eq!(store.unregister("alice").await, refused(Reason::UserNotFound));
+    assert_eq!(store.unregister("alice", Only::Any).await, Ok(None));
+    assert_eq!(store.unregister("alice", Only::Any).await, refused(Reason::UserNotFound));
     assert_eq!(store.register("alice").await, Ok(()));
     assert_eq!(store.statistics().await, Ok(Statistics { users: 1, sessions: 0 }));
 }
 
 pub(crate) async fn unregistering_ends_the_session(store: impl Store) {
     let session = connect(&store, "alice").await;
-    assert_eq!(store.unregister("alice").await, Ok(Some(session)));
+    assert_eq!(store.unregister("alice", Only::Any).await, Ok(Some(session)));
     assert!(names(&store).await.is_empty());
     store.register("alice").await.unwrap();
     assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
@@ -64,10 +65,26 @@ pub(crate) async fn a_user_has_one_session_at_a_time(store: impl Store) {
     assert_eq!(store.open_session("alice", ENDPOINT).await, refused(Reason::UserNotFound));
     let first = connect(&store, "alice").await;
     assert_eq!(store.open_session("alice", ENDPOINT).await, refused(Reason::SessionExists));
-    assert_eq!(store.close_session("alice").await, Ok(first));
-    assert_eq!(store.close_session("alice").await, refused(Reason::SessionNotFound));
-    assert_eq!(store.close_session("bob").await, refused(Reason::UserNotFound));
+    assert_eq!(store.close_session("alice", Only::Any).await, Ok(first));
+    assert_eq!(store.close_session("alice", Only::Any).await, refused(Reason::SessionNotFound));
+    assert_eq!(store.close_session("bob", Only::Any).await, refused(Reason::UserNotFound));
     assert_ne!(store.open_session("alice", ENDPOINT).await, Ok(first));
+}
+
+pub(crate) async fn only_the_session_that_is_meant_ends(store: impl Store) {
+    let first = connect(&store, "alice").await;
+    store.close_session("alice", Only::Session(first)).await.unwrap();
+    let second = store.open_session("alice", ENDPOINT).await.unwrap();
+    for only in [Only::Session(first), Only::None] {
+        assert_eq!(store.close_session("alice", only).await, refused(Reason::SessionEnded));
+        assert_eq!(store.unregister("alice", only).await, refused(Reason::SessionEnded));
+    }
+    assert_eq!(names(&store).await, ["alice"]);
+    assert_eq!(store.close_session("alice", Only::Session(second)).await, Ok(second));
+    assert_eq!(store.close_session("alice", Only::None).await, refused(Reason::SessionNotFound));
+    assert_eq!(store.unregister("alice", Only::Session(second)).await, refused(Reason::SessionEnded));
+    assert_eq!(store.unregister("alice", Only::None).await, Ok(None));
+    assert_eq!(store.unregister("alice", Only::None).await, refused(Reason::UserNotFound));
 }
 
 pub(crate) async fn a_session_is_found_until_it_ends(store: impl Store) {
@@ -75,7 +92,7 @@ pub(crate) async fn a_session_is_found_until_it_ends(store: impl Store) {
     let session = connect(&store, "alice").await;
     let found = store.session("alice").await.unwrap();
     assert_eq!((found.id, found.endpoint, &*found.dialect), (session, ENDPOINT, ""));
-    store.close_session("alice").await.unwrap();
+    store.close_session("alice", Only::Any).await.unwrap();
     assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
 }
 
@@ -117,7 +134,7 @@ pub(crate) async fn a_noted_dialect_is_of_the_session(store: impl Store) {
     let found = store.look_up(&["alice".to_owned()]).await.unwrap();
     assert_eq!((found.len(), found[0].endpoint), (1, ENDPOINT));
     // The next session begins anew.
-    store.close_session("alice").await.unwrap();
+    store.close_session("alice", Only::Any).await.unwrap();
     store.open_session("alice", ENDPOINT).await.unwrap();
     assert_eq!(&*store.session("alice").await.unwrap().dialect, "");
 }
@@ -127,7 +144,7 @@ pub(crate) async fn sessions_are_listed_in_order_of_opening(store: impl Store) {
     for name in ["zoe", "alice", "mia"] {
         connect(&store, name).await;
     }
-    store.close_session("zoe").await.unwrap();
+    store.close_session("zoe", Only::Any).await.unwrap();
     assert_eq!(store.list(Some("zoe"), "").await.unwrap_err(), Failure::Refused(Reason::SessionNotFound));
     store.open_session("zoe", ENDPOINT).await.unwrap();
     assert_eq!(names(&store).await, ["alice", "mia", "zoe"]);
@@ -142,9 +159,9 @@ pub(crate) async fn any_change_makes_another_revision(store: impl Store) {
     seen.insert(store.list(None, "").await.unwrap().revision);
     connect(&store, "bob").await;
     seen.insert(store.list(None, "").await.unwrap().revision);
-    store.close_session("bob").await.unwrap();
+    store.close_session("bob", Only::Any).await.unwrap();
     seen.insert(store.list(None, "").await.unwrap().revision);
-    store.unregister("alice").await.unwrap();
+    store.unregister("alice", Only::Any).await.unwrap();
     let last = store.list(None, "").await.unwrap().revision;
     seen.insert(last.clone());
     assert_eq!(seen.len(), 5);
@@ -155,7 +172,7 @@ pub(crate) async fn any_change_makes_another_revision(store: impl Store) {
 pub(crate) async fn ended_sessions_are_told_apart(store: impl Store) {
     let alice = connect(&store, "alice").await;
     let bob = connect(&store, "bob").await;
-    store.close_session("alice").await.unwrap();
+    store.close_session("alice", Only::Any).await.unwrap();
     store.open_session("alice", ENDPOINT).await.unwrap();
     let never = SessionId::fresh();
     let asked = [("alice".to_owned(), alice), ("bob".to_owned(), bob), ("nobody".to_owned(), never)];

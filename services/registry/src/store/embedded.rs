@@ -17,7 +17,7 @@ use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{Listing, RemoteSession, Statistics, Store};
-use crate::model::{Endpoint, OpenSession, Session};
+use crate::model::{Endpoint, Only, OpenSession, Session};
 
 /// The number of changes that the log may hold besides two for each user and each session.
 const SLACK: u64 = 1024;
@@ -49,8 +49,8 @@ impl Store for EmbeddedStore {
         self.submit(username, Action::Register).await.map(|_| ())
     }
 
-    async fn unregister(&self, username: &str) -> Result<Option<SessionId>, Failure> {
-        self.submit(username, Action::Unregister).await
+    async fn unregister(&self, username: &str, only: Only) -> Result<Option<SessionId>, Failure> {
+        self.submit(username, Action::Unregister(only)).await
     }
 
     async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
@@ -58,8 +58,8 @@ impl Store for EmbeddedStore {
         self.submit(username, Action::Open(id, endpoint, unix_ms())).await.map(|_| id)
     }
 
-    async fn close_session(&self, username: &str) -> Result<SessionId, Failure> {
-        let ended = self.submit(username, Action::Close).await?;
+    async fn close_session(&self, username: &str, only: Only) -> Result<SessionId, Failure> {
+        let ended = self.submit(username, Action::Close(only)).await?;
         ended.ok_or(Failure::Refused(Reason::SessionNotFound))
     }
 
@@ -180,9 +180,9 @@ pub(crate) struct Command {
 #[derive(Debug)]
 enum Action {
     Register,
-    Unregister,
+    Unregister(Only),
     Open(SessionId, Endpoint, i64),
-    Close,
+    Close(Only),
     Note(Box<str>),
 }
 
@@ -321,7 +321,12 @@ impl State for Registry {
             (Action::Register, None) => (Some(None), Kind::Registered(name), None),
             (Action::Register, Some(_)) => return Err(Reason::UserExists),
             (_, None) => return Err(Reason::UserNotFound),
-            (Action::Unregister, Some(session)) => (None, Kind::Unregistered(name), session),
+            (Action::Unregister(only), Some(session)) | (Action::Close(only), Some(session @ Some(_)))
+                if !only.allows(session) =>
+            {
+                return Err(Reason::SessionEnded);
+            }
+            (Action::Unregister(_), Some(session)) => (None, Kind::Unregistered(name), session),
             (Action::Open(..), Some(Some(_))) => return Err(Reason::SessionExists),
             (Action::Open(id, endpoint, opened_at_ms), Some(None)) => {
                 let opened = Opened {
@@ -336,7 +341,7 @@ impl State for Registry {
                 staged.opened += 1;
                 (Some(Some(id)), Kind::Opened(opened), Some(id))
             }
-            (Action::Close | Action::Note(_), Some(None)) => return Err(Reason::SessionNotFound),
+            (Action::Close(_) | Action::Note(_), Some(None)) => return Err(Reason::SessionNotFound),
             // A session that an earlier command of this commit opens counts as opened later: its
             // opening has not been answered yet.
             (Action::Note(dialect), Some(Some(id))) => {
@@ -347,7 +352,7 @@ impl State for Registry {
                 }
                 (Some(Some(id)), Kind::Opened(online.noted(name, dialect)), None)
             }
-            (Action::Close, Some(Some(id))) => (Some(None), Kind::Closed(name), Some(id)),
+            (Action::Close(_), Some(Some(id))) => (Some(None), Kind::Closed(name), Some(id)),
         };
         changes.push(RegistryChange { kind: Some(kind) });
         staged.users.insert(username, after);
@@ -425,8 +430,8 @@ mod tests {
             store.register(name).await.unwrap();
             store.open_session(name, endpoint).await.unwrap();
         }
-        store.close_session("alice").await.unwrap();
-        store.unregister("gone").await.unwrap();
+        store.close_session("alice", Only::Any).await.unwrap();
+        store.unregister("gone", Only::Any).await.unwrap();
         let before = store.list(None, "").await.unwrap();
         drop((store, journal));
 
@@ -449,7 +454,7 @@ mod tests {
         let mut alice = None;
         for round in 0..900 {
             store.open_session("bob", endpoint).await.unwrap();
-            store.close_session("bob").await.unwrap();
+            store.close_session("bob", Only::Any).await.unwrap();
             if round == 300 {
                 alice = Some(store.open_session("alice", endpoint).await.unwrap());
             }
@@ -481,7 +486,10 @@ mod tests {
                         assert!(model.insert(name, None).is_none());
                     }
                 }
-                2 => assert_eq!(store.unregister(&name).await.is_ok(), model.remove(&name).is_some()),
+                2 => assert_eq!(
+                    store.unregister(&name, Only::Any).await.is_ok(),
+                    model.remove(&name).is_some()
+                ),
                 3 | 4 => {
                     if let Ok(id) = store.open_session(&name, endpoint).await {
                         assert_eq!(model.insert(name, Some((id, Box::default()))), Some(None));
@@ -496,7 +504,7 @@ mod tests {
                     }
                 }
                 _ => {
-                    if let Ok(id) = store.close_session(&name).await {
+                    if let Ok(id) = store.close_session(&name, Only::Any).await {
                         let session = model.insert(name, None).flatten();
                         assert_eq!(session.map(|(id, _)| id), Some(id));
                     }
@@ -528,7 +536,7 @@ mod tests {
             let name = format!("user{}", round % 7);
             store.register(&name).await.unwrap();
             store.open_session(&name, endpoint).await.unwrap();
-            store.unregister(&name).await.unwrap();
+            store.unregister(&name, Only::Any).await.unwrap();
         }
         let (oldest, _) = store.log.read(0, 1).await.unwrap().remove(0);
         assert!(oldest > 2000, "the oldest row is {oldest} of 4502");

@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 
 use lonja_proto::{Failure, SessionId};
 
-use crate::model::{Endpoint, OpenSession, Session};
+use crate::model::{Endpoint, Only, OpenSession, Session};
 
 pub use embedded::EmbeddedStore;
 pub use redis::RedisStore;
@@ -51,8 +51,12 @@ pub trait Store: Send + Sync + 'static {
     fn register(&self, username: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Removes a user and gives the session that ended with the user, if any. Refused:
-    /// `UserNotFound`.
-    fn unregister(&self, username: &str) -> impl Future<Output = Result<Option<SessionId>, Failure>> + Send;
+    /// `UserNotFound`, and `SessionEnded` if `only` does not allow the user's session.
+    fn unregister(
+        &self,
+        username: &str,
+        only: Only,
+    ) -> impl Future<Output = Result<Option<SessionId>, Failure>> + Send;
 
     /// Opens a session and gives its id. Refused: `UserNotFound`, `SessionExists`.
     fn open_session(
@@ -61,8 +65,13 @@ pub trait Store: Send + Sync + 'static {
         endpoint: Endpoint,
     ) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
-    /// Ends the user's session and gives its id. Refused: `UserNotFound`, `SessionNotFound`.
-    fn close_session(&self, username: &str) -> impl Future<Output = Result<SessionId, Failure>> + Send;
+    /// Ends the user's session and gives its id. Refused: `UserNotFound`, `SessionNotFound`, and
+    /// `SessionEnded` if `only` does not allow the user's session.
+    fn close_session(
+        &self,
+        username: &str,
+        only: Only,
+    ) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
     /// Gives the user's session. Refused: `UserNotFound`, `SessionNotFound`.
     fn session(&self, username: &str) -> impl Future<Output = Result<OpenSession, Failure>> + Send;

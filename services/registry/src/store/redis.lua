@@ -42,6 +42,8 @@ local function apply(k, a)
     end
     return '+'
   end
+  -- What is left ends the session, and `id` says which may end: empty any, none no session.
+  if id ~= '' and id ~= (session == '' and 'none' or session) then return '-SESSION_ENDED' end
   changed = true
   if session ~= '' then
     redis.call('HDEL', online, username)

@@ -11,7 +11,7 @@ use redis::cmd;
 use tokio::sync::Semaphore;
 
 use super::{Listing, RemoteSession, Statistics, Store};
-use crate::model::{Endpoint, OpenSession, Session};
+use crate::model::{Endpoint, Only, OpenSession, Session};
 
 const SCRIPT: &str = include_str!("redis.lua");
 
@@ -90,13 +90,22 @@ fn parse_id(text: &str) -> Result<Option<SessionId>, Failure> {
     text.parse().map(Some).map_err(|_| Failure::unavailable(format!("redis: not a session id: {text}")))
 }
 
+/// How the script is told which session may end.
+fn only_argument(only: Only) -> String {
+    match only {
+        Only::Any => String::new(),
+        Only::None => "none".to_owned(),
+        Only::Session(id) => id.to_string(),
+    }
+}
+
 impl Store for RedisStore {
     async fn register(&self, username: &str) -> Result<(), Failure> {
         self.change("register", username, "", "").await.map(|_| ())
     }
 
-    async fn unregister(&self, username: &str) -> Result<Option<SessionId>, Failure> {
-        self.change("unregister", username, "", "").await
+    async fn unregister(&self, username: &str, only: Only) -> Result<Option<SessionId>, Failure> {
+        self.change("unregister", username, &only_argument(only), "").await
     }
 
     async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
@@ -105,8 +114,8 @@ impl Store for RedisStore {
         self.change("open", username, &id.to_string(), &endpoint).await.map(|_| id)
     }
 
-    async fn close_session(&self, username: &str) -> Result<SessionId, Failure> {
-        let ended = self.change("close", username, "", "").await?;
+    async fn close_session(&self, username: &str, only: Only) -> Result<SessionId, Failure> {
+        let ended = self.change("close", username, &only_argument(only), "").await?;
         ended.ok_or(Failure::Refused(Reason::SessionNotFound))
     }
 
