@@ -4,7 +4,7 @@ use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-/// Networks of proxies that are trusted, separated by commas; there may be none.
+/// Networks, separated by commas; there may be none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
@@ -32,9 +32,9 @@ impl FromStr for Networks {
 }
 
 impl Networks {
-    /// Whether the address is in one of the networks.
+    /// Whether one of the networks has the address.
     #[must_use]
-    pub fn trusts(&self, address: IpAddr) -> bool {
+    pub fn contain(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address.to_canonical()))
     }
 }
@@ -44,10 +44,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_read_and_trusted() {
+    fn networks_are_read() {
         let networks: Networks = "10.0.0.0/8, 192.168.1.7,".parse().unwrap();
-        assert!(networks.trusts([10, 1, 2, 3].into()) && networks.trusts([192, 168, 1, 7].into()));
-        assert!(!networks.trusts([192, 168, 1, 8].into()) && !networks.trusts([11, 0, 0, 1].into()));
+        assert!(networks.contain([10, 1, 2, 3].into()) && networks.contain([192, 168, 1, 7].into()));
+        assert!(!networks.contain([192, 168, 1, 8].into()) && !networks.contain([11, 0, 0, 1].into()));
         assert_eq!("".parse(), Ok(Networks::default()));
         assert!("nowhere".parse::<Networks>().is_err());
     }

@@ -51,7 +51,7 @@ async fn describe(
         let advice = "POST a SOAP call here; its WSDL is at /?wsdl\n";
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], advice).into_response();
     }
-    xml(StatusCode::OK, wsdl(&address(&headers, proxies.trusts(caller.ip()))))
+    xml(StatusCode::OK, wsdl(&address(&headers, proxies.contain(caller.ip()))))
 }
 
 /// Answers peers that ask without SOAP: with the time alone, or in JSON for those that accept only

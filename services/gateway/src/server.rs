@@ -171,7 +171,7 @@ impl Gateway {
         loop {
             let Some(one_of_all) = self.places.one_of_all().await else { return };
             match listener.socket.accept().await {
-                Ok((stream, proxy)) if self.trusted_proxies.trusts(proxy.ip()) => {
+                Ok((stream, proxy)) if self.trusted_proxies.contain(proxy.ip()) => {
                     let (shared, places) = (Arc::clone(&self.shared), Arc::clone(&self.places));
                     let proxy = Origin { peer: proxy, dialect };
                     connections.spawn(converse_through(stream, proxy, one_of_all, places, shared));
