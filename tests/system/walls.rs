@@ -11,7 +11,7 @@ use std::{
 use crate::repository;
 
 /// The crates of Lonja that each crate may use in what is shipped, floor by floor.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("lonja-wire", &[]),
     ("lonja-telemetry", &[]),
     ("lonja-journal", &["lonja-telemetry"]),
@@ -27,7 +27,11 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("lonja-registry", STATE),
     ("lonja-datetime", &["lonja-chassis"]),
     ("lonja-console", &["lonja-chassis", "lonja-proto", "lonja-rpc"]),
-    ("lonja-gateway", &["lonja-chassis", "lonja-proto", "lonja-rpc", "lonja-telemetry", "lonja-wire"]),
+    ("lonja-origin", &[]),
+    (
+        "lonja-gateway",
+        &["lonja-chassis", "lonja-origin", "lonja-proto", "lonja-rpc", "lonja-telemetry", "lonja-wire"],
+    ),
     ("lonja-peer", &["lonja-wire"]),
     (
         "lonja",

@@ -4,7 +4,6 @@
 //! operation carried out (`operations`), has it recorded (`recorder`), answers, learns
 //! what the peer reads (`learning`) and closes. Limits and the accept loop are in `server`.
 
-mod advertise;
 mod backend;
 mod connection;
 mod dialects;
@@ -14,7 +13,6 @@ mod learning;
 mod lists;
 mod metrics;
 mod operations;
-mod places;
 mod proxy;
 mod recorder;
 mod server;
@@ -32,7 +30,6 @@ use lonja_chassis::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use advertise::{Advertise, BadRule, Rule, Rules};
 pub use backend::is_ready;
 pub use dialects::{BadDialectRule, BadPeerAddress, Dialects, PeerAddress};
 pub use server::{Gateway, PeerListener};
@@ -47,7 +44,7 @@ pub struct GatewayConfig {
     /// Rules CIDR=IPV4: peers seen from CIDR are listed at IPV4. CIDR may be the word gateway, for
     /// the default gateway of this machine: a container sees peers on its own host at that address
     #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4,...", default_value = "")]
-    pub advertise: Rules,
+    pub advertise: lonja_origin::Rules,
     /// Rules CIDR=FORM: peers seen from CIDR read replies in FORM, which is char, text, rows, byte,
     /// int32 or names (docs/compatibility.md). Without a rule, a peer shows by what it does whether it
     /// reads char or text

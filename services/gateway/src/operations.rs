@@ -8,6 +8,7 @@ use std::{
 };
 
 use lonja_chassis::service::Backends;
+use lonja_origin::Advertise;
 use lonja_proto::{
     Reason,
     catalog::{DeleteFileRequest, EndSessionRequest, File, HasFileRequest, PublishFileRequest},
@@ -22,7 +23,6 @@ use tokio::time;
 use tonic::Status;
 
 use crate::{
-    advertise::Advertise,
     backend::NotDone,
     lists::{Lists, Rendered, Strings},
 };

@@ -10,6 +10,7 @@ use lonja_chassis::{
     service::{Backends, Running},
     shutdown,
 };
+use lonja_origin::{Advertise, Place, Places};
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
 use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, task::JoinError, time};
@@ -17,14 +18,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     GatewayConfig,
-    advertise::Advertise,
     connection::{self, ConnectionContext, Input, Origin},
     dialects::PeerAddress,
     learning::Doubts,
     lists::Lists,
     metrics::Metrics,
     operations::Operations,
-    places::{Place, Places},
     proxy,
     recorder::Recorder,
     stream::{PeerSocket, PeerStream},

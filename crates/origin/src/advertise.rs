@@ -64,11 +64,11 @@ pub struct Advertise {
 
 /// The address under which a peer is listed, and whether that address is doubtful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Advertised {
+pub struct Advertised {
     /// The address to list.
-    pub(crate) address: Ipv4Addr,
+    pub address: Ipv4Addr,
     /// Whether `address` is the default gateway's and no rule replaces it.
-    pub(crate) doubtful: bool,
+    pub doubtful: bool,
 }
 
 impl Advertise {
@@ -92,7 +92,9 @@ impl Advertise {
         Self { rules: rules.iter().filter_map(resolve).collect(), default_gateway }
     }
 
-    pub(crate) fn address(&self, seen: Ipv4Addr) -> Advertised {
+    /// The address under which a peer is listed that is seen at this address.
+    #[must_use]
+    pub fn address(&self, seen: Ipv4Addr) -> Advertised {
         match self.rules.iter().find(|(network, _)| network.contains(&seen)) {
             Some((_, listed)) => Advertised { address: *listed, doubtful: false },
             None => Advertised { address: seen, doubtful: Some(seen) == self.default_gateway },

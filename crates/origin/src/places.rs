@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The places for connections: one for each connection that may be open.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub struct Places {
     all: Arc<Semaphore>,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     max_by_address: usize,
@@ -15,25 +15,27 @@ pub(crate) struct Places {
 
 /// The place of one connection. Dropping it makes the place free again.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     places: Arc<Places>,
     address: IpAddr,
     _one_of_all: OwnedSemaphorePermit,
 }
 
 impl Places {
-    pub(crate) fn new(max: usize, max_by_address: usize) -> Arc<Self> {
+    /// Places for this many connections in all, and this many from one address.
+    #[must_use]
+    pub fn new(max: usize, max_by_address: usize) -> Arc<Self> {
         let all = Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
         Arc::new(Self { all, by_address: Mutex::default(), max_by_address })
     }
 
     /// Waits until one of the places for all connections is free, and takes that place.
-    pub(crate) async fn one_of_all(&self) -> Option<OwnedSemaphorePermit> {
+    pub async fn one_of_all(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
     /// Gives a connection from `address` a place, or `None` if that address has no more places.
-    pub(crate) fn take(self: &Arc<Self>, one_of_all: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, one_of_all: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         let mut by_address = self.by_address.lock();
         let taken = by_address.entry(address).or_default();
         if *taken >= self.max_by_address {
