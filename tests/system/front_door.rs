@@ -106,7 +106,7 @@ fn one_address_cannot_take_every_place() {
     let mut refused = wire::connect(index.peers);
     assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "closed at once");
     assert_eq!(index.metric("lonja_gateway_connections_refused_total"), 1.0);
-    let mut other = connect_from([127, 0, 0, 2], index.peers);
+    let mut other = wire::connect_from([127, 0, 0, 2], index.peers);
     other.write_all(&bytes("alice", Command::Register, Encoding::Terminated)).unwrap();
     let mut status = [0];
     other.read_exact(&mut status).unwrap();
@@ -114,19 +114,6 @@ fn one_address_cannot_take_every_place() {
     drop(held);
     let served = || (wire::try_ask(index.peers, "alice", Command::ListUsers) == Some(2)).then_some(());
     eventually("places come back", served);
-}
-
-/// Connects to the gateway from this loopback address.
-fn connect_from(address: [u8; 4], peers: std::net::SocketAddr) -> TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind((address, 0).into()).unwrap();
-        socket.connect(peers).await.unwrap().into_std().unwrap()
-    });
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
 }
 
 #[test]

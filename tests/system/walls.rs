@@ -27,7 +27,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("lonja-registry", STATE),
     ("lonja-datetime", &["lonja-chassis"]),
     ("lonja-console", &["lonja-chassis", "lonja-proto", "lonja-rpc"]),
-    ("lonja-origin", &[]),
+    ("lonja-origin", &["lonja-chassis", "lonja-telemetry", "lonja-wire"]),
     (
         "lonja-gateway",
         &["lonja-chassis", "lonja-origin", "lonja-proto", "lonja-rpc", "lonja-telemetry", "lonja-wire"],

@@ -29,6 +29,19 @@ pub(crate) fn connect(peers: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Connects to the gateway from this loopback address.
+pub(crate) fn connect_from(address: [u8; 4], peers: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        socket.connect(peers).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
 /// Sends bytes and reads the whole reply. The connection stays open for writing, as
 /// peers leave it.
 pub(crate) fn exchange(peers: SocketAddr, request: &[u8]) -> Vec<u8> {

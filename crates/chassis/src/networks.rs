@@ -32,6 +32,12 @@ impl FromStr for Networks {
 }
 
 impl Networks {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether one of the networks has the address.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {

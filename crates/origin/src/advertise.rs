@@ -1,6 +1,10 @@
 //! The address under which a peer is listed (docs/protocol.md 6).
 
-use std::{fs, net::Ipv4Addr, str::FromStr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use ipnet::Ipv4Net;
 
@@ -92,9 +96,18 @@ impl Advertise {
         Self { rules: rules.iter().filter_map(resolve).collect(), default_gateway }
     }
 
-    /// The address under which a peer is listed that is seen at this address.
+    /// The address under which a peer is listed that is seen at this address; `None` if the peer has no IPv4
+    /// address.
     #[must_use]
-    pub fn address(&self, seen: Ipv4Addr) -> Advertised {
+    pub fn peer(&self, seen: IpAddr) -> Option<Advertised> {
+        match seen.to_canonical() {
+            IpAddr::V4(seen) => Some(self.address(seen)),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// The address under which a peer is listed that is seen at this IPv4 address.
+    fn address(&self, seen: Ipv4Addr) -> Advertised {
         match self.rules.iter().find(|(network, _)| network.contains(&seen)) {
             Some((_, listed)) => Advertised { address: *listed, doubtful: false },
             None => Advertised { address: seen, doubtful: Some(seen) == self.default_gateway },

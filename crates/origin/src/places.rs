@@ -1,7 +1,8 @@
-//! The bounds on connections: in all, and from one address.
+//! Who may connect, and the bounds on connections: in all, and from one address.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
+use lonja_chassis::networks::Networks;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -11,6 +12,8 @@ pub struct Places {
     all: Arc<Semaphore>,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     max_by_address: usize,
+    /// The networks that may connect; if there are none, all may.
+    allowed: Networks,
 }
 
 /// The place of one connection. Dropping it makes the place free again.
@@ -22,11 +25,18 @@ pub struct Place {
 }
 
 impl Places {
-    /// Places for this many connections in all, and this many from one address.
+    /// Places for this many connections in all, and this many from one address, for peers in the networks
+    /// of `allowed`, or for all peers if there are none.
     #[must_use]
-    pub fn new(max: usize, max_by_address: usize) -> Arc<Self> {
+    pub fn new(max: usize, max_by_address: usize, allowed: Networks) -> Arc<Self> {
         let all = Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
-        Arc::new(Self { all, by_address: Mutex::default(), max_by_address })
+        Arc::new(Self { all, by_address: Mutex::default(), max_by_address, allowed })
+    }
+
+    /// Whether peers at this address may connect.
+    #[must_use]
+    pub fn allow(&self, address: IpAddr) -> bool {
+        self.allowed.is_empty() || self.allowed.contain(address)
     }
 
     /// Waits until one of the places for all connections is free, and takes that place.
@@ -64,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_bounded_and_come_back() {
-        let places = Places::new(3, 2);
+        let places = Places::new(3, 2, Networks::default());
         let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let first = places.take(places.one_of_all().await.unwrap(), a).unwrap();
         let _second = places.take(places.one_of_all().await.unwrap(), a).unwrap();

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use lonja_chassis::{clock, operation_log::OperationLog};
+use lonja_origin::Rates;
 use lonja_proto::audit::{self, OperationRecord};
 use lonja_rpc::{HELD_AT_MOST, in_time};
 use lonja_telemetry::{
@@ -54,6 +55,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) metrics: Metrics,
     pub(crate) dialects: Dialects,
     pub(crate) doubts: Doubts,
+    pub(crate) rates: Rates,
     pub(crate) request_timeout: Duration,
 }
 
@@ -245,6 +247,10 @@ impl ConnectionContext {
         encoding: impl FnOnce() -> Encoding,
     ) -> Answer {
         let operation = request.command.operation();
+        if !self.rates.admit(peer.ip(), operation) {
+            let status = operation.status(Outcome::Failed);
+            return Answer { operation, status, content: Content::Status, known: hints.set };
+        }
         let username = request.username.as_ref().map_or("", Username::as_str);
         self.lines.line(|line| {
             use std::fmt::Write as _;

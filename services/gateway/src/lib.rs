@@ -13,6 +13,7 @@ mod learning;
 mod lists;
 mod metrics;
 mod operations;
+mod ownership;
 mod proxy;
 mod recorder;
 mod server;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use backend::is_ready;
 pub use dialects::{BadDialectRule, BadPeerAddress, Dialects, PeerAddress};
+pub use ownership::OwnNames;
 pub use server::{Gateway, PeerListener};
 pub use stream::{PeerSocket, PeerStream};
 
@@ -60,6 +62,21 @@ pub struct GatewayConfig {
     /// Connections at one time from one address; further connections are closed
     #[arg(long, env = "LONJA_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 2048)]
     pub max_connections_per_address: usize,
+    /// Networks whose peers may connect; all may if none is given
+    #[arg(long, env = "LONJA_ALLOW", value_name = "CIDR,...", default_value = "")]
+    pub allow: Networks,
+    /// Who may unregister and disconnect a user, and publish and delete for the user
+    #[arg(long, env = "LONJA_OWN_NAMES", value_name = "RULE", default_value = "off")]
+    pub own_names: OwnNames,
+    /// Networks whose peers may act for any user, whatever --own-names says
+    #[arg(long, env = "LONJA_OPERATORS", value_name = "CIDR,...", default_value = "")]
+    pub operators: Networks,
+    /// Registrations in a minute from one address; more are answered with a failure; 0 is no limit
+    #[arg(long, env = "LONJA_MAX_REGISTRATIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    pub max_registrations_per_address: u32,
+    /// Requests of any kind in a minute from one address; more are answered with a failure; 0 is no limit
+    #[arg(long, env = "LONJA_MAX_REQUESTS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    pub max_requests_per_address: u32,
     /// Seconds that a peer may take to send its request
     #[arg(long, env = "LONJA_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub request_timeout: Duration,

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +25,7 @@ use tonic::Status;
 use crate::{
     backend::NotDone,
     lists::{Lists, Rendered, Strings},
+    ownership::Ownership,
 };
 
 /// How long the catalog may take to remove what an ended session published. The session is over
@@ -92,6 +93,7 @@ impl Done {
 pub(crate) struct Operations {
     pub(crate) backend: Backends,
     pub(crate) advertise: Advertise,
+    pub(crate) ownership: Ownership,
     pub(crate) lists: Lists,
 }
 
@@ -108,11 +110,13 @@ impl Operations {
         };
         match &request.command {
             Command::Register => self.register(username).await,
-            Command::Unregister => self.unregister(username).await,
+            Command::Unregister => self.unregister(username, peer).await,
             Command::Connect(port) => self.connect(username, peer, *port).await,
-            Command::Disconnect => self.disconnect(username).await,
-            Command::Publish(filename, description) => self.publish(username, filename, description).await,
-            Command::Delete(filename) => self.delete(username, filename).await,
+            Command::Disconnect => self.disconnect(username, peer).await,
+            Command::Publish(filename, description) => {
+                self.publish(username, peer, filename, description).await
+            }
+            Command::Delete(filename) => self.delete(username, peer, filename).await,
             Command::ListUsers => self.list_users(username, hints).await,
             Command::ListContent(remote) => self.list_content(username, remote.as_ref(), hints).await,
             Command::GetFile(second) => self.get_file(username, second.as_ref()).await,
@@ -125,9 +129,12 @@ impl Operations {
         Ok(Done::STATUS)
     }
 
-    async fn unregister(&self, username: &Username) -> Result<Done, NotDone> {
-        let request = UnregisterUserRequest { username: username.to_string(), only_session: None };
-        let ended = self.backend.registry.unregister_user(request).await?;
+    async fn unregister(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
+        let unregister = |only_session| {
+            let request = UnregisterUserRequest { username: username.to_string(), only_session };
+            self.backend.registry.unregister_user(request)
+        };
+        let ended = self.end(username, peer, unregister).await?;
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
         }
@@ -135,18 +142,17 @@ impl Operations {
     }
 
     async fn connect(&self, username: &Username, peer: SocketAddr, port: Port) -> Result<Done, NotDone> {
-        let IpAddr::V4(seen) = peer.ip().to_canonical() else {
+        let Some(advertised) = self.advertise.peer(peer.ip()) else {
             if let Some(suppressed) = DOUBTFUL.admit() {
                 tracing::warn!(%peer, suppressed, "a peer without an IPv4 address cannot be listed");
             }
             return Err(NotDone(Outcome::Failed));
         };
-        let advertised = self.advertise.address(seen);
         if advertised.doubtful
             && let Some(suppressed) = DOUBTFUL.admit()
         {
             tracing::warn!(
-                %seen,
+                seen = %peer.ip().to_canonical(),
                 suppressed,
                 "a peer is listed at the default gateway's address, where others may not reach it: \
                  say which address to list with --advertise gateway=IPV4"
@@ -158,20 +164,55 @@ impl Operations {
         Ok(Done::STATUS)
     }
 
-    async fn disconnect(&self, username: &Username) -> Result<Done, NotDone> {
-        let request = CloseSessionRequest { username: username.to_string(), only_session: None };
-        let ended = self.backend.registry.close_session(request).await?;
+    async fn disconnect(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
+        let close = |only_session| {
+            let request = CloseSessionRequest { username: username.to_string(), only_session };
+            self.backend.registry.close_session(request)
+        };
+        let ended = self.end(username, peer, close).await?;
         self.forget(ended.ended_session_id).await;
         Ok(Done::STATUS)
+    }
+
+    /// Carries out a change that may end the user's session. `change` gets the id of the session that may
+    /// end, an empty one if the user must not be connected, or `None` if anyone may end any session. If the
+    /// user has another session by then, the session is looked at again.
+    async fn end<A, F>(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        change: impl Fn(Option<String>) -> F,
+    ) -> Result<A, NotDone>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
+        if self.ownership.is_off() {
+            return Ok(change(None).await?);
+        }
+        loop {
+            let only = match self.session(username).await {
+                Ok(session) => {
+                    self.ownership.check(username, session.endpoint.as_ref(), peer, &self.advertise)?;
+                    session.session_id
+                }
+                Err(NotDone(Outcome::NotConnected)) => String::new(),
+                Err(other) => return Err(other),
+            };
+            match change(Some(only)).await {
+                Err(status) if Reason::try_from(&status) == Ok(Reason::SessionEnded) => {}
+                changed => return Ok(changed?),
+            }
+        }
     }
 
     async fn publish(
         &self,
         username: &Username,
+        peer: SocketAddr,
         filename: &Filename,
         description: &Description,
     ) -> Result<Done, NotDone> {
-        self.change(username, |session_id| {
+        self.change(username, peer, |session_id| {
             let file = File { filename: filename.to_string(), description: description.to_string() };
             let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
             self.backend.catalog.publish_file(request)
@@ -179,8 +220,13 @@ impl Operations {
         .await
     }
 
-    async fn delete(&self, username: &Username, filename: &Filename) -> Result<Done, NotDone> {
-        self.change(username, |session_id| {
+    async fn delete(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        filename: &Filename,
+    ) -> Result<Done, NotDone> {
+        self.change(username, peer, |session_id| {
             let request = DeleteFileRequest { session_id, filename: filename.to_string() };
             self.backend.catalog.delete_file(request)
         })
@@ -190,13 +236,19 @@ impl Operations {
     /// Has the catalog change what the user's session has published. If the session ends between the
     /// registry's answer and the catalog's, the registry is asked again: the user may have another session
     /// by then, or not be registered any more.
-    async fn change<A, F>(&self, username: &Username, change: impl Fn(String) -> F) -> Result<Done, NotDone>
+    async fn change<A, F>(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        change: impl Fn(String) -> F,
+    ) -> Result<Done, NotDone>
     where
         F: Future<Output = Result<A, Status>>,
     {
         let mut ended = String::new();
         loop {
-            let GetSessionResponse { session_id, dialect, .. } = self.session(username).await?;
+            let GetSessionResponse { session_id, endpoint, dialect } = self.session(username).await?;
+            self.ownership.check(username, endpoint.as_ref(), peer, &self.advertise)?;
             if session_id == ended {
                 return Err(NotDone(Outcome::NotConnected));
             }

@@ -10,7 +10,7 @@ use lonja_chassis::{
     service::{Backends, Running},
     shutdown,
 };
-use lonja_origin::{Advertise, Place, Places};
+use lonja_origin::{Advertise, Place, Places, Rates};
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
 use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, task::JoinError, time};
@@ -24,6 +24,7 @@ use crate::{
     lists::Lists,
     metrics::Metrics,
     operations::Operations,
+    ownership::Ownership,
     proxy,
     recorder::Recorder,
     stream::{PeerSocket, PeerStream},
@@ -35,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Bounds the log of bad PROXY headers.
 static BAD_HEADERS: Throttle = Throttle::events();
+
+/// Bounds the log of addresses that are not allowed.
+static NOT_ALLOWED: Throttle = Throttle::events();
 
 /// A socket at which peers connect, and the dialect that they all read, if the setting names one.
 #[derive(Debug)]
@@ -89,6 +93,7 @@ impl Gateway {
         let operations = Operations {
             backend: backend.clone(),
             advertise: Advertise::new(&config.advertise),
+            ownership: Ownership::new(config.own_names, config.operators),
             lists: Lists::default(),
         };
         let shared = ConnectionContext {
@@ -98,11 +103,12 @@ impl Gateway {
             metrics: Metrics::new(),
             dialects: config.dialect,
             doubts: Doubts::default(),
+            rates: Rates::new(config.max_registrations_per_address, config.max_requests_per_address),
             request_timeout: config.request_timeout,
         };
         Self {
             shared: Arc::new(shared),
-            places: Places::new(config.max_connections, config.max_connections_per_address),
+            places: Places::new(config.max_connections, config.max_connections_per_address, config.allow),
             trusted_proxies: config.trusted_proxies,
             backend,
             sweep_interval: config.sweep_interval,
@@ -192,14 +198,21 @@ impl Gateway {
     }
 }
 
-/// Takes a place for a peer. If the peer's address has too many connections, counts the refused
-/// connection and gives `None`.
+/// Takes a place for a peer. If the peer's address may not connect, or has too many connections, counts the
+/// refused connection and gives `None`.
 fn place(
     places: &Arc<Places>,
     one_of_all: OwnedSemaphorePermit,
     peer: SocketAddr,
     shared: &ConnectionContext,
 ) -> Option<Place> {
+    if !places.allow(peer.ip()) {
+        shared.metrics.not_allowed.increment(1);
+        if let Some(suppressed) = NOT_ALLOWED.admit() {
+            tracing::warn!(%peer, suppressed, "an address that is not allowed connects");
+        }
+        return None;
+    }
     let place = places.take(one_of_all, peer.ip());
     if place.is_none() {
         shared.metrics.refused.increment(1);

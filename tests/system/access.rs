@@ -1,0 +1,128 @@
+//! Who may speak, for whom, and how much: `--allow`, `--own-names`, and the rates of an address.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+};
+
+use lonja_wire::{Command, Encoding, Outcome};
+
+use crate::{
+    process::Index,
+    wire::{self, bytes, connect_from},
+};
+
+/// Where the user of each test is, and where somebody else is.
+const OWNER: [u8; 4] = [127, 0, 0, 2];
+const OTHER: [u8; 4] = [127, 0, 0, 3];
+
+fn ask_from(address: [u8; 4], peers: SocketAddr, username: &str, command: Command) -> u8 {
+    let mut stream = connect_from(address, peers);
+    stream.write_all(&bytes(username, command, Encoding::Terminated)).unwrap();
+    let mut status = [0];
+    stream.read_exact(&mut status).unwrap();
+    status[0] - b'0'
+}
+
+fn connect() -> Command {
+    Command::Connect(std::num::NonZeroU16::new(50_085).unwrap().into())
+}
+
+/// Registers and connects a user, who publishes a file.
+fn arrive(peers: SocketAddr, username: &str) {
+    for command in [Command::Register, connect(), wire::publish_command("old")] {
+        assert_eq!(ask_from(OWNER, peers, username, command), 0);
+    }
+}
+
+/// What only the owner of a name may do, if names have owners.
+fn changes() -> [Command; 4] {
+    let delete = Command::Delete("old".parse().unwrap());
+    [wire::publish_command("new"), delete, Command::Disconnect, Command::Unregister]
+}
+
+/// Each change, by the owner and by somebody else, to a user who is connected; and what the index says of
+/// the user afterwards.
+fn matrix(index: &Index, other_may: bool) {
+    for (number, command) in changes().into_iter().enumerate() {
+        for (address, may) in [(OTHER, other_may), (OWNER, true)] {
+            let username = format!("user{number}-{}", address[3]);
+            arrive(index.peers, &username);
+            let failure = command.operation().status(Outcome::Failed);
+            let status = ask_from(address, index.peers, &username, command.clone());
+            assert_eq!(status, if may { 0 } else { failure }, "{command:?} from {address:?}");
+            if !may {
+                let files = wire::list_content(index.peers, &username, &username, Encoding::Padded).unwrap();
+                let files: Vec<_> = files.iter().map(|file| file.filename.to_string()).collect();
+                assert_eq!(files, ["old"], "{command:?} changed nothing");
+            }
+        }
+    }
+}
+
+#[test]
+fn names_belong_to_nobody_unless_asked() {
+    matrix(&Index::start(), true);
+}
+
+#[test]
+fn a_connected_user_belongs_to_the_users_address() {
+    let index = Index::start_with(&["--own-names", "connected", "--operators", "127.0.0.9"]);
+    matrix(&index, false);
+    assert_eq!(index.metric("lonja_gateway_requests_not_owned_total"), 4.0);
+    arrive(index.peers, "moved");
+    assert_eq!(ask_from([127, 0, 0, 9], index.peers, "moved", Command::Disconnect), 0, "an operator");
+    // Reading is for all, and so is the name of a user who is not connected.
+    arrive(index.peers, "alice");
+    assert_eq!(ask_from(OTHER, index.peers, "alice", Command::ListUsers), 0);
+    assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Disconnect), 0);
+    assert_eq!(ask_from(OTHER, index.peers, "alice", Command::Disconnect), 2, "not connected");
+    assert_eq!(ask_from(OTHER, index.peers, "alice", Command::Unregister), 0);
+    assert_eq!(ask_from(OTHER, index.peers, "alice", Command::Unregister), 1, "not registered");
+}
+
+/// Peers that are listed at one address cannot be told apart.
+#[test]
+fn the_address_is_the_one_that_is_listed() {
+    let rule = "127.0.0.0/8=192.168.1.9";
+    matrix(&Index::start_with(&["--own-names", "connected", "--advertise", rule]), true);
+}
+
+#[test]
+fn behind_a_proxy_the_address_is_the_peers() {
+    let proxied = ["--own-names", "connected", "--trusted-proxies", "127.0.0.1"];
+    let index = Index::start_with(&proxied);
+    let ask = |from: &str, command: Command| {
+        let mut request = format!("PROXY TCP4 {from} 10.0.0.9 4000 5050\r\n").into_bytes();
+        request.extend(bytes("alice", command, Encoding::Terminated));
+        wire::exchange(index.peers, &request)
+    };
+    for command in [Command::Register, connect()] {
+        assert_eq!(ask("10.0.0.1", command), b"0");
+    }
+    assert_eq!(ask("10.0.0.2", Command::Disconnect), b"3");
+    assert_eq!(ask("10.0.0.1", Command::Disconnect), b"0");
+}
+
+#[test]
+fn only_networks_that_are_allowed_may_speak() {
+    let index = Index::start_with(&["--allow", "10.0.0.0/8,127.0.0.2"]);
+    assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Register), 0);
+    let mut refused = connect_from(OTHER, index.peers);
+    assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "closed at once");
+    assert_eq!(index.metric("lonja_gateway_connections_not_allowed_total"), 1.0);
+}
+
+#[test]
+fn a_flood_of_registrations_adds_what_the_rate_allows() {
+    let index = Index::start_with(&["--max-registrations-per-address", "60"]);
+    let flood = |number| ask_from(OTHER, index.peers, &format!("flood{number}"), Command::Register);
+    let statuses: Vec<_> = (0..1000).map(flood).collect();
+    let added = statuses.iter().filter(|status| **status == 0).count();
+    // One more is allowed in each second of the flood.
+    assert!((60..90).contains(&added), "{added}");
+    assert!(statuses.iter().all(|status| matches!(status, 0 | 2)), "the others failed");
+    let refused = index.metric("lonja_gateway_requests_beyond_rate_total{rate=\"registrations\"}");
+    assert_eq!(refused, (1000 - added) as f64);
+    assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Register), 0, "another address is served");
+}
