@@ -16,7 +16,7 @@ use crate::{
     history::{Asked, Event, History, Told},
     hosts::GATEWAYS,
     linear::is_linear,
-    peer::{PATIENCE, USERS, ask, datetime, name},
+    peer::{Manner, PATIENCE, USERS, ask, datetime, name},
 };
 
 /// How long a world may take to come to rest once nothing breaks any more. Nothing is sent again in the
@@ -63,7 +63,7 @@ async fn all_are_served() -> anyhow::Result<()> {
             // The reply is a status: a peer whose link was slow may be taken for one that reads lists in
             // another form.
             let asked = Asked::Delete(u8::MAX);
-            let told = time::timeout(SOON, ask(gateway, user, asked, number, None)).await;
+            let told = time::timeout(SOON, ask(gateway, user, asked, number, Manner::Whole)).await;
             let told = told.context("no answer at rest")??;
             ensure!(told != Told::Status(asked.failure()), "user {user} is not served at rest");
         }
@@ -84,7 +84,7 @@ async fn serves(gateway: usize, began: Instant) -> anyhow::Result<()> {
     for (step, (asked, done, again)) in steps.into_iter().enumerate() {
         let number = LATE + 100 * (gateway + 1) + step;
         for attempt in 0.. {
-            let asking = ask(GATEWAYS[gateway], FRESH + gateway, asked, number, None);
+            let asking = ask(GATEWAYS[gateway], FRESH + gateway, asked, number, Manner::Whole);
             match time::timeout(PATIENCE, asking).await {
                 Ok(Ok(told)) if told == done || (attempt > 0 && Some(&told) == again.as_ref()) => break,
                 told => ensure!(began.elapsed() < REST, "{asked:?}: {told:?}"),

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use lonja_wire::{
     Command, Datetime, Description, Encoding, Filename, Port, Request, Username,
     reply::{FILE_ENTRY, USER_ENTRY, read_count, read_file, read_status, read_user},
@@ -48,21 +48,40 @@ fn request(user: usize, asked: Asked, number: usize) -> anyhow::Result<Vec<u8>> 
     Ok(bytes)
 }
 
-/// Asks a gateway, in two pieces if `cut` says where, and gives what the peer is told.
+/// How a peer sends a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Manner {
+    Whole,
+    /// In two pieces, of which the first has this many bytes.
+    InPieces(usize),
+    /// As a peer that dies when it has sent this many bytes, and after this long. If its reply has arrived by
+    /// then, the connection is reset.
+    Dying(usize, Duration),
+}
+
+/// Asks a gateway, and gives what the peer is told.
 pub(crate) async fn ask(
     gateway: &str,
     user: usize,
     asked: Asked,
     number: usize,
-    cut: Option<usize>,
+    manner: Manner,
 ) -> anyhow::Result<Told> {
     let bytes = request(user, asked, number)?;
     let mut stream = TcpStream::connect((gateway, PEERS)).await?;
-    let (first, rest) = bytes.split_at(cut.unwrap_or(bytes.len()).min(bytes.len()));
-    stream.write_all(first).await?;
-    if !rest.is_empty() {
-        time::sleep(Duration::from_millis(20)).await;
-        stream.write_all(rest).await?;
+    match manner {
+        Manner::Whole => stream.write_all(&bytes).await?,
+        Manner::InPieces(first) => {
+            let (first, rest) = bytes.split_at(first.min(bytes.len()));
+            stream.write_all(first).await?;
+            time::sleep(Duration::from_millis(20)).await;
+            stream.write_all(rest).await?;
+        }
+        Manner::Dying(first, after) => {
+            stream.write_all(&bytes[..first.min(bytes.len())]).await?;
+            time::sleep(after).await;
+            bail!("the peer has died");
+        }
     }
     let status = read_status(stream.read_u8().await?)?;
     match asked {

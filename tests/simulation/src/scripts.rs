@@ -7,14 +7,14 @@ use tokio::time;
 use crate::{
     history::{Asked, Told},
     hosts::{GATEWAYS, Ran, SERVICES},
-    peer::ask,
+    peer::{Manner, ask},
     world::play_script,
 };
 
 const USER: usize = 0;
 
 async fn expect(gateway: usize, number: usize, asked: Asked, status: u8) -> Ran {
-    let told = ask(GATEWAYS[gateway], USER, asked, number, None).await?;
+    let told = ask(GATEWAYS[gateway], USER, asked, number, Manner::Whole).await?;
     assert_eq!(told, Told::Status(status), "{asked:?}");
     Ok(())
 }

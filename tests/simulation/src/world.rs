@@ -21,7 +21,7 @@ use crate::{
     hosts::{self, AUDIT, GATEWAYS, Ran, SERVICES, backends},
     judge,
     network::killing,
-    peer::{PATIENCE, USERS, ask},
+    peer::{Manner, PATIENCE, USERS, ask},
 };
 
 /// How many peers ask for the users.
@@ -368,9 +368,13 @@ async fn ask_again_and_again(user: usize, history: History, mut random: fastrand
             _ => Asked::List,
         };
         let gateway = random.usize(..GATEWAYS.len());
-        let cut = (random.u32(..4) == 0).then(|| random.usize(1..40));
+        let manner = match random.u32(..16) {
+            0..4 => Manner::InPieces(random.usize(1..40)),
+            4 => Manner::Dying(random.usize(1..80), Duration::from_millis(random.u64(..200))),
+            _ => Manner::Whole,
+        };
         let number = history.sent(user, asked, gateway);
-        let answer = time::timeout(PATIENCE, ask(GATEWAYS[gateway], user, asked, number, cut)).await;
+        let answer = time::timeout(PATIENCE, ask(GATEWAYS[gateway], user, asked, number, manner)).await;
         if let Ok(Ok(told)) = answer {
             history.told(number, told);
         }
