@@ -52,8 +52,8 @@ fn commands_are_typed_as_in_the_shell() {
     let mut command = peer(index.peers, index.datetime, directory.path());
     let mut alice = Process::spawn(command.args(["connect", "alice", "--bind", "127.0.0.1"]));
     crate::eventually("alice is online", || (alice.stdout() == ["CONNECT OK"]).then_some(()));
-    let said = alice.stderr();
-    assert!(said.len() == 1 && said[0].contains("Ctrl-C ends it"), "{said:?}");
+    let said = crate::eventually("the command says how it ends", || alice.stderr().first().cloned());
+    assert!(said.contains("Ctrl-C ends it"), "{said:?}");
     say_all(&[
         (&["publish", "hello.txt", "a", "greeting", "--as", "alice"], 0, "PUBLISH OK\n"),
         (&["list_content", "alice", "--as", "bob"], 0, "hello.txt \"a greeting\"\n"),
