@@ -22,7 +22,7 @@ debian = @command -v $(1) >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) 
 # $(call needed,COMMAND,WHERE FROM): says what to install by hand.
 needed = @command -v $(1) >/dev/null || { echo "install $(2)" >&2; exit 1; }
 
-.PHONY: setup test test-browser test-helm test-newcomer test-containers test-kubernetes test-cluster \
+.PHONY: setup test test-alerts test-browser test-helm test-newcomer test-containers test-kubernetes test-cluster \
   lint advisories proto-lint page page-check proto helm-readme helm-examples dist bench \
   simulate planted soak fuzz clean
 
@@ -51,6 +51,17 @@ test-browser: setup
 
 test-helm: setup
 	$(VENV)/bin/python tests/helm/test_chart.py
+
+# Alerts and dashboard. promtool is in Debian's package of Prometheus, which is unpacked and not installed: it
+# would start a server.
+PROMTOOL := $(or $(shell command -v promtool),$(CURDIR)/target/tools/usr/bin/promtool)
+test-alerts: $(PROMTOOL)
+	PROMTOOL=$(PROMTOOL) $(PYTHON) tests/observability/test_observability.py
+
+$(CURDIR)/target/tools/usr/bin/promtool:
+	mkdir -p target/tools
+	cd target/tools && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && touch $@ \
+	  || { echo "install promtool: https://prometheus.io/download" >&2; exit 1; }
 
 # The commands of the README as they stand, in a clone of what is committed.
 test-newcomer: setup
