@@ -126,3 +126,18 @@ fn a_flood_of_registrations_adds_what_the_rate_allows() {
     assert_eq!(refused, (1000 - added) as f64);
     assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Register), 0, "another address is served");
 }
+
+/// Bug: a peer that was refused for a user of another address, and stayed, changed how the user's own peer was
+/// answered from then on.
+#[test]
+fn a_peer_that_is_refused_changes_nothing_of_the_user() {
+    let index = Index::start_with(&["--own-names", "connected"]);
+    arrive(index.peers, "alice");
+    let mut stranger = connect_from(OTHER, index.peers);
+    stranger.write_all(&bytes("alice", wire::publish_command("new"), Encoding::Terminated)).unwrap();
+    let mut reply = Vec::new();
+    stranger.read_to_end(&mut reply).unwrap();
+    assert_eq!(reply[0], b'4');
+    let users = wire::list_users(index.peers, "alice", Encoding::Terminated).unwrap();
+    assert_eq!(users.len(), 1, "the list still has the form that an original peer reads");
+}

@@ -171,6 +171,8 @@ pub(crate) async fn serve(
             root.fail("failed".to_owned());
         }
     }
+    // A peer that was refused, or could not be served, must not change what is known of the user.
+    let learns = request.as_ref().ok().filter(|_| answer.status != answer.operation.status(Outcome::Failed));
     let is_noted = hints.set.is_none() && answer.known.is_some() && answer.is_status();
     let is_watched = dialect == Dialect::Char && answer.known.is_none() && answer.is_status();
     let sent = write(&mut stream, reply, !is_watched).await;
@@ -180,10 +182,10 @@ pub(crate) async fn serve(
         return;
     }
     if is_watched {
-        shared.learning().watch(&mut stream, &mut input.bytes, request.as_ref().ok()).await;
+        shared.learning().watch(&mut stream, &mut input.bytes, learns).await;
     } else if stream.shutdown().await.is_ok() {
         let closed = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
-        if let (Ok(Err(_)), Ok(request), true) = (closed, &request, is_noted) {
+        if let (Ok(Err(_)), Some(request), true) = (closed, learns, is_noted) {
             shared.learning().has_left_its_reply(request).await;
         }
     }
