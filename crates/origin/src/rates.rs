@@ -18,7 +18,7 @@ const FORGET: u32 = 10_000;
 /// Bounds the log of requests beyond a rate.
 static BEYOND: Throttle = Throttle::events();
 
-/// A bound on the requests of each address, all of them at once or spread over a minute.
+/// A bound on the requests of each address: so many at once, and as many again with each minute.
 struct Rate {
     limiter: DefaultKeyedRateLimiter<IpAddr>,
     asked: AtomicU32,
@@ -51,7 +51,7 @@ impl fmt::Debug for Rates {
 }
 
 impl Rates {
-    /// Rates in a minute, of which 0 is no bound.
+    /// So many of each at once, and as many again with each minute; 0 is no bound.
     #[must_use]
     pub fn new(registrations: u32, requests: u32) -> Self {
         let rate = |minutely, kind: &'static str| {

@@ -58,7 +58,7 @@ pub struct OpenSessionResponse {
 pub struct CloseSessionRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
-    /// The only session that may end. Not set allows any.
+    /// The id of the only session that may end. Not set allows any.
     #[prost(string, optional, tag = "2")]
     pub only_session: ::core::option::Option<::prost::alloc::string::String>,
 }

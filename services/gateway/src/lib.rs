@@ -71,10 +71,12 @@ pub struct GatewayConfig {
     /// Networks whose peers may act for any user, whatever --own-names says
     #[arg(long, env = "LONJA_OPERATORS", value_name = "CIDR,...", default_value = "")]
     pub operators: Networks,
-    /// Registrations in a minute from one address; more are answered with a failure; 0 is no limit
+    /// Registrations that one address may make at once, and then in each minute; more are answered with a
+    /// failure; 0 is no limit
     #[arg(long, env = "LONJA_MAX_REGISTRATIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
     pub max_registrations_per_address: u32,
-    /// Requests of any kind in a minute from one address; more are answered with a failure; 0 is no limit
+    /// Requests of any kind that one address may make at once, and then in each minute; more are answered
+    /// with a failure; 0 is no limit
     #[arg(long, env = "LONJA_MAX_REQUESTS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
     pub max_requests_per_address: u32,
     /// Seconds that a peer may take to send its request

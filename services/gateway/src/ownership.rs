@@ -6,7 +6,7 @@ use lonja_chassis::networks::Networks;
 use lonja_origin::Advertise;
 use lonja_proto::registry::Endpoint;
 use lonja_telemetry::throttle::Throttle;
-use lonja_wire::{Outcome, Username};
+use lonja_wire::{Outcome, Printable, Username};
 use metrics::{Counter, counter};
 
 use crate::backend::NotDone;
@@ -23,7 +23,7 @@ pub enum OwnNames {
     Connected,
 }
 
-/// The rule, for whom it does not count, and the count of requests that it refused.
+/// The rule, the networks of those who may act for anyone, and the count of requests that were refused.
 pub(crate) struct Ownership {
     rule: OwnNames,
     operators: Networks,
@@ -55,14 +55,17 @@ impl Ownership {
         peer: SocketAddr,
         advertise: &Advertise,
     ) -> Result<(), NotDone> {
-        let listed = endpoint.map(|endpoint| endpoint.ipv4);
+        if self.is_off() || self.operators.contain(peer.ip()) {
+            return Ok(());
+        }
         let asks = advertise.peer(peer.ip()).map(|advertised| advertised.address.to_bits());
-        if self.is_off() || (asks.is_some() && asks == listed) || self.operators.contain(peer.ip()) {
+        let is_there = |endpoint: &Endpoint| asks == Some(endpoint.ipv4);
+        if endpoint.is_some_and(is_there) {
             return Ok(());
         }
         self.refused.increment(1);
         if let Some(suppressed) = NOT_OWNED.admit() {
-            tracing::warn!(%peer, username = %username, suppressed, "a peer asks for a user of another address");
+            tracing::warn!(%peer, username = %Printable(username.as_str()), suppressed, "a peer asks for a user of another address");
         }
         Err(NotDone(Outcome::Failed))
     }
