@@ -16,11 +16,11 @@ pub struct Endpoint {
 /// The session that a change may end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Only {
-    /// The session that the user has, whichever, or none.
+    /// Whichever session the user has; the user may also have none.
     Any,
-    /// No session: the user must not be connected.
+    /// No session: the change is refused while the user is connected.
     None,
-    /// This session alone.
+    /// The session with this id: the change is refused if the user has another one, or none.
     Session(SessionId),
 }
 
