@@ -8,7 +8,8 @@ use std::{
 use lonja_wire::{Command, Encoding, Outcome};
 
 use crate::{
-    process::Index,
+    eventually,
+    process::{Index, lonja},
     wire::{self, bytes, connect_from},
 };
 
@@ -70,6 +71,13 @@ fn a_connected_user_belongs_to_the_users_address() {
     let index = Index::start_with(&["--own-names", "connected", "--operators", "127.0.0.9"]);
     matrix(&index, false);
     assert_eq!(index.metric("lonja_gateway_requests_not_owned_total"), 4.0);
+    let console = format!("http://{}", index.console);
+    eventually("the refusal is recorded, with the address that asked", || {
+        let list =
+            lonja().args(["audit", "list", "--user", "user2-3", "--console", &console]).output().unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        list.lines().any(|line| line.contains(" 127.0.0.3:") && line.contains(" 3 DISCONNECT ")).then_some(())
+    });
     arrive(index.peers, "moved");
     assert_eq!(ask_from([127, 0, 0, 9], index.peers, "moved", Command::Disconnect), 0, "an operator");
     // Reading is for all, and so is the name of a user who is not connected.

@@ -21,6 +21,7 @@ use lonja_proto::{
 };
 use lonja_rpc::{Channel, Dial, Names};
 use lonja_wire::{Command, Encoding, Outcome};
+use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 use crate::{eventually, wire};
@@ -161,7 +162,7 @@ pub(crate) fn audited(address: &str, username: &str) -> Option<HashMap<Key, usiz
         }
     });
     let mut found = HashMap::new();
-    for record in records.ok()?.into_iter().filter(|record| record.status == 0) {
+    for record in records.ok()?.into_iter().flatten().filter(|record| record.status == 0) {
         let operation = record.operation();
         *found.entry((record.username, operation, record.subject)).or_default() += 1;
     }
@@ -172,24 +173,19 @@ fn channel(address: &str) -> Channel {
     Channel::remote(address, &Names::new(None).unwrap(), Dial::Plain).unwrap()
 }
 
-async fn of_audit(address: &str, filter: OperationFilter) -> Result<Vec<OperationRecord>, Status> {
+/// Records in the pages in which they came.
+type Pages = Result<Vec<Vec<OperationRecord>>, Status>;
+
+async fn of_audit(address: &str, filter: OperationFilter) -> Pages {
     let request = ListOperationsRequest { filter: Some(filter), ..Default::default() };
-    let mut pages = AuditServiceClient::new(channel(address)).list_operations(request).await?.into_inner();
-    let mut records = Vec::new();
-    while let Some(page) = pages.message().await? {
-        records.extend(page.records);
-    }
-    Ok(records)
+    let pages = AuditServiceClient::new(channel(address)).list_operations(request).await?.into_inner();
+    pages.map(|page| Ok(page?.records)).collect().await
 }
 
-async fn of_console(address: &str, filter: OperationFilter) -> Result<Vec<OperationRecord>, Status> {
+async fn of_console(address: &str, filter: OperationFilter) -> Pages {
     let request = console::ListOperationsRequest { filter: Some(filter) };
-    let mut pages = ConsoleServiceClient::new(channel(address)).list_operations(request).await?.into_inner();
-    let mut records = Vec::new();
-    while let Some(page) = pages.message().await? {
-        records.extend(page.records);
-    }
-    Ok(records)
+    let pages = ConsoleServiceClient::new(channel(address)).list_operations(request).await?.into_inner();
+    pages.map(|page| Ok(page?.records)).collect().await
 }
 
 /// Waits until this gateway answers peers only after the audit has stored their records. Before
