@@ -168,11 +168,12 @@ SOAK_DISK := target/soak
 soak: setup
 	$(call debian,faketime,faketime)
 	mkdir -p $(SOAK_DISK)
-	$(SUDO) mount -t tmpfs -o size=128m,mode=1777 lonja-soak $(SOAK_DISK)
+	cargo test --release --test system --no-run
+	mountpoint -q $(SOAK_DISK) || $(SUDO) mount -t tmpfs -o size=128m,mode=1777 lonja-soak $(SOAK_DISK) || exit 1; \
+	trap '$(SUDO) umount $(SOAK_DISK)' EXIT; trap 'exit 130' INT TERM; \
 	LONJA_SOAK_DISK=$(CURDIR)/$(SOAK_DISK) LONJA_SOAK_SECONDS=$(SOAK_SECONDS) \
-	  LONJA_FAKETIME=$$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) \
-	  cargo test --release --test system soak:: -- --ignored --nocapture; \
-	  soaked=$$?; $(SUDO) umount $(SOAK_DISK); exit $$soaked
+	  LONJA_FAKETIME=$$(ls /usr/lib/*/faketime/libfaketimeMT.so.1 | head -1) \
+	  cargo test --release --test system soak:: -- --ignored --nocapture
 
 # Each target for a minute, with the number of its runs. Needs a nightly toolchain. What is found goes into
 # the corpus, which `make test` reads.

@@ -5,11 +5,12 @@ use std::{
     collections::BTreeMap,
     env, fs,
     fs::File,
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    process::Command as Process,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lonja_testing::RedisServer;
@@ -28,6 +29,8 @@ const ROUND: Duration = Duration::from_secs(300);
 /// How many rounds a soak has at least, so that a short one has each kind of index.
 const ROUNDS: u32 = 6;
 const WRITERS: usize = 8;
+/// More bytes than the small disk has.
+const SMALL: u64 = 1 << 30;
 /// How long a writer pauses behind an answer.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The longest that a peer may wait for an answer: the 10 s that the gateway holds a request while Redis is
@@ -73,6 +76,14 @@ impl Place {
         let next = self.clock.with_extension("next");
         fs::write(&next, format!("{seconds:+}\n")).unwrap();
         fs::rename(&next, &self.clock).unwrap();
+        let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let seen = Process::new("date").arg("+%s").envs(self.environment()).output().unwrap().stdout;
+        let seen: i64 = String::from_utf8(seen).unwrap().trim().parse().unwrap();
+        let jump = seen - i64::try_from(real).unwrap();
+        assert!(
+            (jump - i64::from(seconds)).abs() < 60,
+            "the clock jumped by {jump} s instead of {seconds} s"
+        );
     }
 
     fn fill_the_disk(&mut self) {
@@ -82,7 +93,17 @@ impl Place {
         let end = Instant::now() + self.moment(500..3000);
         while Instant::now() < end {
             // Whatever becomes free is taken as well.
-            while file.write_all(&zeros).is_ok() {}
+            let error = loop {
+                assert!(
+                    file.metadata().unwrap().len() < SMALL,
+                    "{} is not a small disk",
+                    self.disk.display()
+                );
+                if let Err(error) = file.write_all(&zeros) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
             thread::sleep(Duration::from_millis(20));
         }
         drop(file);
