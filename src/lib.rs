@@ -2,6 +2,7 @@
 //! a peer, and for what an operator asks a running service.
 
 mod audit;
+mod console_client;
 mod health;
 mod up;
 

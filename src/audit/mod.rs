@@ -10,21 +10,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Subcommand, ValueEnum};
 use jiff::{Span, Timestamp};
 use lonja_proto::{
     audit::{Operation, OperationFilter, OperationRecord},
-    console::{ListOperationsRequest, WatchOperationsRequest, console_service_client::ConsoleServiceClient},
+    console::{ListOperationsRequest, WatchOperationsRequest},
 };
-use lonja_rpc::{Channel, Dial, Names};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status, metadata::MetadataValue};
 
-/// How long the console may send nothing. A console that has nothing new sends a beat after five
-/// seconds.
-const SILENCE: Duration = Duration::from_secs(12);
+use crate::console_client::ConsoleAt;
+
 /// How long a tail waits before it calls the console again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -60,12 +57,8 @@ pub(crate) enum Look {
 /// Which records to print, and which console to ask for them.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Source {
-    /// URL of the index's console
-    #[arg(long, env = "LONJA_CONSOLE", value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    console: String,
-    /// The console's token, if it asks for one
-    #[arg(long, env = "LONJA_CONSOLE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    console: ConsoleAt,
     /// Only operations of this user
     #[arg(long, value_name = "USER", default_value = "")]
     user: String,
@@ -147,22 +140,6 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 type Print = dyn Fn(&OperationRecord, &mut dyn Write) -> io::Result<()> + Send + Sync;
 
 impl Source {
-    fn client(&self) -> anyhow::Result<ConsoleServiceClient<Channel>> {
-        Ok(ConsoleServiceClient::new(Channel::remote(&self.console, &Names::new(None)?, Dial::Plain)?))
-    }
-
-    fn request<T>(&self, message: T) -> anyhow::Result<Request<T>> {
-        let mut request = Request::new(message);
-        if let Some(token) = &self.token {
-            let token = MetadataValue::try_from(format!("Bearer {token}"));
-            request.metadata_mut().insert(
-                "authorization",
-                token.context("--token: use letters, digits and signs, without spaces")?,
-            );
-        }
-        Ok(request)
-    }
-
     fn filter(&self) -> OperationFilter {
         let moment = |moment: Timestamp| prost_types::Timestamp {
             seconds: moment.as_second(),
@@ -175,34 +152,16 @@ impl Source {
             until: self.until.map(moment),
         }
     }
-
-    /// Makes an error of a failed call: one line for a person, with what to do.
-    fn explain(&self, status: &Status) -> anyhow::Error {
-        let console = &self.console;
-        match status.code() {
-            // A message that begins with a service's name was sent by the console, which is
-            // therefore there.
-            Code::Unavailable if !status.message().starts_with("audit: ") => {
-                anyhow::anyhow!(
-                    "no console at {console}: start `lonja up`, or say where it is with --console"
-                )
-            }
-            Code::Unauthenticated => anyhow::anyhow!("{}: give it with --token", status.message()),
-            _ => anyhow::anyhow!("{console}: {}", status.message()),
-        }
-    }
 }
 
 async fn list(source: &Source, heading: &str, print: &Print) -> anyhow::Result<()> {
-    let request = source.request(ListOperationsRequest { filter: Some(source.filter()) })?;
-    let answer = source.client()?.list_operations(request).await;
-    let mut pages = answer.map_err(|status| source.explain(&status))?.into_inner();
+    let console = &source.console;
+    let request = console.request(ListOperationsRequest { filter: Some(source.filter()) })?;
+    let answer = console.client()?.list_operations(request).await;
+    let mut pages = answer.map_err(|status| console.explain(&status))?.into_inner();
     let mut out = BufWriter::new(io::stdout());
     out.write_all(heading.as_bytes())?;
-    loop {
-        let page = time::timeout(SILENCE, pages.message()).await;
-        let page = page.with_context(|| format!("{} has stopped answering", source.console))?;
-        let Some(page) = page.map_err(|status| source.explain(&status))? else { break };
+    while let Some(page) = console.next(pages.message()).await? {
         for record in &page.records {
             print(record, &mut out)?;
         }
@@ -235,25 +194,23 @@ struct Tail<'a> {
 
 impl Tail<'_> {
     async fn follow(&mut self) -> anyhow::Result<()> {
-        let request = self.source.request(WatchOperationsRequest {
+        let console = &self.source.console;
+        let request = console.request(WatchOperationsRequest {
             filter: Some(self.source.filter()),
             newest: self.newest,
             sample_size: 0,
             page_token: self.page_token.clone(),
         })?;
-        let answer = self.source.client()?.watch_operations(request).await;
-        let mut pages = answer.map_err(|status| self.source.explain(&status))?.into_inner();
+        let answer = console.client()?.watch_operations(request).await;
+        let mut pages = answer.map_err(|status| console.explain(&status))?.into_inner();
         let mut out: Stdout = io::stdout();
-        loop {
-            let Ok(page) = time::timeout(SILENCE, pages.message()).await else {
-                bail!("{} has stopped answering", self.source.console);
-            };
-            let Some(page) = page.map_err(|status| self.source.explain(&status))? else { return Ok(()) };
+        while let Some(page) = console.next(pages.message()).await? {
             for record in &page.records {
                 (self.print)(record, &mut out)?;
             }
             out.flush()?;
             self.page_token = page.next_page_token;
         }
+        Ok(())
     }
 }
