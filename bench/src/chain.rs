@@ -97,6 +97,7 @@ fn not_here<T>() -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl RegistryService for Back {
     type ListSessionsStream = Empty<Result<proto::ListSessionsResponse, Status>>;
+    type ListUsersStream = Empty<Result<proto::ListUsersResponse, Status>>;
 
     async fn register_user(
         &self,
@@ -178,6 +179,13 @@ impl RegistryService for Back {
         &self,
         _: Request<proto::FindSessionsRequest>,
     ) -> Result<Response<proto::FindSessionsResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_users(
+        &self,
+        _: Request<proto::ListUsersRequest>,
+    ) -> Result<Response<Self::ListUsersStream>, Status> {
         not_here()
     }
 

@@ -207,6 +207,24 @@ pub struct FindSessionsResponse {
     pub sessions: ::prost::alloc::vec::Vec<IdentifiedSession>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListUsersRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegisteredUser {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+    /// Absent for a user who is not connected.
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<IdentifiedSession>,
+    /// The dialect that was noted for the session; empty if none was.
+    #[prost(string, tag = "3")]
+    pub dialect: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListUsersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<RegisteredUser>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatisticsRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatisticsResponse {
@@ -622,6 +640,35 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Gives every user, each as the user was at one moment during the call, in pages: first the users
+        /// who are not connected, by name, then the connected ones in the order in which their sessions were
+        /// opened.
+        pub async fn list_users(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListUsersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ListUsersResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.registry.v1.RegistryService/ListUsers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.registry.v1.RegistryService", "ListUsers"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Says how many users and sessions there are.
         pub async fn get_statistics(
             &mut self,
@@ -763,6 +810,19 @@ pub mod registry_service_server {
             tonic::Response<super::FindSessionsResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the ListUsers method.
+        type ListUsersStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ListUsersResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Gives every user, each as the user was at one moment during the call, in pages: first the users
+        /// who are not connected, by name, then the connected ones in the order in which their sessions were
+        /// opened.
+        async fn list_users(
+            &self,
+            request: tonic::Request<super::ListUsersRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ListUsersStream>, tonic::Status>;
         /// Says how many users and sessions there are.
         async fn get_statistics(
             &self,
@@ -1350,6 +1410,52 @@ pub mod registry_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/lonja.registry.v1.RegistryService/ListUsers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListUsersSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::ServerStreamingService<super::ListUsersRequest>
+                    for ListUsersSvc<T> {
+                        type Response = super::ListUsersResponse;
+                        type ResponseStream = T::ListUsersStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListUsersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_users(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListUsersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/lonja.registry.v1.RegistryService/GetStatistics" => {
                     #[allow(non_camel_case_types)]
                     struct GetStatisticsSvc<T: RegistryService>(pub Arc<T>);
@@ -1482,6 +1588,10 @@ pub mod methods {
     pub const FIND_SESSIONS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/FindSessions",
     );
+    /// Names what [`super::RegistryClient::list_users`] calls.
+    pub const LIST_USERS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/ListUsers",
+    );
     /// Names what [`super::RegistryClient::get_statistics`] calls.
     pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetStatistics",
@@ -1490,6 +1600,7 @@ pub mod methods {
 /// Any implementation of `RegistryService` in this process.
 type LocalRegistry = dyn registry_service_server::RegistryService<
     ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
+    ListUsersStream = ::lonja_rpc::Pages<ListUsersResponse>,
 >;
 /// Calls `RegistryService`, in this process or across the network. Clones call the same service.
 #[derive(Debug, Clone)]
@@ -1500,6 +1611,7 @@ impl RegistryClient {
     pub fn local(
         service: impl registry_service_server::RegistryService<
             ListSessionsStream = ::lonja_rpc::Pages<ListSessionsResponse>,
+            ListUsersStream = ::lonja_rpc::Pages<ListUsersResponse>,
         >,
     ) -> Self {
         Self(::lonja_rpc::Target::Local(::std::sync::Arc::new(service)))
@@ -1699,6 +1811,28 @@ impl RegistryClient {
                     .find_sessions(request)
                     .await
                     .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    /// Gives every user, each as the user was at one moment during the call, in pages: first the users
+    /// who are not connected, by name, then the connected ones in the order in which their sessions were
+    /// opened.
+    pub async fn list_users(
+        &self,
+        request: ListUsersRequest,
+    ) -> ::std::result::Result<::lonja_rpc::Pages<ListUsersResponse>, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.list_users(::tonic::Request::new(request));
+                ::lonja_rpc::local_stream(methods::LIST_USERS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .list_users(request)
+                    .await
+                    .map(|pages| -> ::lonja_rpc::Pages<ListUsersResponse> {
+                        Box::pin(pages.into_inner())
+                    })
             }
         }
     }

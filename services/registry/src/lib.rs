@@ -21,7 +21,7 @@ use lonja_redis::StoreUrl;
 use lonja_rpc::Callers;
 use tokio_util::sync::CancellationToken;
 
-pub use model::{Endpoint, OpenSession, Session};
+pub use model::{Endpoint, OpenSession, Registered, Session};
 use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
@@ -43,7 +43,17 @@ const CALLERS: Callers = &[
             methods::GET_STATISTICS,
         ],
     ),
-    ("lonja-console", &[methods::LOOK_UP_SESSIONS, methods::FIND_SESSIONS, methods::GET_STATISTICS]),
+    (
+        "lonja-console",
+        &[
+            methods::GET_SESSION,
+            methods::LOOK_UP_SESSIONS,
+            methods::FIND_SESSIONS,
+            methods::FIND_ENDED_SESSIONS,
+            methods::LIST_USERS,
+            methods::GET_STATISTICS,
+        ],
+    ),
 ];
 
 /// Settings of a registry that runs alone.
@@ -56,7 +66,7 @@ pub struct Config {
 
 /// Makes a client of a registry in this process.
 #[must_use]
-pub fn client(store: EmbeddedStore) -> RegistryClient {
+pub fn client(store: impl Store) -> RegistryClient {
     RegistryClient::local(RegistryGrpc::new(store))
 }
 

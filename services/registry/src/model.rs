@@ -1,6 +1,6 @@
 //! The types that the registry's service and stores share.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use lonja_proto::SessionId;
 
@@ -47,6 +47,29 @@ pub struct Session {
     pub endpoint: Endpoint,
     /// When the session was opened, in milliseconds of the Unix epoch.
     pub opened_at_ms: i64,
+}
+
+/// A user with everything that the registry keeps of the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The user's name.
+    pub username: Box<str>,
+    /// The user's session; `None` for a user who is not connected.
+    pub session: Option<Arc<Session>>,
+    /// The dialect that was noted for the session; empty if none was.
+    pub dialect: Box<str>,
+}
+
+impl Registered {
+    /// A user who is not connected.
+    pub(crate) fn offline(username: Box<str>) -> Self {
+        Self { username, session: None, dialect: Box::default() }
+    }
+
+    /// The user of a session.
+    pub(crate) fn online(session: Arc<Session>, dialect: &str) -> Self {
+        Self { username: session.username.clone(), session: Some(session), dialect: dialect.into() }
+    }
 }
 
 /// What a user's session is to the user's own peer.

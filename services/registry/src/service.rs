@@ -1,6 +1,6 @@
 //! The registry's gRPC service: it checks requests, asks the store and makes responses.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{iter, net::Ipv4Addr, sync::Arc};
 
 use lonja_chassis::fold::fold;
 use lonja_proto::{
@@ -12,7 +12,7 @@ use metrics::gauge;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    model::{Endpoint, Only, Session},
+    model::{Endpoint, Only, Registered, Session},
     store::Store,
 };
 
@@ -98,9 +98,18 @@ fn identified(one: &Arc<Session>) -> proto::IdentifiedSession {
     proto::IdentifiedSession { session_id: one.id.to_string(), session: Some(session(one)) }
 }
 
+fn registered(user: Registered) -> proto::RegisteredUser {
+    proto::RegisteredUser {
+        username: user.username.into(),
+        session: user.session.as_ref().map(identified),
+        dialect: user.dialect.into(),
+    }
+}
+
 #[tonic::async_trait]
 impl<S: Store> RegistryService for RegistryGrpc<S> {
     type ListSessionsStream = Pages<proto::ListSessionsResponse>;
+    type ListUsersStream = Pages<proto::ListUsersResponse>;
 
     async fn register_user(
         &self,
@@ -254,6 +263,18 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             total: found.len() as u64,
             sessions: page.map(|one| identified(one)).collect(),
         }))
+    }
+
+    async fn list_users(
+        &self,
+        _: Request<proto::ListUsersRequest>,
+    ) -> Result<Response<Self::ListUsersStream>, Status> {
+        let mut users = self.store.users().await?.into_iter().map(registered);
+        let pages = iter::from_fn(move || {
+            let users: Vec<_> = users.by_ref().take(MAX_KEYS).collect();
+            (!users.is_empty()).then_some(Ok(proto::ListUsersResponse { users }))
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(pages))))
     }
 
     async fn get_statistics(

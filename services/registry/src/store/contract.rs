@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{RemoteSession, Statistics, Store};
-use crate::model::{Endpoint, Only};
+use crate::model::{Endpoint, Only, Session};
 
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
 macro_rules! suite {
@@ -20,6 +20,8 @@ macro_rules! suite {
             remote_sessions_are_for_connected_users,
             sessions_are_listed_in_order_of_opening,
             any_change_makes_another_revision,
+            every_user_is_given_with_the_users_session,
+            a_restored_session_is_as_it_was,
             ended_sessions_are_told_apart,
             one_of_many_racing_registrations_wins,
             nothing_is_lost_when_many_write,
@@ -167,6 +169,49 @@ pub(crate) async fn any_change_makes_another_revision(store: impl Store) {
     assert_eq!(seen.len(), 5);
     let again = store.list(None, &last).await.unwrap();
     assert!(again.sessions.is_none() && again.revision == last);
+}
+
+pub(crate) async fn every_user_is_given_with_the_users_session(store: impl Store) {
+    assert_eq!(store.users().await, Ok(Vec::new()));
+    store.register("mia").await.unwrap();
+    for name in ["zoe", "alice", "bob"] {
+        connect(&store, name).await;
+    }
+    store.note_dialect("alice", "text").await.unwrap();
+    store.close_session("bob", Only::Any).await.unwrap();
+    let users = store.users().await.unwrap();
+    let listed = store.list(None, "").await.unwrap().sessions.unwrap();
+    let names: Vec<_> = users.iter().map(|user| (&*user.username, &*user.dialect)).collect();
+    assert_eq!(names, [("bob", ""), ("mia", ""), ("zoe", ""), ("alice", "text")]);
+    let sessions: Vec<_> = users.iter().filter_map(|user| user.session.clone()).collect();
+    assert_eq!(sessions, listed);
+}
+
+pub(crate) async fn a_restored_session_is_as_it_was(store: impl Store) {
+    let session = |username: &str, second: i64| Session {
+        id: SessionId::fresh(),
+        username: username.into(),
+        endpoint: ENDPOINT,
+        opened_at_ms: second * 1000,
+    };
+    let old = [session("zoe", 1_700_000_000), session("alice", 1_700_000_001)];
+    assert_eq!(store.restore_session(&old[0], 1, "").await, refused(Reason::UserNotFound));
+    for (one, dialect) in old.iter().zip(["text", ""]) {
+        store.register(&one.username).await.unwrap();
+        let order = one.opened_at_ms as u64 * 1000;
+        assert_eq!(store.restore_session(one, order, dialect).await, Ok(()));
+    }
+    assert_eq!(store.restore_session(&old[0], u64::MAX, "").await, refused(Reason::SessionExists));
+    connect(&store, "bob").await;
+    let users = store.users().await.unwrap();
+    let sessions: Vec<_> = users.iter().filter_map(|user| user.session.as_deref()).collect();
+    assert_eq!(sessions[..2], [&old[0], &old[1]]);
+    let dialects: Vec<_> = users.iter().map(|user| &*user.dialect).collect();
+    assert_eq!(
+        (names(&store).await, dialects),
+        (["zoe", "alice", "bob"].map(str::to_owned).to_vec(), vec!["text", "", ""])
+    );
+    assert_eq!(store.close_session("zoe", Only::Session(old[0].id)).await, Ok(old[0].id));
 }
 
 pub(crate) async fn ended_sessions_are_told_apart(store: impl Store) {

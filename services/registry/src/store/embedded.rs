@@ -17,7 +17,7 @@ use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
 use lonja_proto::{Failure, Reason, SessionId};
 
 use super::{Listing, RemoteSession, Statistics, Store};
-use crate::model::{Endpoint, Only, OpenSession, Session};
+use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 /// The number of changes that the log may hold besides two for each user and each session.
 const SLACK: u64 = 1024;
@@ -55,7 +55,9 @@ impl Store for EmbeddedStore {
 
     async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
         let id = SessionId::fresh();
-        self.submit(username, Action::Open(id, endpoint, unix_ms())).await.map(|_| id)
+        let opening =
+            Opening { id, endpoint, opened_at_ms: unix_ms(), dialect: Box::default(), least_order: 0 };
+        self.submit(username, Action::Open(opening)).await.map(|_| id)
     }
 
     async fn close_session(&self, username: &str, only: Only) -> Result<SessionId, Failure> {
@@ -105,6 +107,28 @@ impl Store for EmbeddedStore {
             state.users.get(username.as_str()).and_then(User::session_id) != Some(*id)
         };
         Ok(sessions.iter().filter(live).map(|(_, id)| *id).collect())
+    }
+
+    async fn users(&self) -> Result<Vec<Registered>, Failure> {
+        let (mut offline, mut online) = (Vec::new(), Vec::new());
+        let state = self.log.state();
+        for (username, user) in &state.users {
+            match &user.session {
+                Some(one) => online.push(&**one),
+                None => offline.push(username.clone()),
+            }
+        }
+        offline.sort_unstable();
+        online.sort_unstable_by_key(|one: &&Online| one.order);
+        let online = online.into_iter().map(|one| Registered::online(Arc::clone(&one.session), &one.dialect));
+        Ok(offline.into_iter().map(Registered::offline).chain(online).collect())
+    }
+
+    async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
+        let Session { id, username, endpoint, opened_at_ms } = session;
+        let (id, endpoint, opened_at_ms) = (*id, *endpoint, *opened_at_ms);
+        let opening = Opening { id, endpoint, opened_at_ms, dialect: dialect.into(), least_order: order };
+        self.submit(username, Action::Open(opening)).await.map(|_| ())
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
@@ -181,20 +205,32 @@ pub(crate) struct Command {
 enum Action {
     Register,
     Unregister(Only),
-    Open(SessionId, Endpoint, i64),
+    Open(Opening),
     Close(Only),
     Note(Box<str>),
+}
+
+/// A session to open.
+#[derive(Debug)]
+struct Opening {
+    id: SessionId,
+    endpoint: Endpoint,
+    opened_at_ms: i64,
+    dialect: Box<str>,
+    /// The session's order if no session before has the same or a larger one.
+    least_order: u64,
 }
 
 /// A user as earlier commands left the user: `None` is not registered, `Some(None)` is registered
 /// but not connected.
 type View = Option<Option<SessionId>>;
 
-/// The users as the earlier commands of a commit leave them, and how many sessions these open.
+/// The users as the earlier commands of a commit leave them, and the order behind the sessions that these
+/// commands open.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     users: HashMap<Box<str>, View>,
-    opened: u64,
+    next_order: u64,
 }
 
 /// A change as the log has it.
@@ -233,6 +269,21 @@ struct Opened {
     /// Empty if no dialect was noted. To note one, the change is written once more.
     #[prost(string, tag = "7")]
     dialect: String,
+}
+
+impl Opening {
+    /// The change that opens the session.
+    fn opened(self, username: String, order: u64) -> Opened {
+        Opened {
+            username,
+            id: self.id.to_bytes().to_vec(),
+            order,
+            ipv4: self.endpoint.address.to_bits(),
+            port: self.endpoint.port.into(),
+            opened_at_ms: self.opened_at_ms,
+            dialect: self.dialect.into(),
+        }
+    }
 }
 
 impl Opened {
@@ -328,18 +379,11 @@ impl State for Registry {
             }
             (Action::Unregister(_), Some(session)) => (None, Kind::Unregistered(name), session),
             (Action::Open(..), Some(Some(_))) => return Err(Reason::SessionExists),
-            (Action::Open(id, endpoint, opened_at_ms), Some(None)) => {
-                let opened = Opened {
-                    username: name,
-                    id: id.to_bytes().to_vec(),
-                    order: self.next_order + staged.opened,
-                    ipv4: endpoint.address.to_bits(),
-                    port: endpoint.port.into(),
-                    opened_at_ms,
-                    dialect: String::new(),
-                };
-                staged.opened += 1;
-                (Some(Some(id)), Kind::Opened(opened), Some(id))
+            (Action::Open(opening), Some(None)) => {
+                let (id, order) =
+                    (opening.id, self.next_order.max(staged.next_order).max(opening.least_order));
+                staged.next_order = order + 1;
+                (Some(Some(id)), Kind::Opened(opening.opened(name, order)), Some(id))
             }
             (Action::Close(_) | Action::Note(_), Some(None)) => return Err(Reason::SessionNotFound),
             // A session that an earlier command of this commit opens counts as opened later: its

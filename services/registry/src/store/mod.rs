@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 
 use lonja_proto::{Failure, SessionId};
 
-use crate::model::{Endpoint, Only, OpenSession, Session};
+use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 pub use embedded::EmbeddedStore;
 pub use redis::RedisStore;
@@ -108,6 +108,21 @@ pub trait Store: Send + Sync + 'static {
         &self,
         sessions: &[(String, SessionId)],
     ) -> impl Future<Output = Result<Vec<SessionId>, Failure>> + Send;
+
+    /// Gives every user, each as the user was at one moment during the call: first the users who are not
+    /// connected, by name, then the connected ones in the order in which their sessions were opened.
+    fn users(&self) -> impl Future<Output = Result<Vec<Registered>, Failure>> + Send;
+
+    /// Opens a session that another store had, with the session's id, time and dialect. `order` is the
+    /// session's place in the list: larger than the one of every session before, and about the
+    /// microseconds of the Unix epoch at which the session was opened. Refused: `UserNotFound`,
+    /// `SessionExists`.
+    fn restore_session(
+        &self,
+        session: &Session,
+        order: u64,
+        dialect: &str,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Counts users and sessions. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;

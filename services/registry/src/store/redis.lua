@@ -32,6 +32,14 @@ local function apply(k, a)
     redis.call('HSET', online, username, advance(revision) .. ' ' .. id .. ' ' .. detail)
     return '+'
   end
+  if operation == 'restore' then
+    if session ~= '' then return '-SESSION_EXISTS' end
+    changed = true
+    redis.call('HSET', users, username, id)
+    redis.call('HSET', online, username, detail)
+    redis.call('SET', revision, detail:match('^%d+'))
+    return '+'
+  end
   if operation ~= 'unregister' and session == '' then return '-SESSION_NOT_FOUND' end
   if operation == 'note' then
     local before = redis.call('HGET', online, username)

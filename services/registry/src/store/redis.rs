@@ -5,15 +5,19 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use futures_util::future::try_join_all;
 use lonja_proto::{Failure, Reason, SessionId};
-use lonja_redis::{Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard};
+use lonja_redis::{
+    KeyMove, Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard,
+};
 use parking_lot::Mutex;
 use redis::cmd;
 use tokio::sync::Semaphore;
 
 use super::{Listing, RemoteSession, Statistics, Store};
-use crate::model::{Endpoint, Only, OpenSession, Session};
+use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 const SCRIPT: &str = include_str!("redis.lua");
+/// The names of a shard's keys, in the script's order.
+const KEYS: [&str; 3] = ["users", "online", "revision"];
 
 /// Users and sessions in Redis. All clones are the same store.
 #[derive(Debug, Clone)]
@@ -31,6 +35,14 @@ impl RedisStore {
         (Self { redis, changes, list: Arc::default() }, driver)
     }
 
+    /// The moves that would bring everything that this store holds to another store, which is empty.
+    #[must_use]
+    pub fn moves(&self, to: &Self) -> Vec<KeyMove> {
+        let names = |shard| KEYS.map(|name| (shard, name.to_owned()));
+        let names: Vec<_> = (0..SHARDS).flat_map(names).collect();
+        KeyMove::between(&self.redis, &to.redis, &names)
+    }
+
     async fn change(
         &self,
         operation: &str,
@@ -39,7 +51,7 @@ impl RedisStore {
         detail: &str,
     ) -> Result<Option<SessionId>, Failure> {
         let shard = shard(username.as_bytes());
-        let keys = ["users", "online", "revision"].map(|name| self.redis.key(shard, name)).to_vec();
+        let keys = KEYS.map(|name| self.redis.key(shard, name)).to_vec();
         let arguments = [operation, username, id, detail].map(|argument| argument.into()).to_vec();
         let reply = self.changes.submit(RedisChange { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
@@ -165,6 +177,26 @@ impl Store for RedisStore {
         Ok(sessions.iter().zip(live).filter(|(_, live)| !live).map(|((_, id), _)| *id).collect())
     }
 
+    async fn users(&self) -> Result<Vec<Registered>, Failure> {
+        let shards = (0..SHARDS).map(|shard| users_of(&self.redis, shard));
+        let (mut offline, mut online) = (Vec::new(), Vec::new());
+        for (users, sessions) in try_join_all(shards).await.map_err(Failure::unavailable)? {
+            offline.extend(users);
+            online.extend(sessions);
+        }
+        offline.sort_unstable();
+        online.sort_unstable_by_key(|(order, user)| (*order, user.session.as_ref().map(|one| one.id)));
+        let online = online.into_iter().map(|(_, user)| user);
+        Ok(offline.into_iter().map(Registered::offline).chain(online).collect())
+    }
+
+    async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
+        let Session { id, username, endpoint, .. } = session;
+        let (id, space) = (id.to_string(), if dialect.is_empty() { "" } else { " " });
+        let record = format!("{order} {id} {} {}{space}{dialect}", endpoint.address, endpoint.port);
+        self.change("restore", username, &id, &record).await.map(|_| ())
+    }
+
     async fn statistics(&self) -> Result<Statistics, Failure> {
         let counts = try_join_all(["users", "online"].map(|name| self.count(name))).await;
         let counts = counts.map_err(Failure::unavailable)?;
@@ -287,6 +319,26 @@ async fn read_shard(redis: &Redis, shard: u16) -> Result<KnownShard, RedisError>
     let mut sessions: Vec<_> = online.into_iter().map(read).collect::<Result<_, RedisError>>()?;
     sessions.sort_unstable_by_key(|(order, _)| *order);
     Ok(KnownShard { revision, sessions })
+}
+
+/// The fields of a hash.
+type Fields = Vec<(String, String)>;
+
+/// The users of a shard: the names of those who are not connected, and the others with their ORDER.
+async fn users_of(redis: &Redis, shard: u16) -> Result<(Vec<Box<str>>, Vec<(u64, Registered)>), RedisError> {
+    let mut read = redis::pipe();
+    read.atomic();
+    read.cmd("HGETALL").arg(redis.key(shard, "users"));
+    read.cmd("HGETALL").arg(redis.key(shard, "online"));
+    let (users, online): (Fields, Fields) = redis.query_pipeline(&read).await?;
+    let offline = users.into_iter().filter(|(_, session)| session.is_empty());
+    let offline = offline.map(|(username, _)| username.into_boxed_str()).collect();
+    let read = |(username, record): (String, String)| {
+        let record = Record::parse(&record)?;
+        let (order, dialect) = (record.order, record.dialect.clone());
+        Ok((order, Registered::online(record.session(username.into()), &dialect)))
+    };
+    Ok((offline, online.into_iter().map(read).collect::<Result<_, RedisError>>()?))
 }
 
 /// A value of the key `online`, which redis.lua writes.
