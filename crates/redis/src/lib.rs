@@ -9,10 +9,12 @@
 mod batch;
 mod connection;
 mod outage;
+mod staging;
 mod store_url;
 
 pub use batch::{RedisChange, RedisChanges, RedisChangesDriver, Reply};
 pub use connection::{Redis, RedisError};
+pub use staging::KeyMove;
 pub use store_url::{InvalidStoreUrl, StoreUrl};
 
 /// The number of shards of a service's keys. The number is a part of the layout: another number

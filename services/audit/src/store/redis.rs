@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lonja_proto::{Failure, audit::OperationRecord};
-use lonja_redis::{Redis, RedisError};
+use lonja_redis::{KeyMove, Redis, RedisError};
 use prost::Message as _;
 use redis::{Script, cmd, streams::StreamRangeReply};
 use tokio::time;
@@ -33,6 +33,13 @@ impl RedisStore {
     #[must_use]
     pub fn new(redis: Redis, config: &AuditConfig) -> Self {
         Self { redis, script: Arc::new(Script::new(SCRIPT)), max_records: config.max_audit_records }
+    }
+
+    /// The moves that would bring every record of this store to another store, which is empty.
+    #[must_use]
+    pub fn moves(&self, to: &Self) -> Vec<KeyMove> {
+        let names = ["records", "newest", "writers"].map(|name| (SHARD, name.to_owned()));
+        KeyMove::between(&self.redis, &to.redis, &names)
     }
 
     fn key(&self, name: &str) -> String {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use lonja_proto::{Failure, SessionId};
-use lonja_redis::{Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard};
+use lonja_redis::{
+    KeyMove, Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard,
+};
 use redis::{
     FromRedisValue, cmd,
     streams::{StreamId, StreamRangeReply},
@@ -33,6 +35,19 @@ impl RedisStore {
     pub fn new(redis: Redis, config: &CatalogConfig) -> (Self, RedisChangesDriver) {
         let (changes, driver) = RedisChanges::new(&redis, SCRIPT);
         (Self { redis, changes, max_files: config.max_files_per_session }, driver)
+    }
+
+    /// The moves that would bring everything that this store holds to another store, which is empty.
+    /// Tombstones stay behind.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn moves(&self, to: &Self) -> Result<Vec<KeyMove>, Failure> {
+        let shared = |shard| ["sessions", "totals", "changes"].map(|name| (shard, name.to_owned()));
+        let mut names: Vec<_> = (0..SHARDS).flat_map(shared).collect();
+        let files = |(id, _): (SessionId, String)| (shard(&id.to_bytes()), format!("files:{id}"));
+        names.extend(self.sessions().await?.into_iter().map(files));
+        Ok(KeyMove::between(&self.redis, &to.redis, &names))
     }
 
     /// The key of what a session has published.

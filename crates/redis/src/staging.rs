@@ -1,0 +1,109 @@
+//! Keys that are written under a prefix of their own, and are then all moved to where services look.
+//!
+//! A mark says that everything is written. After a kill before the mark, nothing counts; after a kill
+//! behind the mark, the move is done again to its end.
+
+use std::collections::BTreeMap;
+
+use redis::{Script, cmd};
+
+use crate::{Redis, RedisError};
+
+/// Moves keys that are still there, or no key if one would replace another. A key that was moved before
+/// is left alone, so the script may be called again.
+const MOVE: &str = r"
+for i = 1, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[i], KEYS[i + 1]) == 2 then return KEYS[i + 1] end
+end
+for i = 1, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[i]) == 1 then redis.call('RENAME', KEYS[i], KEYS[i + 1]) end
+end
+return ''
+";
+/// The number of keys that one command removes.
+const REMOVED_AT_ONCE: usize = 1000;
+
+/// A key that is to move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyMove {
+    /// The shard of the key, before and after.
+    pub shard: u16,
+    /// The key.
+    pub from: String,
+    /// What the key is to become.
+    pub to: String,
+}
+
+impl KeyMove {
+    /// The moves of a service's keys, given by shard and name, from one prefix to another.
+    #[must_use]
+    pub fn between(from: &Redis, to: &Redis, names: &[(u16, String)]) -> Vec<Self> {
+        let key_move = |(shard, name): &(u16, String)| Self {
+            shard: *shard,
+            from: from.key(*shard, name),
+            to: to.key(*shard, name),
+        };
+        names.iter().map(key_move).collect()
+    }
+}
+
+impl Redis {
+    fn mark(&self) -> String {
+        self.key(0, "complete")
+    }
+
+    /// Says in a mark that everything is written.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn set_complete(&self) -> Result<(), RedisError> {
+        self.query(cmd("SET").arg(self.mark()).arg(1)).await
+    }
+
+    /// Whether [`Self::set_complete`] was called, and [`Self::move_keys`] has not come to its end.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn is_complete(&self) -> Result<bool, RedisError> {
+        self.query(cmd("EXISTS").arg(self.mark())).await
+    }
+
+    /// Moves keys, and then removes the mark. On one server all keys move at the same moment; in a
+    /// cluster, the keys of each shard do.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time (calling again goes on), or a key would replace another.
+    pub async fn move_keys(&self, moves: &[KeyMove]) -> Result<(), RedisError> {
+        let script = Script::new(MOVE);
+        let mut calls: BTreeMap<u16, Vec<&KeyMove>> = BTreeMap::new();
+        for one in moves {
+            calls.entry(if self.is_cluster() { one.shard } else { 0 }).or_default().push(one);
+        }
+        for moves in calls.into_values() {
+            let mut call = script.prepare_invoke();
+            moves.iter().for_each(|one| {
+                call.key(&one.from).key(&one.to);
+            });
+            let in_the_way: String = self.call(&call).await?;
+            if !in_the_way.is_empty() {
+                return Err(RedisError::new(format!("the key {in_the_way} is in use already")));
+            }
+        }
+        self.query(cmd("DEL").arg(self.mark())).await
+    }
+
+    /// Removes the keys that were to move.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn remove_keys(&self, moves: &[KeyMove]) -> Result<(), RedisError> {
+        let mut shards: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+        moves.iter().for_each(|one| shards.entry(one.shard).or_default().push(&one.from));
+        for keys in shards.into_values() {
+            for keys in keys.chunks(REMOVED_AT_ONCE) {
+                self.query::<()>(cmd("UNLINK").arg(keys)).await?;
+            }
+        }
+        Ok(())
+    }
+}
