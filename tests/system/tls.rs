@@ -126,8 +126,9 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
     let secured = Secured::start();
     let methods = methods();
     assert!(methods.len() > 20, "{methods:?}");
-    let both = ["/GetStatistics"];
+    let both = ["/GetStatistics", "/GetSession", "/FindEndedSessions", "/ListFiles"];
     let of_the_console = [
+        "/ListUsers",
         "/LookUpSessions",
         "/FindSessions",
         "/SearchFiles",

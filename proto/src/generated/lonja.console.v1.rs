@@ -156,6 +156,60 @@ pub struct ListOperationsResponse {
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<super::super::audit::v1::OperationRecord>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportIndexRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExportIndexResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<ExportedEntry>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportedEntry {
+    #[prost(oneof = "exported_entry::Entry", tags = "1, 2, 3")]
+    pub entry: ::core::option::Option<exported_entry::Entry>,
+}
+/// Nested message and enum types in `ExportedEntry`.
+pub mod exported_entry {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Entry {
+        #[prost(message, tag = "1")]
+        User(super::ExportedUser),
+        /// A file of the user before, in the order of publishing.
+        #[prost(message, tag = "2")]
+        File(super::ExportedFile),
+        #[prost(message, tag = "3")]
+        Operation(super::super::super::audit::v1::OperationRecord),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportedUser {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+    /// Absent for a user who is not connected.
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<ExportedSession>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportedSession {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Where others dial the user: IPv4 address and port.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// When the session was opened, in milliseconds of the Unix epoch.
+    #[prost(int64, tag = "3")]
+    pub opened_at_ms: i64,
+    /// The dialect that was noted for the session; empty if none was.
+    #[prost(string, tag = "4")]
+    pub dialect: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportedFile {
+    #[prost(string, tag = "1")]
+    pub filename: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod console_service_client {
     #![allow(
@@ -386,6 +440,36 @@ pub mod console_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Gives everything that the index keeps, in pages, while the index goes on: first the users, each
+        /// followed by the user's files, then the recorded operations. What is given of a user is as the user
+        /// was at one moment during the call. What was answered before the call is there; an operation may be
+        /// recorded a moment after its answer.
+        pub async fn export_index(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportIndexRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExportIndexResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.console.v1.ConsoleService/ExportIndex",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.console.v1.ConsoleService", "ExportIndex"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -463,6 +547,23 @@ pub mod console_service_server {
             request: tonic::Request<super::ListOperationsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::ListOperationsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ExportIndex method.
+        type ExportIndexStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportIndexResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Gives everything that the index keeps, in pages, while the index goes on: first the users, each
+        /// followed by the user's files, then the recorded operations. What is given of a user is as the user
+        /// was at one moment during the call. What was answered before the call is there; an operation may be
+        /// recorded a moment after its answer.
+        async fn export_index(
+            &self,
+            request: tonic::Request<super::ExportIndexRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ExportIndexStream>,
             tonic::Status,
         >;
     }
@@ -764,6 +865,52 @@ pub mod console_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListOperationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lonja.console.v1.ConsoleService/ExportIndex" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportIndexSvc<T: ConsoleService>(pub Arc<T>);
+                    impl<
+                        T: ConsoleService,
+                    > tonic::server::ServerStreamingService<super::ExportIndexRequest>
+                    for ExportIndexSvc<T> {
+                        type Response = super::ExportIndexResponse;
+                        type ResponseStream = T::ExportIndexStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportIndexRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConsoleService>::export_index(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportIndexSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

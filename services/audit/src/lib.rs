@@ -57,7 +57,7 @@ pub struct Config {
 
 /// Makes a client of an audit in this process, which prints a line for each operation.
 #[must_use]
-pub fn client(store: EmbeddedStore, lines: OperationLog, shutdown: CancellationToken) -> AuditClient {
+pub fn client(store: impl Store + Clone, lines: OperationLog, shutdown: CancellationToken) -> AuditClient {
     AuditClient::local(AuditGrpc::new(store, lines, shutdown))
 }
 

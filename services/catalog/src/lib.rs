@@ -48,7 +48,7 @@ const CALLERS: Callers = &[
             methods::GET_STATISTICS,
         ],
     ),
-    ("lonja-console", &[methods::SEARCH_FILES, methods::GET_STATISTICS]),
+    ("lonja-console", &[methods::LIST_FILES, methods::SEARCH_FILES, methods::GET_STATISTICS]),
 ];
 
 /// Settings of a catalog that runs alone.
@@ -64,7 +64,7 @@ pub struct Config {
 
 /// Makes a client of a catalog in this process, and the task that keeps the catalog's search current.
 #[must_use]
-pub fn client(store: EmbeddedStore) -> (CatalogClient, Follower<EmbeddedStore>) {
+pub fn client<S: Store>(store: S) -> (CatalogClient, Follower<S>) {
     let (search, follower) = Search::new(store.clone());
     (CatalogClient::local(CatalogGrpc::new(store, search)), follower)
 }

@@ -5,6 +5,7 @@
 //! the console over gRPC-web; other callers use gRPC on the same port.
 
 mod backend;
+mod export;
 mod files;
 mod host;
 mod operations;
@@ -30,6 +31,7 @@ use lonja_proto::{DESCRIPTORS, console::SERVICE_NAME};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use export::export;
 pub use host::Hosts;
 use overview::Overview;
 pub use probe::{BadProbe, Probe, Probes};

@@ -3,11 +3,12 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::Router;
+use futures_util::StreamExt as _;
 use lonja_chassis::service::Backends;
 use lonja_proto::console::{
-    ListOperationsRequest, ListOperationsResponse, WatchFilesRequest, WatchFilesResponse,
-    WatchOperationsRequest, WatchOperationsResponse, WatchOverviewRequest, WatchOverviewResponse,
-    WatchUsersRequest, WatchUsersResponse,
+    ExportIndexRequest, ExportIndexResponse, ListOperationsRequest, ListOperationsResponse,
+    WatchFilesRequest, WatchFilesResponse, WatchOperationsRequest, WatchOperationsResponse,
+    WatchOverviewRequest, WatchOverviewResponse, WatchUsersRequest, WatchUsersResponse,
     console_service_server::{ConsoleService, ConsoleServiceServer},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +23,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service};
 
 use crate::{
+    export::export,
     files::Files,
     operations,
     overview::Overview,
@@ -67,6 +69,7 @@ impl ConsoleService for ConsoleGrpc {
     type WatchFilesStream = Answers<WatchFilesResponse>;
     type WatchOperationsStream = Answers<WatchOperationsResponse>;
     type ListOperationsStream = Answers<ListOperationsResponse>;
+    type ExportIndexStream = Answers<ExportIndexResponse>;
 
     async fn watch_overview(
         &self,
@@ -109,6 +112,18 @@ impl ConsoleService for ConsoleGrpc {
     ) -> Result<Response<Self::ListOperationsStream>, Status> {
         let (backend, request) = (self.backend.clone(), request.into_inner());
         operations::list(backend, request, self.place()?).await.map(Response::new)
+    }
+
+    async fn export_index(
+        &self,
+        _: Request<ExportIndexRequest>,
+    ) -> Result<Response<Self::ExportIndexStream>, Status> {
+        let (place, pages) = (self.place()?, export(self.backend.clone()));
+        let pages = pages.map(move |page| {
+            let _held_until_the_end = &place;
+            page
+        });
+        Ok(Response::new(Box::pin(pages)))
     }
 }
 

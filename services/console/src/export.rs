@@ -1,0 +1,163 @@
+//! Everything that the index keeps, while the index goes on.
+//!
+//! Registry, catalog and audit are asked one after the other, and users come and go meanwhile. What is
+//! given of a user is nevertheless as the user was at one moment: a list of files counts only if its
+//! session was still open afterwards. The audit is asked last, so that no operation is without its record.
+
+use std::{collections::HashSet, iter, slice, vec};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use lonja_chassis::service::Backends;
+use lonja_proto::{
+    Reason, audit,
+    catalog::{File, ListFilesRequest},
+    console::{
+        ExportIndexResponse, ExportedEntry, ExportedFile, ExportedSession, ExportedUser,
+        exported_entry::Entry,
+    },
+    registry::{
+        self, FindEndedSessionsRequest, GetSessionRequest, IdentifiedSession, ListUsersRequest,
+        RegisteredUser, SessionKey,
+    },
+};
+use tonic::Status;
+
+use crate::{
+    backend::{in_time, look_up, said_by},
+    users::address,
+    watch::Answers,
+};
+
+/// The number of sessions whose files are read before it is asked whether the sessions are still open.
+const SESSIONS: usize = 64;
+/// The number of lists of files that are read at one time.
+const LISTS: usize = 8;
+/// How often a user whose sessions keep ending is looked at.
+const ATTEMPTS: usize = 100;
+/// The largest number of entries in a page, which stays far below the 4 MiB of a message.
+const ENTRIES: usize = 1024;
+
+/// Gives every user with the user's files, then every recorded operation.
+pub fn export(backend: Backends) -> Answers<ExportIndexResponse> {
+    let users = stream::once(users(backend.clone())).try_flatten();
+    let operations = stream::once(operations(backend)).try_flatten();
+    Box::pin(users.chain(operations))
+}
+
+async fn users(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status> {
+    let pages = in_time("registry", backend.registry.list_users(ListUsersRequest {})).await?;
+    let users = pages.map_ok(|page| stream::iter(page.users.into_iter().map(Ok))).try_flatten();
+    let parts = users.map_err(|status| said_by("registry", &status)).try_chunks(SESSIONS);
+    let parts = parts.map_err(|error| error.1).and_then(move |users| described(backend.clone(), users));
+    Ok(Box::pin(parts.map_ok(|entries| stream::iter(pages_of(entries))).try_flatten()))
+}
+
+/// A user with the files of the user's session.
+struct Described {
+    user: RegisteredUser,
+    files: Vec<ExportedFile>,
+}
+
+impl Described {
+    fn session(&self) -> Option<&str> {
+        self.user.session.as_ref().map(|session| session.session_id.as_str())
+    }
+
+    fn entries(self) -> impl Iterator<Item = Entry> {
+        iter::once(Entry::User(exported(self.user))).chain(self.files.into_iter().map(Entry::File))
+    }
+}
+
+/// The entries of some users.
+async fn described(backend: Backends, users: Vec<RegisteredUser>) -> Result<Vec<Entry>, Status> {
+    let with_files = stream::iter(users).map(|user| with_files(&backend, user)).buffered(LISTS);
+    let users: Vec<Described> = with_files.try_collect().await?;
+    let ended = ended(&backend, &users).await?;
+    let mut entries = Vec::new();
+    for one in users {
+        let is_over = one.session().is_some_and(|session| ended.contains(session));
+        let now = if is_over { as_of_now(&backend, one.user.username).await? } else { Some(one) };
+        entries.extend(now.into_iter().flat_map(Described::entries));
+    }
+    Ok(entries)
+}
+
+async fn with_files(backend: &Backends, user: RegisteredUser) -> Result<Described, Status> {
+    let Some(session) = &user.session else { return Ok(Described { user, files: Vec::new() }) };
+    let request = ListFilesRequest { session_id: session.session_id.clone(), page_size: 0 };
+    let mut pages = in_time("catalog", backend.catalog.list_files(request)).await?;
+    let mut files = Vec::new();
+    while let Some(page) = in_time("catalog", pages.try_next()).await? {
+        let exported = |File { filename, description }| ExportedFile { filename, description };
+        files.extend(page.files.into_iter().map(exported));
+    }
+    Ok(Described { user, files })
+}
+
+/// Which of the users' sessions are over.
+async fn ended(backend: &Backends, users: &[Described]) -> Result<HashSet<String>, Status> {
+    let key = |one: &Described| {
+        let session_id = one.session()?.to_owned();
+        Some(SessionKey { username: one.user.username.clone(), session_id })
+    };
+    let sessions: Vec<_> = users.iter().filter_map(key).collect();
+    if sessions.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ended = backend.registry.find_ended_sessions(FindEndedSessionsRequest { sessions });
+    Ok(in_time("registry", ended).await?.ended_session_ids.into_iter().collect())
+}
+
+/// A user whose session has ended meanwhile, as the user is now; `None` if the user has gone.
+async fn as_of_now(backend: &Backends, username: String) -> Result<Option<Described>, Status> {
+    for _ in 0..ATTEMPTS {
+        let request = GetSessionRequest { username: username.clone() };
+        let user = RegisteredUser { username: username.clone(), ..RegisteredUser::default() };
+        let answer = async { Ok(backend.registry.get_session(request).await) };
+        let session = match in_time("registry", answer).await? {
+            Ok(session) => session,
+            Err(status) => match Reason::try_from(&status) {
+                Ok(Reason::UserNotFound) => return Ok(None),
+                Ok(Reason::SessionNotFound) => return Ok(Some(Described { user, files: Vec::new() })),
+                _ => return Err(said_by("registry", &status)),
+            },
+        };
+        let found = look_up(&backend.registry, vec![username.clone()]).await?.pop();
+        let Some(found) = found.filter(|found| found.session_id == session.session_id) else { continue };
+        let user = RegisteredUser { session: Some(found), dialect: session.dialect, ..user };
+        let now = with_files(backend, user).await?;
+        if ended(backend, slice::from_ref(&now)).await?.is_empty() {
+            return Ok(Some(now));
+        }
+    }
+    Err(Status::aborted(format!("registry: a user's sessions change too fast: {}", username.escape_debug())))
+}
+
+fn exported(user: RegisteredUser) -> ExportedUser {
+    let dialect = user.dialect;
+    let session = user.session.map(|IdentifiedSession { session_id, session }| {
+        let registry::Session { endpoint, opened_at_ms, .. } = session.unwrap_or_default();
+        ExportedSession { session_id, address: address(endpoint), opened_at_ms, dialect }
+    });
+    ExportedUser { username: user.username, session }
+}
+
+async fn operations(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status> {
+    let request = audit::ListOperationsRequest::default();
+    let pages = in_time("audit", backend.audit.list_operations(request)).await?;
+    let pages = pages.map_err(|status| said_by("audit", &status)).map_ok(|page| {
+        let entries = page.records.into_iter().map(|record| entry(Entry::Operation(record)));
+        ExportIndexResponse { entries: entries.collect() }
+    });
+    Ok(Box::pin(pages))
+}
+
+fn pages_of(entries: Vec<Entry>) -> vec::IntoIter<Result<ExportIndexResponse, Status>> {
+    let entries: Vec<_> = entries.into_iter().map(entry).collect();
+    let pages = entries.chunks(ENTRIES).map(|page| Ok(ExportIndexResponse { entries: page.to_vec() }));
+    pages.collect::<Vec<_>>().into_iter()
+}
+
+fn entry(entry: Entry) -> ExportedEntry {
+    ExportedEntry { entry: Some(entry) }
+}
