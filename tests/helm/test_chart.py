@@ -217,10 +217,10 @@ class Rendering(unittest.TestCase):
     def test_each_service_has_its_own_user_and_password(self):
         manifests = objects({})
         secret = of_kind(manifests, "Secret")[0]["data"]
-        self.assertEqual(set(secret), GRPC)
+        self.assertEqual(set(secret), GRPC | {"operator"})
         passwords = {base64.b64decode(value) for value in secret.values()}
         self.assertEqual({len(password) for password in passwords}, {32})
-        self.assertEqual(len(passwords), 3)
+        self.assertEqual(len(passwords), 4)
         for deployment in of_kind(manifests, "Deployment"):
             role = component(deployment["metadata"]["labels"])
             env = {e["name"]: e for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
