@@ -4,6 +4,7 @@
 mod audit;
 mod console_client;
 mod health;
+mod transfer;
 mod up;
 
 use std::{io, num::NonZeroUsize, process::ExitCode};
@@ -43,6 +44,10 @@ enum Command {
     Catalog(lonja_catalog::Config),
     /// Run the audit, which records every operation in order; or print what is recorded
     Audit(AuditCommand),
+    /// Print everything that an index keeps, as JSON lines: a backup, or a way to another store
+    Export(transfer::ExportConfig),
+    /// Fill an empty store with an export, or with the files of the original server
+    Import(transfer::ImportConfig),
     /// Run the datetime service: the SOAP service that peers ask for the time
     Datetime(lonja_datetime::Config),
     /// Run the console: the page that shows the index live
@@ -142,6 +147,8 @@ impl Command {
             Self::Console(_) => "lonja-console",
             Self::Peer(_) => "lonja-peer",
             Self::Health(_) => "lonja-health",
+            Self::Export(_) => "lonja-export",
+            Self::Import(_) => "lonja-import",
         }
     }
 }
@@ -157,6 +164,8 @@ async fn serve(command: Command, shutdown: CancellationToken) -> anyhow::Result<
         Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,
         Command::Console(config) => lonja_console::run(config, shutdown).await?,
         Command::Health(config) => health::run(config).await?,
+        Command::Export(config) => transfer::export(config, shutdown).await?,
+        Command::Import(config) => transfer::import(config, shutdown).await?,
         // `run` runs a peer before it comes here, because a peer has threads of its own.
         Command::Peer(_) => {}
     }

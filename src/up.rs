@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     iter,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use lonja_audit::AuditConfig;
@@ -19,7 +19,7 @@ use lonja_chassis::{
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
 use lonja_gateway::{Gateway, GatewayConfig, PeerAddress, PeerListener};
-use lonja_journal::Journal;
+use lonja_journal::{Journal, OpenError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +75,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     } else {
         OperationLog::to_stdout()?
     };
-    let Opened { services, search, journal } = open(&config, &lines, &shutdown)?;
+    let Opened { services, search, journal } =
+        open(&config.data_dir, &config.catalog, &config.audit, &lines, &shutdown)?;
     announce(&peers, &datetime_at, &console)?;
 
     let health = Health::new();
@@ -100,20 +101,22 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
 }
 
 /// What [`open`] opens: clients of the services that keep state, and what runs behind them.
-struct Opened {
-    services: Backends,
+pub(crate) struct Opened {
+    pub(crate) services: Backends,
     /// Keeps the catalog's search up to date while it runs.
     search: Follower<lonja_catalog::store::EmbeddedStore>,
-    journal: Journal,
+    pub(crate) journal: Journal,
 }
 
 /// Opens the three stores in one journal, and makes a client of the service of each store.
-fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> Result<Opened, RunError> {
-    let mut journal = Journal::open(&config.data_dir, "lonja")?;
-    let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
-    let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &config.catalog)?;
-    let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &config.audit)?;
-    let journal = journal.start()?;
+pub(crate) fn open(
+    data_dir: &Path,
+    catalog: &CatalogConfig,
+    audit: &AuditConfig,
+    lines: &OperationLog,
+    shutdown: &CancellationToken,
+) -> Result<Opened, RunError> {
+    let (Stores { registry, catalog, audit }, journal) = open_stores(data_dir, catalog, audit)?;
     let (catalog, search) = lonja_catalog::client(catalog);
     let services = Backends {
         registry: lonja_registry::client(registry),
@@ -121,6 +124,36 @@ fn open(config: &Config, lines: &OperationLog, shutdown: &CancellationToken) -> 
         audit: lonja_audit::client(audit, lines.clone(), shutdown.clone()),
     };
     Ok(Opened { services, search, journal })
+}
+
+/// The stores of the services that keep state.
+pub(crate) struct Stores<R, C, A> {
+    pub(crate) registry: R,
+    pub(crate) catalog: C,
+    pub(crate) audit: A,
+}
+
+/// The stores of `lonja up`.
+type EmbeddedStores = Stores<
+    lonja_registry::store::EmbeddedStore,
+    lonja_catalog::store::EmbeddedStore,
+    lonja_audit::store::EmbeddedStore,
+>;
+
+/// The name of the files in the data directory of `lonja up`.
+pub(crate) const JOURNAL: &str = "lonja";
+
+/// Opens the three stores in one journal.
+pub(crate) fn open_stores(
+    data_dir: &Path,
+    catalog: &CatalogConfig,
+    audit: &AuditConfig,
+) -> Result<(EmbeddedStores, Journal), OpenError> {
+    let mut journal = Journal::open(data_dir, JOURNAL)?;
+    let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
+    let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, catalog)?;
+    let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, audit)?;
+    Ok((Stores { registry, catalog, audit }, journal.start()?))
 }
 
 /// The probes by which the console learns whether the gateway and the datetime service, which it

@@ -127,7 +127,7 @@ fn traced(stack: &Stack) {
     jaeger::assert_publish(&trace);
 }
 
-/// Asserts that the console serves its page, and the records of the audit.
+/// Asserts that the console serves its page, the records of the audit, and an export of everything.
 fn shown(stack: &Stack) {
     let (status, page) = process::http_get(stack.console, "/");
     assert!(status == 200 && page.contains("<title>Lonja</title>"), "{status} {page}");
@@ -135,6 +135,10 @@ fn shown(stack: &Stack) {
     let list = ["audit", "list", "--user", "tracy", "--operation", "publish", "--console", &url];
     let list = process::lonja().args(list).output().unwrap();
     assert!(String::from_utf8_lossy(&list.stdout).contains("tracy traced.txt"), "{list:?}");
+    let export = process::lonja().args(["export", "--console", &url]).output().unwrap();
+    let text = String::from_utf8_lossy(&export.stdout);
+    let entries = [r#"{"user":{"name":"tracy","session":"#, r#"{"file":{"name":"traced.txt","#, r#"{"end":"#];
+    assert!(entries.iter().all(|entry| text.contains(entry)), "{}", String::from_utf8_lossy(&export.stderr));
 }
 
 /// With the overlay for mutual TLS peers are served as before, and a caller without a certificate

@@ -66,7 +66,7 @@ fn filenames(answer: &WatchFilesResponse) -> Vec<&str> {
     answer.files.iter().map(|file| file.filename.as_str()).collect()
 }
 
-fn console_of(cluster: &Cluster) -> Service {
+pub(crate) fn console_of(cluster: &Cluster) -> Service {
     let urls = [&cluster.registry, &cluster.catalog, &cluster.audit].map(Service::url);
     let datetime = format!("datetime=http://{}/?wsdl,gateway=http://127.0.0.1:1/readyz", cluster.datetime);
     Service::start_at(

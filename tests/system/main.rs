@@ -34,6 +34,7 @@ mod services;
 mod soak;
 mod tls;
 mod traces;
+mod transfer;
 mod walls;
 mod wire;
 

@@ -45,6 +45,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "lonja-journal",
             "lonja-peer",
             "lonja-proto",
+            "lonja-redis",
             "lonja-registry",
             "lonja-rpc",
             "lonja-telemetry",
