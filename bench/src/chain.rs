@@ -67,7 +67,7 @@ async fn converse(mut stream: TcpStream, mut client: RegistryServiceClient<Chann
         }
     }
     let username = String::from_utf8_lossy(&bytes[..len]).into_owned();
-    client.register_user(RegisterUserRequest { username }).await?;
+    client.register_user(RegisterUserRequest { username, owner: 0 }).await?;
     Ok(stream.write_all(b"0").await?)
 }
 
@@ -144,6 +144,13 @@ impl RegistryService for Back {
         &self,
         _: Request<proto::NoteDialectRequest>,
     ) -> Result<Response<proto::NoteDialectResponse>, Status> {
+        not_here()
+    }
+
+    async fn free_user(
+        &self,
+        _: Request<proto::FreeUserRequest>,
+    ) -> Result<Response<proto::FreeUserResponse>, Status> {
         not_here()
     }
 

@@ -22,6 +22,8 @@ pub enum Reason {
     RemoteUserNotFound,
     /// The session ended while the request was on its way.
     SessionEnded,
+    /// The user belongs to another address.
+    NotOwner,
     /// The session has already published a file of that name.
     FileExists,
     /// The session has not published a file of that name.
@@ -32,7 +34,7 @@ pub enum Reason {
 
 /// A row for each reason, in the order of [`Reason`]: the name on the wire, the canonical code and
 /// the text for people.
-const TABLE: [(Reason, &str, Code, &str); 9] = [
+const TABLE: [(Reason, &str, Code, &str); 10] = [
     (Reason::UserExists, "USER_EXISTS", Code::AlreadyExists, "the user is already registered"),
     (Reason::UserNotFound, "USER_NOT_FOUND", Code::NotFound, "the user is not registered"),
     (Reason::SessionExists, "SESSION_EXISTS", Code::AlreadyExists, "the user is already connected"),
@@ -44,6 +46,7 @@ const TABLE: [(Reason, &str, Code, &str); 9] = [
         "the remote user is not registered",
     ),
     (Reason::SessionEnded, "SESSION_ENDED", Code::FailedPrecondition, "the session has ended"),
+    (Reason::NotOwner, "NOT_OWNER", Code::PermissionDenied, "the user belongs to another address"),
     (Reason::FileExists, "FILE_EXISTS", Code::AlreadyExists, "the file is already published"),
     (Reason::FileNotFound, "FILE_NOT_FOUND", Code::NotFound, "the file is not published"),
     (

@@ -1,6 +1,6 @@
 //! Filling empty stores with the lines of an export.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
@@ -47,7 +47,7 @@ where
 #[derive(Default)]
 struct Part {
     lines: usize,
-    users: Vec<(Place, String)>,
+    users: Vec<(Place, String, Option<Ipv4Addr>)>,
     sessions: Vec<(Place, Opening)>,
     files: Vec<(Place, SessionId, String, lonja_catalog::store::File)>,
     records: Vec<OperationRecord>,
@@ -103,7 +103,7 @@ where
             self.part.sessions.push((place.clone(), opening));
         }
         self.owner = Some((user.name.clone(), id));
-        self.part.users.push((place, user.name));
+        self.part.users.push((place, user.name, user.owner));
         Ok(())
     }
 
@@ -143,8 +143,8 @@ where
     async fn write(&mut self) -> anyhow::Result<()> {
         let Part { users, sessions, files, records, .. } = std::mem::take(&mut self.part);
         let Stores { registry, catalog, audit } = self.stores;
-        let register = async |(place, username): (Place, String)| {
-            registry.register(&username).await.map_err(|error| failed(&place, &username, error))
+        let register = async |(place, username, owner): (Place, String, _)| {
+            registry.register(&username, owner).await.map_err(|error| failed(&place, &username, error))
         };
         all(join_all(users.into_iter().map(register)).await)?;
         let restore = async |(place, opening): (Place, Opening)| {

@@ -2,6 +2,8 @@
 //!
 //! docs/operations.md ("Move and back up") has the format.
 
+use std::net::Ipv4Addr;
+
 use jiff::Timestamp;
 use lonja_proto::{
     audit::{Operation, OperationRecord},
@@ -41,6 +43,9 @@ pub(super) struct User {
     /// Absent for a user who is not connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) session: Option<Session>,
+    /// The address to which the user belongs; absent if the user belongs to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<Ipv4Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -128,7 +133,7 @@ impl From<ExportedUser> for User {
             let opened_at = Timestamp::from_millisecond(opened_at_ms).unwrap_or_default();
             Session { id: session_id, address, opened_at, dialect }
         });
-        Self { name: user.username, session }
+        Self { name: user.username, session, owner: user.owner.parse().ok() }
     }
 }
 

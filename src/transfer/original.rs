@@ -42,7 +42,7 @@ pub(super) fn read(directory: &Path) -> anyhow::Result<Vec<anyhow::Result<(Place
         let [name] = fields(&place, &row, "USER")?;
         let session = sessions.remove(&name);
         let files = if session.is_some() { files(directory, &name)? } else { Vec::new() };
-        lines.push(Ok((place, Line::User(User { name, session }))));
+        lines.push(Ok((place, Line::User(User { name, session, owner: None }))));
         lines.extend(files.into_iter().map(Ok));
     }
     if let Some(name) = sessions.keys().next() {

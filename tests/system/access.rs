@@ -89,6 +89,56 @@ fn a_connected_user_belongs_to_the_users_address() {
     assert_eq!(ask_from(OTHER, index.peers, "alice", Command::Unregister), 1, "not registered");
 }
 
+/// Each operation that changes something, by the owner and by somebody else, in each state of the user.
+#[test]
+fn a_registered_user_belongs_to_the_address_that_registered() {
+    let index = Index::start_with(&["--own-names", "registered", "--operators", "127.0.0.9"]);
+    matrix(&index, false);
+    let operator = [127, 0, 0, 9];
+    let ask = |from, command| ask_from(from, index.peers, "alice", command);
+    assert_eq!(ask(OWNER, Command::Register), 0);
+    // Whether connected or not, nobody else has the name.
+    assert_eq!(ask(OTHER, connect()), 3);
+    assert_eq!(ask(OTHER, Command::Unregister), 2);
+    assert_eq!(ask(OTHER, Command::Register), 1, "taken, as ever");
+    assert_eq!(ask(OTHER, Command::Disconnect), 2, "not connected, as ever");
+    assert_eq!(ask(OWNER, connect()), 0);
+    assert_eq!(ask(OTHER, connect()), 3);
+    assert_eq!(ask(OTHER, Command::ListUsers), 0, "reading is for all");
+    assert_eq!(ask(OWNER, Command::Disconnect), 0);
+    // An operator may connect the user, and does not become the owner.
+    assert_eq!(ask(operator, connect()), 0);
+    assert_eq!(ask(operator, wire::publish_command("new")), 0);
+    assert_eq!(ask(OTHER, Command::Disconnect), 3);
+    assert_eq!(ask(OWNER, Command::Disconnect), 0);
+    // The owner is still the owner after a restart.
+    let index = index.restart();
+    let ask = |from, command| ask_from(from, index.peers, "alice", command);
+    assert_eq!(ask(OTHER, connect()), 3);
+    assert_eq!(ask(OWNER, Command::Unregister), 0);
+    assert_eq!(ask(OTHER, Command::Register), 0, "the name is free");
+    assert_eq!(ask(OWNER, connect()), 3);
+}
+
+/// Users who registered before the rule belong to whoever connects them first.
+#[test]
+fn who_belonged_to_nobody_belongs_to_who_connects_first() {
+    let index = Index::start();
+    for command in [Command::Register, connect()] {
+        assert_eq!(ask_from(OWNER, index.peers, "alice", command), 0);
+    }
+    assert_eq!(ask_from(OWNER, index.peers, "bob", Command::Register), 0);
+    let index = index.restart_with(&["--own-names", "registered"]);
+    assert_eq!(ask_from(OTHER, index.peers, "alice", Command::Disconnect), 3, "connected from elsewhere");
+    assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Disconnect), 0);
+    for name in ["alice", "bob"] {
+        assert_eq!(ask_from(OTHER, index.peers, name, connect()), 0);
+        assert_eq!(ask_from(OWNER, index.peers, name, Command::Disconnect), 3);
+        assert_eq!(ask_from(OTHER, index.peers, name, Command::Disconnect), 0);
+        assert_eq!(ask_from(OWNER, index.peers, name, connect()), 3);
+    }
+}
+
 /// Peers that are listed at one address cannot be told apart.
 #[test]
 fn the_address_is_the_one_that_is_listed() {
@@ -146,6 +196,12 @@ fn a_peer_that_is_refused_changes_nothing_of_the_user() {
     let mut reply = Vec::new();
     stranger.read_to_end(&mut reply).unwrap();
     assert_eq!(reply[0], b'4');
+    // Nor does a stranger whose request is one that everybody may make.
+    for command in [connect(), Command::ListContent(Some("nobody".parse().unwrap()))] {
+        let mut stranger = connect_from(OTHER, index.peers);
+        stranger.write_all(&bytes("alice", command, Encoding::Terminated)).unwrap();
+        stranger.read_to_end(&mut reply).unwrap();
+    }
     let users = wire::list_users(index.peers, "alice", Encoding::Terminated).unwrap();
     assert_eq!(users.len(), 1, "the list still has the form that an original peer reads");
 }

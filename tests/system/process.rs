@@ -178,7 +178,13 @@ impl Index {
 
     /// Starts the index again on the same data. An index that still runs is killed first.
     pub(crate) fn restart(self) -> Self {
-        let (data, arguments) = (Arc::clone(&self.data), self.arguments.clone());
+        self.restart_with(&[])
+    }
+
+    /// Starts the index again as [`Self::restart`] does, with further arguments.
+    pub(crate) fn restart_with(self, further: &[&str]) -> Self {
+        let (data, mut arguments) = (Arc::clone(&self.data), self.arguments.clone());
+        arguments.extend(further.iter().map(|argument| (*argument).to_owned()));
         let environment = self.environment.clone();
         drop(self);
         Self::start_on(data, arguments, environment)

@@ -129,6 +129,7 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
     let both = ["/GetStatistics", "/GetSession", "/FindEndedSessions", "/ListFiles"];
     let of_the_console = [
         "/ListUsers",
+        "/FreeUser",
         "/LookUpSessions",
         "/FindSessions",
         "/SearchFiles",

@@ -188,6 +188,9 @@ pub struct ExportedUser {
     /// Absent for a user who is not connected.
     #[prost(message, optional, tag = "2")]
     pub session: ::core::option::Option<ExportedSession>,
+    /// The IPv4 address to which the user belongs; empty if the user belongs to none.
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportedSession {

@@ -9,6 +9,17 @@ pub struct Endpoint {
     #[prost(uint32, tag = "2")]
     pub port: u32,
 }
+/// The address that asks, and whether a user of another one is refused to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnlyFor {
+    /// An IPv4 address, as in Endpoint.
+    #[prost(fixed32, tag = "1")]
+    pub ipv4: u32,
+    /// Whether the user must belong to the address. If the user belongs to none, or with false, the user's
+    /// session must have the address, if there is a session.
+    #[prost(bool, tag = "2")]
+    pub as_owner: bool,
+}
 /// A connected user.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Session {
@@ -24,6 +35,9 @@ pub struct Session {
 pub struct RegisterUserRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
+    /// The IPv4 address to which the user belongs, as in Endpoint; 0 if the user belongs to none.
+    #[prost(fixed32, tag = "2")]
+    pub owner: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterUserResponse {}
@@ -31,9 +45,9 @@ pub struct RegisterUserResponse {}
 pub struct UnregisterUserRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
-    /// The only session that may end; empty if the user must not be connected. Not set allows any.
-    #[prost(string, optional, tag = "2")]
-    pub only_session: ::core::option::Option<::prost::alloc::string::String>,
+    /// For whom the user may be removed. Not set allows anyone.
+    #[prost(message, optional, tag = "2")]
+    pub only_for: ::core::option::Option<OnlyFor>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnregisterUserResponse {
@@ -47,6 +61,9 @@ pub struct OpenSessionRequest {
     pub username: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub endpoint: ::core::option::Option<Endpoint>,
+    /// For whom the session may be opened. Not set allows anyone.
+    #[prost(message, optional, tag = "3")]
+    pub only_for: ::core::option::Option<OnlyFor>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenSessionResponse {
@@ -61,6 +78,9 @@ pub struct CloseSessionRequest {
     /// The id of the only session that may end. Not set allows any.
     #[prost(string, optional, tag = "2")]
     pub only_session: ::core::option::Option<::prost::alloc::string::String>,
+    /// For whom the session may end. Not set allows anyone.
+    #[prost(message, optional, tag = "3")]
+    pub only_for: ::core::option::Option<OnlyFor>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseSessionResponse {
@@ -71,6 +91,9 @@ pub struct CloseSessionResponse {
 pub struct GetSessionRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
+    /// For whom the session may be given. Not set allows anyone.
+    #[prost(message, optional, tag = "2")]
+    pub only_for: ::core::option::Option<OnlyFor>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetSessionResponse {
@@ -90,9 +113,19 @@ pub struct NoteDialectRequest {
     /// Empty forgets what was noted.
     #[prost(string, tag = "2")]
     pub dialect: ::prost::alloc::string::String,
+    /// For whom the dialect may be kept. Not set allows anyone.
+    #[prost(message, optional, tag = "3")]
+    pub only_for: ::core::option::Option<OnlyFor>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NoteDialectResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreeUserRequest {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreeUserResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRemoteSessionRequest {
     /// The user who asks. This user must be connected.
@@ -218,6 +251,9 @@ pub struct RegisteredUser {
     /// The dialect that was noted for the session; empty if none was.
     #[prost(string, tag = "3")]
     pub dialect: ::prost::alloc::string::String,
+    /// The address to which the user belongs; 0 if the user belongs to none.
+    #[prost(fixed32, tag = "4")]
+    pub owner: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListUsersResponse {
@@ -353,8 +389,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, and with
-        /// SESSION_ENDED if the user's session is not the one that the request names.
+        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, NOT_OWNER.
         pub async fn unregister_user(
             &mut self,
             request: impl tonic::IntoRequest<super::UnregisterUserRequest>,
@@ -384,7 +419,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+        /// Opens a session with a fresh id. If the request is for an owner, a user who belonged to no address
+        /// belongs to this one from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
         pub async fn open_session(
             &mut self,
             request: impl tonic::IntoRequest<super::OpenSessionRequest>,
@@ -411,8 +447,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, and with SESSION_ENDED
-        /// if the session is not the one that the request names.
+        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, NOT_OWNER, and with
+        /// SESSION_ENDED if the session is not the one that the request names.
         pub async fn close_session(
             &mut self,
             request: impl tonic::IntoRequest<super::CloseSessionRequest>,
@@ -439,7 +475,7 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, NOT_OWNER.
         pub async fn get_session(
             &mut self,
             request: impl tonic::IntoRequest<super::GetSessionRequest>,
@@ -467,7 +503,7 @@ pub mod registry_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
-        /// SESSION_NOT_FOUND.
+        /// SESSION_NOT_FOUND, NOT_OWNER.
         pub async fn note_dialect(
             &mut self,
             request: impl tonic::IntoRequest<super::NoteDialectRequest>,
@@ -491,6 +527,33 @@ pub mod registry_service_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("lonja.registry.v1.RegistryService", "NoteDialect"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes a user from the address to which the user belongs. Refused with USER_NOT_FOUND.
+        pub async fn free_user(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FreeUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FreeUserResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.registry.v1.RegistryService/FreeUser",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.registry.v1.RegistryService", "FreeUser"),
                 );
             self.inner.unary(req, path, codec).await
         }
@@ -719,8 +782,7 @@ pub mod registry_service_server {
             tonic::Response<super::RegisterUserResponse>,
             tonic::Status,
         >;
-        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, and with
-        /// SESSION_ENDED if the user's session is not the one that the request names.
+        /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, NOT_OWNER.
         async fn unregister_user(
             &self,
             request: tonic::Request<super::UnregisterUserRequest>,
@@ -728,7 +790,8 @@ pub mod registry_service_server {
             tonic::Response<super::UnregisterUserResponse>,
             tonic::Status,
         >;
-        /// Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+        /// Opens a session with a fresh id. If the request is for an owner, a user who belonged to no address
+        /// belongs to this one from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
         async fn open_session(
             &self,
             request: tonic::Request<super::OpenSessionRequest>,
@@ -736,8 +799,8 @@ pub mod registry_service_server {
             tonic::Response<super::OpenSessionResponse>,
             tonic::Status,
         >;
-        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, and with SESSION_ENDED
-        /// if the session is not the one that the request names.
+        /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, NOT_OWNER, and with
+        /// SESSION_ENDED if the session is not the one that the request names.
         async fn close_session(
             &self,
             request: tonic::Request<super::CloseSessionRequest>,
@@ -745,7 +808,7 @@ pub mod registry_service_server {
             tonic::Response<super::CloseSessionResponse>,
             tonic::Status,
         >;
-        /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+        /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, NOT_OWNER.
         async fn get_session(
             &self,
             request: tonic::Request<super::GetSessionRequest>,
@@ -754,12 +817,20 @@ pub mod registry_service_server {
             tonic::Status,
         >;
         /// Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
-        /// SESSION_NOT_FOUND.
+        /// SESSION_NOT_FOUND, NOT_OWNER.
         async fn note_dialect(
             &self,
             request: tonic::Request<super::NoteDialectRequest>,
         ) -> std::result::Result<
             tonic::Response<super::NoteDialectResponse>,
+            tonic::Status,
+        >;
+        /// Takes a user from the address to which the user belongs. Refused with USER_NOT_FOUND.
+        async fn free_user(
+            &self,
+            request: tonic::Request<super::FreeUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FreeUserResponse>,
             tonic::Status,
         >;
         /// Gives the session of a remote user, on behalf of a connected user. Refused with
@@ -1181,6 +1252,51 @@ pub mod registry_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/lonja.registry.v1.RegistryService/FreeUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct FreeUserSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::FreeUserRequest>
+                    for FreeUserSvc<T> {
+                        type Response = super::FreeUserResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FreeUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::free_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FreeUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/lonja.registry.v1.RegistryService/GetRemoteSession" => {
                     #[allow(non_camel_case_types)]
                     struct GetRemoteSessionSvc<T: RegistryService>(pub Arc<T>);
@@ -1568,6 +1684,10 @@ pub mod methods {
     pub const NOTE_DIALECT: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/NoteDialect",
     );
+    /// Names what [`super::RegistryClient::free_user`] calls.
+    pub const FREE_USER: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/FreeUser",
+    );
     /// Names what [`super::RegistryClient::get_remote_session`] calls.
     pub const GET_REMOTE_SESSION: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/GetRemoteSession",
@@ -1642,8 +1762,7 @@ impl RegistryClient {
             }
         }
     }
-    /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, and with
-    /// SESSION_ENDED if the user's session is not the one that the request names.
+    /// Removes a user and ends the user's session, if any. Refused with USER_NOT_FOUND, NOT_OWNER.
     pub async fn unregister_user(
         &self,
         request: UnregisterUserRequest,
@@ -1658,7 +1777,8 @@ impl RegistryClient {
             }
         }
     }
-    /// Opens a session with a fresh id. Refused with USER_NOT_FOUND, SESSION_EXISTS.
+    /// Opens a session with a fresh id. If the request is for an owner, a user who belonged to no address
+    /// belongs to this one from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
     pub async fn open_session(
         &self,
         request: OpenSessionRequest,
@@ -1673,8 +1793,8 @@ impl RegistryClient {
             }
         }
     }
-    /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, and with SESSION_ENDED
-    /// if the session is not the one that the request names.
+    /// Ends the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, NOT_OWNER, and with
+    /// SESSION_ENDED if the session is not the one that the request names.
     pub async fn close_session(
         &self,
         request: CloseSessionRequest,
@@ -1689,7 +1809,7 @@ impl RegistryClient {
             }
         }
     }
-    /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND.
+    /// Gives the user's session. Refused with USER_NOT_FOUND, SESSION_NOT_FOUND, NOT_OWNER.
     pub async fn get_session(
         &self,
         request: GetSessionRequest,
@@ -1705,7 +1825,7 @@ impl RegistryClient {
         }
     }
     /// Keeps in the user's session how the user's peer reads replies. Refused with USER_NOT_FOUND,
-    /// SESSION_NOT_FOUND.
+    /// SESSION_NOT_FOUND, NOT_OWNER.
     pub async fn note_dialect(
         &self,
         request: NoteDialectRequest,
@@ -1717,6 +1837,24 @@ impl RegistryClient {
             }
             ::lonja_rpc::Target::Remote(channel) => {
                 channel.call(methods::NOTE_DIALECT, &request).await
+            }
+        }
+    }
+    /// Takes a user from the address to which the user belongs. Refused with USER_NOT_FOUND.
+    pub async fn free_user(
+        &self,
+        request: FreeUserRequest,
+    ) -> ::std::result::Result<FreeUserResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.free_user(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::FREE_USER, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .free_user(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
             }
         }
     }

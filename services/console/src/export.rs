@@ -4,7 +4,7 @@
 //! given of a user is nevertheless as the user was at one moment: a list of files counts only if its
 //! session was still open afterwards. The audit is asked last, so that no operation is without its record.
 
-use std::{collections::HashSet, iter, slice, vec};
+use std::{collections::HashSet, iter, net::Ipv4Addr, slice, vec};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lonja_chassis::service::Backends;
@@ -111,7 +111,7 @@ async fn ended(backend: &Backends, users: &[Described]) -> Result<HashSet<String
 /// A user whose session has ended meanwhile, as the user is now; `None` if the user has gone.
 async fn as_of_now(backend: &Backends, username: String) -> Result<Option<Described>, Status> {
     for _ in 0..ATTEMPTS {
-        let request = GetSessionRequest { username: username.clone() };
+        let request = GetSessionRequest { username: username.clone(), only_for: None };
         let user = RegisteredUser { username: username.clone(), ..RegisteredUser::default() };
         let answer = async { Ok(backend.registry.get_session(request).await) };
         let session = match in_time("registry", answer).await? {
@@ -134,12 +134,13 @@ async fn as_of_now(backend: &Backends, username: String) -> Result<Option<Descri
 }
 
 fn exported(user: RegisteredUser) -> ExportedUser {
+    let owner = if user.owner == 0 { String::new() } else { Ipv4Addr::from_bits(user.owner).to_string() };
     let dialect = user.dialect;
     let session = user.session.map(|IdentifiedSession { session_id, session }| {
         let registry::Session { endpoint, opened_at_ms, .. } = session.unwrap_or_default();
         ExportedSession { session_id, address: address(endpoint), opened_at_ms, dialect }
     });
-    ExportedUser { username: user.username, session }
+    ExportedUser { username: user.username, session, owner }
 }
 
 async fn operations(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status> {

@@ -62,6 +62,6 @@ fn outcome(reason: Reason) -> Outcome {
         Reason::RemoteUserNotFound => Outcome::RemoteNotRegistered,
         Reason::FileExists => Outcome::AlreadyPublished,
         Reason::FileNotFound => Outcome::NotPublished,
-        Reason::TooManyFiles => Outcome::Failed,
+        Reason::TooManyFiles | Reason::NotOwner => Outcome::Failed,
     }
 }

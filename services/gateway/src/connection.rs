@@ -182,11 +182,11 @@ pub(crate) async fn serve(
         return;
     }
     if is_watched {
-        shared.learning().watch(&mut stream, &mut input.bytes, learns).await;
+        shared.learning(peer).watch(&mut stream, &mut input.bytes, learns).await;
     } else if stream.shutdown().await.is_ok() {
         let closed = time::timeout(LINGER.0, linger(&mut stream, &mut input.bytes)).await;
         if let (Ok(Err(_)), Some(request), true) = (closed, learns, is_noted) {
-            shared.learning().has_left_its_reply(request).await;
+            shared.learning(peer).has_left_its_reply(request).await;
         }
     }
 }
@@ -237,8 +237,8 @@ impl Answer {
 }
 
 impl ConnectionContext {
-    fn learning(&self) -> Learning<'_> {
-        Learning { operations: &self.operations, metrics: &self.metrics, doubts: &self.doubts }
+    fn learning(&self, peer: SocketAddr) -> Learning<'_> {
+        Learning { operations: &self.operations, metrics: &self.metrics, doubts: &self.doubts, peer }
     }
 
     async fn answer(

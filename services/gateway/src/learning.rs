@@ -4,7 +4,7 @@
 //! reads the status as a string waits for the string's NUL. Such a peer's session keeps that the
 //! peer reads text, because lists need their form at once.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 
 use lonja_wire::{Command, Dialect, Request, Username};
 use parking_lot::Mutex;
@@ -34,6 +34,8 @@ pub(crate) struct Learning<'a> {
     pub(crate) operations: &'a Operations,
     pub(crate) metrics: &'a Metrics,
     pub(crate) doubts: &'a Doubts,
+    /// Where the peer is.
+    pub(crate) peer: SocketAddr,
 }
 
 impl Learning<'_> {
@@ -55,7 +57,7 @@ impl Learning<'_> {
     /// status in the noted dialect.
     pub(crate) async fn has_left_its_reply(self, request: &Request) {
         if let Some(user) = user_with_a_session(request) {
-            self.operations.note(user, None).await;
+            self.operations.note(user, self.peer, None).await;
         }
     }
 
@@ -68,11 +70,11 @@ impl Learning<'_> {
         };
         let _doubt = self.doubts.begin(user);
         // Before the NUL, because the peer may ask for a list as soon as it has the NUL.
-        self.operations.note(user, Some(Dialect::Text)).await;
+        self.operations.note(user, self.peer, Some(Dialect::Text)).await;
         // A connection that broke before the NUL was sent is that of a peer that has closed.
         let has_read = self.waits_for_the_nul(stream, scratch).await.unwrap_or(false);
         if !has_read || is_reset(stream).await {
-            self.operations.note(user, None).await;
+            self.operations.note(user, self.peer, None).await;
         }
     }
 

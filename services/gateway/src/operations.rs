@@ -14,7 +14,7 @@ use lonja_proto::{
     catalog::{DeleteFileRequest, EndSessionRequest, File, HasFileRequest, PublishFileRequest},
     registry::{
         CloseSessionRequest, Endpoint, GetRemoteSessionRequest, GetSessionRequest, GetSessionResponse,
-        NoteDialectRequest, OpenSessionRequest, RegisterUserRequest, UnregisterUserRequest,
+        NoteDialectRequest, OnlyFor, OpenSessionRequest, RegisterUserRequest, UnregisterUserRequest,
     },
 };
 use lonja_telemetry::throttle::Throttle;
@@ -109,7 +109,7 @@ impl Operations {
             return Err(NotDone(Outcome::NotRegistered));
         };
         match &request.command {
-            Command::Register => self.register(username).await,
+            Command::Register => self.register(username, peer).await,
             Command::Unregister => self.unregister(username, peer).await,
             Command::Connect(port) => self.connect(username, peer, *port).await,
             Command::Disconnect => self.disconnect(username, peer).await,
@@ -123,18 +123,18 @@ impl Operations {
         }
     }
 
-    async fn register(&self, username: &Username) -> Result<Done, NotDone> {
-        let request = RegisterUserRequest { username: username.to_string() };
+    async fn register(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
+        let owner = self.ownership.owner(peer, &self.advertise);
+        let request = RegisterUserRequest { username: username.to_string(), owner };
         self.backend.registry.register_user(request).await?;
         Ok(Done::STATUS)
     }
 
     async fn unregister(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
-        let unregister = |only_session| {
-            let request = UnregisterUserRequest { username: username.to_string(), only_session };
-            self.backend.registry.unregister_user(request)
-        };
-        let ended = self.end(username, peer, unregister).await?;
+        let only_for = self.only_for(peer);
+        let request = UnregisterUserRequest { username: username.to_string(), only_for };
+        let ended = self.backend.registry.unregister_user(request).await;
+        let ended = self.ownership.judged(ended, username, peer)?;
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
         }
@@ -159,50 +159,24 @@ impl Operations {
             );
         }
         let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
-        let request = OpenSessionRequest { username: username.to_string(), endpoint: Some(endpoint) };
-        self.backend.registry.open_session(request).await?;
+        let (endpoint, only_for) = (Some(endpoint), self.only_for(peer));
+        let request = OpenSessionRequest { username: username.to_string(), endpoint, only_for };
+        let opened = self.backend.registry.open_session(request).await;
+        self.ownership.judged(opened, username, peer)?;
         Ok(Done::STATUS)
     }
 
     async fn disconnect(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
-        let close = |only_session| {
-            let request = CloseSessionRequest { username: username.to_string(), only_session };
-            self.backend.registry.close_session(request)
-        };
-        let ended = self.end(username, peer, close).await?;
+        let only_for = self.only_for(peer);
+        let request = CloseSessionRequest { username: username.to_string(), only_for, only_session: None };
+        let ended = self.backend.registry.close_session(request).await;
+        let ended = self.ownership.judged(ended, username, peer)?;
         self.forget(ended.ended_session_id).await;
         Ok(Done::STATUS)
     }
 
-    /// Carries out a change that may end the user's session. `change` gets the id of the session that may
-    /// end, an empty one if the user must not be connected, or `None` if anyone may end any session. If the
-    /// user has another session by then, the session is looked at again.
-    async fn end<A, F>(
-        &self,
-        username: &Username,
-        peer: SocketAddr,
-        change: impl Fn(Option<String>) -> F,
-    ) -> Result<A, NotDone>
-    where
-        F: Future<Output = Result<A, Status>>,
-    {
-        if self.ownership.is_off() {
-            return Ok(change(None).await?);
-        }
-        loop {
-            let only = match self.session(username).await {
-                Ok(session) => {
-                    self.ownership.check(username, session.endpoint.as_ref(), peer, &self.advertise)?;
-                    session.session_id
-                }
-                Err(NotDone(Outcome::NotConnected)) => String::new(),
-                Err(other) => return Err(other),
-            };
-            match change(Some(only)).await {
-                Err(status) if Reason::try_from(&status) == Ok(Reason::SessionEnded) => {}
-                changed => return Ok(changed?),
-            }
-        }
+    fn only_for(&self, peer: SocketAddr) -> Option<OnlyFor> {
+        self.ownership.only_for(peer, &self.advertise)
     }
 
     async fn publish(
@@ -247,8 +221,11 @@ impl Operations {
     {
         let mut ended = String::new();
         loop {
-            let GetSessionResponse { session_id, endpoint, dialect } = self.session(username).await?;
-            self.ownership.check(username, endpoint.as_ref(), peer, &self.advertise)?;
+            let only_for = self.only_for(peer);
+            let request = GetSessionRequest { username: username.to_string(), only_for };
+            let session = self.backend.registry.get_session(request).await;
+            let session = self.ownership.judged(session, username, peer)?;
+            let GetSessionResponse { session_id, dialect, .. } = session;
             if session_id == ended {
                 return Err(NotDone(Outcome::NotConnected));
             }
@@ -332,9 +309,11 @@ impl Operations {
 
     /// Keeps in the user's session that the user's peer reads this dialect; `None` forgets what was
     /// kept. A user without a session needs nothing to be kept.
-    pub(crate) async fn note(&self, username: &Username, dialect: Option<Dialect>) {
+    /// A peer that may not act for the user changes nothing.
+    pub(crate) async fn note(&self, username: &Username, peer: SocketAddr, dialect: Option<Dialect>) {
         let dialect = dialect.map(Dialect::name).unwrap_or_default().to_owned();
-        let request = NoteDialectRequest { username: username.to_string(), dialect };
+        let only_for = self.only_for(peer);
+        let request = NoteDialectRequest { username: username.to_string(), dialect, only_for };
         let noted = time::timeout(NOTE, self.backend.registry.note_dialect(request)).await;
         let error = match noted {
             Ok(Ok(_)) => return,
@@ -372,7 +351,7 @@ impl Operations {
     }
 
     async fn session(&self, username: &Username) -> Result<GetSessionResponse, NotDone> {
-        let request = GetSessionRequest { username: username.to_string() };
+        let request = GetSessionRequest { username: username.to_string(), only_for: None };
         Ok(self.backend.registry.get_session(request).await?)
     }
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use lonja_chassis::networks::Networks;
 use lonja_origin::Advertise;
-use lonja_proto::registry::Endpoint;
+use lonja_proto::{Reason, registry::OnlyFor};
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::{Outcome, Printable, Username};
 use metrics::{Counter, counter};
+use tonic::Status;
 
 use crate::backend::NotDone;
 
@@ -21,6 +22,9 @@ pub enum OwnNames {
     Off,
     /// While the user is connected, only peers at the address at which the user is listed
     Connected,
+    /// Only peers at the address that registered the user, who else may not connect the user either; until
+    /// an operator frees the user
+    Registered,
 }
 
 /// The rule, the networks of those who may act for anyone, and the count of requests that were refused.
@@ -42,30 +46,40 @@ impl Ownership {
         Self { rule, operators, refused: counter!("lonja_gateway_requests_not_owned_total") }
     }
 
-    /// Whether anyone may act for anyone.
-    pub(crate) fn is_off(&self) -> bool {
-        self.rule == OwnNames::Off
+    /// For whom the registry is asked to carry out a request of this peer: for anyone if this is `None`. A
+    /// peer that cannot be listed has the address 0, which is nobody's.
+    pub(crate) fn only_for(&self, peer: SocketAddr, advertise: &Advertise) -> Option<OnlyFor> {
+        if self.rule == OwnNames::Off || self.operators.contain(peer.ip()) {
+            return None;
+        }
+        let listed = advertise.peer(peer.ip());
+        let ipv4 = listed.map(|advertised| advertised.address.to_bits()).unwrap_or_default();
+        Some(OnlyFor { ipv4, as_owner: self.rule == OwnNames::Registered })
     }
 
-    /// Refuses a peer that is not where the user's session is.
-    pub(crate) fn check(
+    /// The address to which a user belongs whom this peer registers; 0 is none.
+    pub(crate) fn owner(&self, peer: SocketAddr, advertise: &Advertise) -> u32 {
+        self.only_for(peer, advertise).filter(|only| only.as_owner).map(|only| only.ipv4).unwrap_or_default()
+    }
+
+    /// Gives the answer of the registry, and counts and logs a request for a user of another address.
+    pub(crate) fn judged<T>(
         &self,
+        answer: Result<T, Status>,
         username: &Username,
-        endpoint: Option<&Endpoint>,
         peer: SocketAddr,
-        advertise: &Advertise,
-    ) -> Result<(), NotDone> {
-        if self.is_off() || self.operators.contain(peer.ip()) {
-            return Ok(());
-        }
-        let asks = advertise.peer(peer.ip()).map(|advertised| advertised.address.to_bits());
-        let is_there = |endpoint: &Endpoint| asks == Some(endpoint.ipv4);
-        if endpoint.is_some_and(is_there) {
-            return Ok(());
+    ) -> Result<T, NotDone> {
+        let status = match answer {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        if Reason::try_from(&status) != Ok(Reason::NotOwner) {
+            return Err(status.into());
         }
         self.refused.increment(1);
         if let Some(suppressed) = NOT_OWNED.admit() {
-            tracing::warn!(%peer, username = %Printable(username.as_str()), suppressed, "a peer asks for a user of another address");
+            let username = Printable(username.as_str());
+            tracing::warn!(%peer, %username, suppressed, "a peer asks for a user of another address");
         }
         Err(NotDone(Outcome::Failed))
     }

@@ -51,6 +51,7 @@ const CALLERS: Callers = &[
             methods::FIND_SESSIONS,
             methods::FIND_ENDED_SESSIONS,
             methods::LIST_USERS,
+            methods::FREE_USER,
             methods::GET_STATISTICS,
         ],
     ),

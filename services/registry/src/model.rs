@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use lonja_proto::SessionId;
+use lonja_proto::{Reason, SessionId};
 
 /// Where others dial a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,25 +13,47 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// The session that a change may end.
+/// What must be so for a request to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Only {
-    /// Whichever session the user has; the user may also have none.
+    /// Nothing.
     Any,
-    /// No session: the change is refused while the user is connected.
-    None,
-    /// The session with this id: the change is refused if the user has another one, or none.
+    /// The user has the session with this id.
     Session(SessionId),
+    /// The user's session has this address, if there is a session.
+    At(Ipv4Addr),
+    /// The user belongs to this address. A user who belongs to none is looked at as [`Self::At`] does.
+    Owner(Ipv4Addr),
 }
 
 impl Only {
-    /// Whether the change may be made while the user has this session.
+    /// Whether the request may be carried out for a user who has this session, with this address in it,
+    /// and belongs to `owner`.
+    ///
+    /// # Errors
+    /// The reason why not: `SessionEnded`, `NotOwner`.
+    pub fn check(
+        self,
+        session: Option<(SessionId, Ipv4Addr)>,
+        owner: Option<Ipv4Addr>,
+    ) -> Result<(), Reason> {
+        let address = session.map(|(_, address)| address);
+        let (asker, owner) = match self {
+            Self::Any => return Ok(()),
+            Self::Session(only) if session.is_some_and(|(id, _)| id == only) => return Ok(()),
+            Self::Session(_) => return Err(Reason::SessionEnded),
+            Self::At(asker) => (asker, address),
+            Self::Owner(asker) => (asker, owner.or(address)),
+        };
+        if owner.is_none_or(|owner| owner == asker) { Ok(()) } else { Err(Reason::NotOwner) }
+    }
+
+    /// The address to which a user belongs from then on who belonged to none.
     #[must_use]
-    pub fn allows(self, session: Option<SessionId>) -> bool {
+    pub fn claim(self) -> Option<Ipv4Addr> {
         match self {
-            Self::Any => true,
-            Self::None => session.is_none(),
-            Self::Session(id) => session == Some(id),
+            Self::Owner(owner) => Some(owner),
+            _ => None,
         }
     }
 }
@@ -58,17 +80,19 @@ pub struct Registered {
     pub session: Option<Arc<Session>>,
     /// The dialect that was noted for the session; empty if none was.
     pub dialect: Box<str>,
+    /// The address to which the user belongs; `None` if the user belongs to none.
+    pub owner: Option<Ipv4Addr>,
 }
 
 impl Registered {
     /// A user who is not connected.
-    pub(crate) fn offline(username: Box<str>) -> Self {
-        Self { username, session: None, dialect: Box::default() }
+    pub(crate) fn offline(username: Box<str>, owner: Option<Ipv4Addr>) -> Self {
+        Self { username, session: None, dialect: Box::default(), owner }
     }
 
     /// The user of a session.
-    pub(crate) fn online(session: Arc<Session>, dialect: &str) -> Self {
-        Self { username: session.username.clone(), session: Some(session), dialect: dialect.into() }
+    pub(crate) fn online(session: Arc<Session>, dialect: &str, owner: Option<Ipv4Addr>) -> Self {
+        Self { username: session.username.clone(), session: Some(session), dialect: dialect.into(), owner }
     }
 }
 

@@ -67,15 +67,20 @@ fn dialect(name: &str) -> Result<&str, Status> {
     Ok(name)
 }
 
-fn only(session: Option<String>) -> Result<Only, Status> {
-    match session.as_deref() {
-        None => Ok(Only::Any),
-        Some("") => Ok(Only::None),
-        Some(id) => id
-            .parse()
-            .map(Only::Session)
-            .map_err(|_| Status::invalid_argument("only_session: not a session id")),
-    }
+/// For whom a request is carried out.
+fn only(only_for: Option<proto::OnlyFor>) -> Only {
+    only_for.map_or(Only::Any, |proto::OnlyFor { ipv4, as_owner }| {
+        let address = Ipv4Addr::from_bits(ipv4);
+        if as_owner { Only::Owner(address) } else { Only::At(address) }
+    })
+}
+
+fn owner(ipv4: u32) -> Option<Ipv4Addr> {
+    (ipv4 != 0).then(|| Ipv4Addr::from_bits(ipv4))
+}
+
+fn session_id(text: &str) -> Result<SessionId, Status> {
+    text.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))
 }
 
 fn id(id: Option<SessionId>) -> String {
@@ -103,6 +108,7 @@ fn registered(user: Registered) -> proto::RegisteredUser {
         username: user.username.into(),
         session: user.session.as_ref().map(identified),
         dialect: user.dialect.into(),
+        owner: user.owner.map(Ipv4Addr::to_bits).unwrap_or_default(),
     }
 }
 
@@ -115,7 +121,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         &self,
         request: Request<proto::RegisterUserRequest>,
     ) -> Result<Response<proto::RegisterUserResponse>, Status> {
-        self.store.register(username(&request.get_ref().username)?).await?;
+        let request = request.get_ref();
+        self.store.register(username(&request.username)?, owner(request.owner)).await?;
         Ok(Response::new(proto::RegisterUserResponse {}))
     }
 
@@ -124,8 +131,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::UnregisterUserRequest>,
     ) -> Result<Response<proto::UnregisterUserResponse>, Status> {
         let request = request.into_inner();
-        let only = only(request.only_session)?;
-        let ended = self.store.unregister(username(&request.username)?, only).await?;
+        let ended = self.store.unregister(username(&request.username)?, only(request.only_for)).await?;
         Ok(Response::new(proto::UnregisterUserResponse { ended_session_id: id(ended) }))
     }
 
@@ -134,8 +140,10 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::OpenSessionRequest>,
     ) -> Result<Response<proto::OpenSessionResponse>, Status> {
         let request = request.into_inner();
-        let opened =
-            self.store.open_session(username(&request.username)?, endpoint(request.endpoint)?).await?;
+        let opened = self
+            .store
+            .open_session(username(&request.username)?, endpoint(request.endpoint)?, only(request.only_for))
+            .await?;
         Ok(Response::new(proto::OpenSessionResponse { session_id: opened.to_string() }))
     }
 
@@ -144,7 +152,10 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::CloseSessionRequest>,
     ) -> Result<Response<proto::CloseSessionResponse>, Status> {
         let request = request.into_inner();
-        let only = only(request.only_session)?;
+        let only = match request.only_session {
+            Some(id) => Only::Session(session_id(&id)?),
+            None => only(request.only_for),
+        };
         let ended = self.store.close_session(username(&request.username)?, only).await?;
         Ok(Response::new(proto::CloseSessionResponse { ended_session_id: ended.to_string() }))
     }
@@ -153,7 +164,8 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let session = self.store.session(username(&request.get_ref().username)?).await?;
+        let request = request.get_ref();
+        let session = self.store.session(username(&request.username)?, only(request.only_for)).await?;
         Ok(Response::new(proto::GetSessionResponse {
             session_id: session.id.to_string(),
             endpoint: Some(endpoint_message(session.endpoint)),
@@ -166,8 +178,17 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         request: Request<proto::NoteDialectRequest>,
     ) -> Result<Response<proto::NoteDialectResponse>, Status> {
         let request = request.get_ref();
-        self.store.note_dialect(username(&request.username)?, dialect(&request.dialect)?).await?;
+        let only = only(request.only_for);
+        self.store.note_dialect(username(&request.username)?, dialect(&request.dialect)?, only).await?;
         Ok(Response::new(proto::NoteDialectResponse {}))
+    }
+
+    async fn free_user(
+        &self,
+        request: Request<proto::FreeUserRequest>,
+    ) -> Result<Response<proto::FreeUserResponse>, Status> {
+        self.store.free(username(&request.get_ref().username)?).await?;
+        Ok(Response::new(proto::FreeUserResponse {}))
     }
 
     async fn get_remote_session(
@@ -211,8 +232,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             return Err(Status::invalid_argument("sessions: at most 1000"));
         }
         let parse = |key: proto::SessionKey| {
-            let id =
-                key.session_id.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))?;
+            let id = session_id(&key.session_id)?;
             Ok((key.username, id))
         };
         let keys: Vec<_> = keys.into_iter().map(parse).collect::<Result<_, Status>>()?;

@@ -15,6 +15,8 @@ macro_rules! suite {
             unregistering_ends_the_session,
             a_user_has_one_session_at_a_time,
             only_the_session_that_is_meant_ends,
+            a_connected_user_is_one_of_the_sessions_address,
+            an_owned_user_is_the_owners_until_freed,
             a_session_is_found_until_it_ends,
             a_noted_dialect_is_of_the_session,
             remote_sessions_are_for_connected_users,
@@ -42,16 +44,16 @@ async fn names(store: &impl Store) -> Vec<String> {
 }
 
 async fn connect(store: &impl Store, username: &str) -> SessionId {
-    store.register(username).await.unwrap();
-    store.open_session(username, ENDPOINT).await.unwrap()
+    store.register(username, None).await.unwrap();
+    store.open_session(username, ENDPOINT, Only::Any).await.unwrap()
 }
 
 pub(crate) async fn registration_is_exclusive(store: impl Store) {
-    assert_eq!(store.register("alice").await, Ok(()));
-    assert_eq!(store.register("alice").await, refused(Reason::UserExists));
+    assert_eq!(store.register("alice", None).await, Ok(()));
+    assert_eq!(store.register("alice", None).await, refused(Reason::UserExists));
     assert_eq!(store.unregister("alice", Only::Any).await, Ok(None));
     assert_eq!(store.unregister("alice", Only::Any).await, refused(Reason::UserNotFound));
-    assert_eq!(store.register("alice").await, Ok(()));
+    assert_eq!(store.register("alice", None).await, Ok(()));
     assert_eq!(store.statistics().await, Ok(Statistics { users: 1, sessions: 0 }));
 }
 
@@ -59,67 +61,121 @@ pub(crate) async fn unregistering_ends_the_session(store: impl Store) {
     let session = connect(&store, "alice").await;
     assert_eq!(store.unregister("alice", Only::Any).await, Ok(Some(session)));
     assert!(names(&store).await.is_empty());
-    store.register("alice").await.unwrap();
-    assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
+    store.register("alice", None).await.unwrap();
+    assert_eq!(store.session("alice", Only::Any).await, refused(Reason::SessionNotFound));
 }
 
 pub(crate) async fn a_user_has_one_session_at_a_time(store: impl Store) {
-    assert_eq!(store.open_session("alice", ENDPOINT).await, refused(Reason::UserNotFound));
+    assert_eq!(store.open_session("alice", ENDPOINT, Only::Any).await, refused(Reason::UserNotFound));
     let first = connect(&store, "alice").await;
-    assert_eq!(store.open_session("alice", ENDPOINT).await, refused(Reason::SessionExists));
+    assert_eq!(store.open_session("alice", ENDPOINT, Only::Any).await, refused(Reason::SessionExists));
     assert_eq!(store.close_session("alice", Only::Any).await, Ok(first));
     assert_eq!(store.close_session("alice", Only::Any).await, refused(Reason::SessionNotFound));
     assert_eq!(store.close_session("bob", Only::Any).await, refused(Reason::UserNotFound));
-    assert_ne!(store.open_session("alice", ENDPOINT).await, Ok(first));
+    assert_ne!(store.open_session("alice", ENDPOINT, Only::Any).await, Ok(first));
 }
 
 pub(crate) async fn only_the_session_that_is_meant_ends(store: impl Store) {
     let first = connect(&store, "alice").await;
     store.close_session("alice", Only::Session(first)).await.unwrap();
-    let second = store.open_session("alice", ENDPOINT).await.unwrap();
-    for only in [Only::Session(first), Only::None] {
-        assert_eq!(store.close_session("alice", only).await, refused(Reason::SessionEnded));
-        assert_eq!(store.unregister("alice", only).await, refused(Reason::SessionEnded));
-    }
+    let second = store.open_session("alice", ENDPOINT, Only::Any).await.unwrap();
+    assert_eq!(store.close_session("alice", Only::Session(first)).await, refused(Reason::SessionEnded));
+    assert_eq!(store.unregister("alice", Only::Session(first)).await, refused(Reason::SessionEnded));
     assert_eq!(names(&store).await, ["alice"]);
     assert_eq!(store.close_session("alice", Only::Session(second)).await, Ok(second));
-    assert_eq!(store.close_session("alice", Only::None).await, refused(Reason::SessionNotFound));
+    assert_eq!(store.close_session("alice", Only::Session(second)).await, refused(Reason::SessionNotFound));
     assert_eq!(store.unregister("alice", Only::Session(second)).await, refused(Reason::SessionEnded));
-    assert_eq!(store.unregister("alice", Only::None).await, Ok(None));
-    assert_eq!(store.unregister("alice", Only::None).await, refused(Reason::UserNotFound));
+}
+
+const HERE: Ipv4Addr = ENDPOINT.address;
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 8);
+
+/// Every request that changes something for a connected user, for somebody who is refused.
+async fn all_are_refused(store: &impl Store, username: &str, only: Only) {
+    let not_owner = Reason::NotOwner;
+    assert_eq!(store.session(username, only).await, refused(not_owner));
+    assert_eq!(store.note_dialect(username, "text", only).await, refused(not_owner));
+    assert_eq!(store.open_session(username, ENDPOINT, only).await, refused(not_owner));
+    assert_eq!(store.close_session(username, only).await, refused(not_owner));
+    assert_eq!(store.unregister(username, only).await, refused(not_owner));
+}
+
+pub(crate) async fn a_connected_user_is_one_of_the_sessions_address(store: impl Store) {
+    let session = connect(&store, "alice").await;
+    for only in [Only::At(ELSEWHERE), Only::Owner(ELSEWHERE)] {
+        all_are_refused(&store, "alice", only).await;
+    }
+    for only in [Only::At(HERE), Only::Owner(HERE)] {
+        assert_eq!(store.session("alice", only).await.map(|open| open.id), Ok(session));
+        assert_eq!(store.note_dialect("alice", "text", only).await, Ok(()));
+        assert_eq!(store.open_session("alice", ENDPOINT, only).await, refused(Reason::SessionExists));
+    }
+    assert_eq!(store.close_session("alice", Only::At(HERE)).await, Ok(session));
+    // A user who is not connected, and belongs to nobody, is anyone's.
+    assert_eq!(store.close_session("alice", Only::At(ELSEWHERE)).await, refused(Reason::SessionNotFound));
+    assert_eq!(store.users().await.unwrap()[0].owner, None);
+    let elsewhere = Endpoint { address: ELSEWHERE, ..ENDPOINT };
+    let session = store.open_session("alice", elsewhere, Only::At(ELSEWHERE)).await.unwrap();
+    assert_eq!(store.unregister("alice", Only::At(HERE)).await, refused(Reason::NotOwner));
+    assert_eq!(store.unregister("alice", Only::At(ELSEWHERE)).await, Ok(Some(session)));
+}
+
+pub(crate) async fn an_owned_user_is_the_owners_until_freed(store: impl Store) {
+    store.register("alice", Some(HERE)).await.unwrap();
+    let (owner, stranger) = (Only::Owner(HERE), Only::Owner(ELSEWHERE));
+    let owned_by = async || store.users().await.unwrap()[0].owner;
+    // The owner stays, connected or not.
+    assert_eq!(store.open_session("alice", ENDPOINT, stranger).await, refused(Reason::NotOwner));
+    assert_eq!(store.unregister("alice", stranger).await, refused(Reason::NotOwner));
+    let session = store.open_session("alice", ENDPOINT, owner).await.unwrap();
+    all_are_refused(&store, "alice", stranger).await;
+    assert_eq!(store.close_session("alice", owner).await, Ok(session));
+    assert_eq!(owned_by().await, Some(HERE));
+    // Who is freed belongs to whoever connects the user next.
+    assert_eq!(store.free("alice").await, Ok(()));
+    assert_eq!(owned_by().await, None);
+    let session = store.open_session("alice", ENDPOINT, stranger).await.unwrap();
+    assert_eq!(owned_by().await, Some(ELSEWHERE));
+    all_are_refused(&store, "alice", owner).await;
+    // A session of another address than the owner's does not count.
+    assert_eq!(store.session("alice", stranger).await.map(|open| open.id), Ok(session));
+    assert_eq!(store.unregister("alice", stranger).await, Ok(Some(session)));
+    assert_eq!(store.free("alice").await, refused(Reason::UserNotFound));
+    store.register("alice", None).await.unwrap();
+    assert_eq!(owned_by().await, None);
 }
 
 pub(crate) async fn a_session_is_found_until_it_ends(store: impl Store) {
-    assert_eq!(store.session("alice").await, refused(Reason::UserNotFound));
+    assert_eq!(store.session("alice", Only::Any).await, refused(Reason::UserNotFound));
     let session = connect(&store, "alice").await;
-    let found = store.session("alice").await.unwrap();
+    let found = store.session("alice", Only::Any).await.unwrap();
     assert_eq!((found.id, found.endpoint, &*found.dialect), (session, ENDPOINT, ""));
     store.close_session("alice", Only::Any).await.unwrap();
-    assert_eq!(store.session("alice").await, refused(Reason::SessionNotFound));
+    assert_eq!(store.session("alice", Only::Any).await, refused(Reason::SessionNotFound));
 }
 
 pub(crate) async fn remote_sessions_are_for_connected_users(store: impl Store) {
     assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::UserNotFound));
-    store.register("alice").await.unwrap();
+    store.register("alice", None).await.unwrap();
     assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::SessionNotFound));
-    store.open_session("alice", ENDPOINT).await.unwrap();
+    store.open_session("alice", ENDPOINT, Only::Any).await.unwrap();
     assert_eq!(store.remote_session("alice", "bob").await, refused(Reason::RemoteUserNotFound));
-    store.register("bob").await.unwrap();
+    store.register("bob", None).await.unwrap();
     let found = |session| Ok(RemoteSession { session, dialect: Box::default() });
     assert_eq!(store.remote_session("alice", "bob").await, found(None));
-    let bob = store.open_session("bob", ENDPOINT).await.unwrap();
+    let bob = store.open_session("bob", ENDPOINT, Only::Any).await.unwrap();
     assert_eq!(store.remote_session("alice", "bob").await, found(Some(bob)));
 }
 
 pub(crate) async fn a_noted_dialect_is_of_the_session(store: impl Store) {
-    assert_eq!(store.note_dialect("alice", "text").await, refused(Reason::UserNotFound));
-    store.register("alice").await.unwrap();
-    assert_eq!(store.note_dialect("alice", "text").await, refused(Reason::SessionNotFound));
-    store.open_session("alice", ENDPOINT).await.unwrap();
+    assert_eq!(store.note_dialect("alice", "text", Only::Any).await, refused(Reason::UserNotFound));
+    store.register("alice", None).await.unwrap();
+    assert_eq!(store.note_dialect("alice", "text", Only::Any).await, refused(Reason::SessionNotFound));
+    store.open_session("alice", ENDPOINT, Only::Any).await.unwrap();
     connect(&store, "bob").await;
     let before = store.list(None, "").await.unwrap();
     let dialects = async || {
-        let own = store.session("alice").await.unwrap().dialect;
+        let own = store.session("alice", Only::Any).await.unwrap().dialect;
         let with_a_remote = store.remote_session("alice", "bob").await.unwrap().dialect;
         let with_the_list = store.list(Some("alice"), &before.revision).await.unwrap();
         // Nothing in the list has changed.
@@ -128,17 +184,17 @@ pub(crate) async fn a_noted_dialect_is_of_the_session(store: impl Store) {
         own
     };
     for dialect in ["", "text", "text", "byte", ""] {
-        assert_eq!(store.note_dialect("alice", dialect).await, Ok(()));
+        assert_eq!(store.note_dialect("alice", dialect, Only::Any).await, Ok(()));
         assert_eq!(&*dialects().await, dialect);
     }
-    store.note_dialect("alice", "text").await.unwrap();
-    assert_eq!(&*store.session("bob").await.unwrap().dialect, "");
+    store.note_dialect("alice", "text", Only::Any).await.unwrap();
+    assert_eq!(&*store.session("bob", Only::Any).await.unwrap().dialect, "");
     let found = store.look_up(&["alice".to_owned()]).await.unwrap();
     assert_eq!((found.len(), found[0].endpoint), (1, ENDPOINT));
     // The next session begins anew.
     store.close_session("alice", Only::Any).await.unwrap();
-    store.open_session("alice", ENDPOINT).await.unwrap();
-    assert_eq!(&*store.session("alice").await.unwrap().dialect, "");
+    store.open_session("alice", ENDPOINT, Only::Any).await.unwrap();
+    assert_eq!(&*store.session("alice", Only::Any).await.unwrap().dialect, "");
 }
 
 pub(crate) async fn sessions_are_listed_in_order_of_opening(store: impl Store) {
@@ -148,7 +204,7 @@ pub(crate) async fn sessions_are_listed_in_order_of_opening(store: impl Store) {
     }
     store.close_session("zoe", Only::Any).await.unwrap();
     assert_eq!(store.list(Some("zoe"), "").await.unwrap_err(), Failure::Refused(Reason::SessionNotFound));
-    store.open_session("zoe", ENDPOINT).await.unwrap();
+    store.open_session("zoe", ENDPOINT, Only::Any).await.unwrap();
     assert_eq!(names(&store).await, ["alice", "mia", "zoe"]);
     let listed = store.list(Some("zoe"), "").await.unwrap().sessions.unwrap();
     assert_eq!(listed[0].endpoint, ENDPOINT);
@@ -173,11 +229,11 @@ pub(crate) async fn any_change_makes_another_revision(store: impl Store) {
 
 pub(crate) async fn every_user_is_given_with_the_users_session(store: impl Store) {
     assert_eq!(store.users().await, Ok(Vec::new()));
-    store.register("mia").await.unwrap();
+    store.register("mia", None).await.unwrap();
     for name in ["zoe", "alice", "bob"] {
         connect(&store, name).await;
     }
-    store.note_dialect("alice", "text").await.unwrap();
+    store.note_dialect("alice", "text", Only::Any).await.unwrap();
     store.close_session("bob", Only::Any).await.unwrap();
     let users = store.users().await.unwrap();
     let listed = store.list(None, "").await.unwrap().sessions.unwrap();
@@ -197,7 +253,7 @@ pub(crate) async fn a_restored_session_is_as_it_was(store: impl Store) {
     let old = [session("zoe", 1_700_000_000), session("alice", 1_700_000_001)];
     assert_eq!(store.restore_session(&old[0], 1, "").await, refused(Reason::UserNotFound));
     for (one, dialect) in old.iter().zip(["text", ""]) {
-        store.register(&one.username).await.unwrap();
+        store.register(&one.username, None).await.unwrap();
         let order = one.opened_at_ms as u64 * 1000;
         assert_eq!(store.restore_session(one, order, dialect).await, Ok(()));
     }
@@ -218,7 +274,7 @@ pub(crate) async fn ended_sessions_are_told_apart(store: impl Store) {
     let alice = connect(&store, "alice").await;
     let bob = connect(&store, "bob").await;
     store.close_session("alice", Only::Any).await.unwrap();
-    store.open_session("alice", ENDPOINT).await.unwrap();
+    store.open_session("alice", ENDPOINT, Only::Any).await.unwrap();
     let never = SessionId::fresh();
     let asked = [("alice".to_owned(), alice), ("bob".to_owned(), bob), ("nobody".to_owned(), never)];
     assert_eq!(store.ended(&asked).await, Ok(vec![alice, never]));
@@ -228,7 +284,7 @@ pub(crate) async fn one_of_many_racing_registrations_wins(store: impl Store) {
     let store = Arc::new(store);
     let race = |name: &'static str| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.register(name).await })
+        tokio::spawn(async move { store.register(name, None).await })
     };
     for name in ["a", "b", "c", "d"] {
         let racers: Vec<_> = (0..32).map(|_| race(name)).collect();

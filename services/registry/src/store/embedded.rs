@@ -45,19 +45,24 @@ impl EmbeddedStore {
 }
 
 impl Store for EmbeddedStore {
-    async fn register(&self, username: &str) -> Result<(), Failure> {
-        self.submit(username, Action::Register).await.map(|_| ())
+    async fn register(&self, username: &str, owner: Option<Ipv4Addr>) -> Result<(), Failure> {
+        self.submit(username, Action::Register(owner)).await.map(|_| ())
     }
 
     async fn unregister(&self, username: &str, only: Only) -> Result<Option<SessionId>, Failure> {
         self.submit(username, Action::Unregister(only)).await
     }
 
-    async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
+    async fn open_session(
+        &self,
+        username: &str,
+        endpoint: Endpoint,
+        only: Only,
+    ) -> Result<SessionId, Failure> {
         let id = SessionId::fresh();
         let opening =
             Opening { id, endpoint, opened_at_ms: unix_ms(), dialect: Box::default(), least_order: 0 };
-        self.submit(username, Action::Open(opening)).await.map(|_| id)
+        self.submit(username, Action::Open(opening, only)).await.map(|_| id)
     }
 
     async fn close_session(&self, username: &str, only: Only) -> Result<SessionId, Failure> {
@@ -65,14 +70,20 @@ impl Store for EmbeddedStore {
         ended.ok_or(Failure::Refused(Reason::SessionNotFound))
     }
 
-    async fn session(&self, username: &str) -> Result<OpenSession, Failure> {
+    async fn session(&self, username: &str, only: Only) -> Result<OpenSession, Failure> {
         let state = self.log.state();
-        let Online { session, dialect, .. } = state.connected(username)?;
+        let online = state.connected(username)?;
+        only.check(Some(online.at()), state.users.get(username).and_then(User::owner))?;
+        let Online { session, dialect, .. } = online;
         Ok(OpenSession { id: session.id, endpoint: session.endpoint, dialect: dialect.clone() })
     }
 
-    async fn note_dialect(&self, username: &str, dialect: &str) -> Result<(), Failure> {
-        self.submit(username, Action::Note(dialect.into())).await.map(|_| ())
+    async fn note_dialect(&self, username: &str, dialect: &str, only: Only) -> Result<(), Failure> {
+        self.submit(username, Action::Note(dialect.into(), only)).await.map(|_| ())
+    }
+
+    async fn free(&self, username: &str) -> Result<(), Failure> {
+        self.submit(username, Action::Free).await.map(|_| ())
     }
 
     async fn remote_session(&self, username: &str, remote: &str) -> Result<RemoteSession, Failure> {
@@ -114,21 +125,23 @@ impl Store for EmbeddedStore {
         let state = self.log.state();
         for (username, user) in &state.users {
             match &user.session {
-                Some(one) => online.push(&**one),
-                None => offline.push(username.clone()),
+                Some(one) => online.push((&**one, user.owner())),
+                None => offline.push(Registered::offline(username.clone(), user.owner())),
             }
         }
-        offline.sort_unstable();
-        online.sort_unstable_by_key(|one: &&Online| one.order);
-        let online = online.into_iter().map(|one| Registered::online(Arc::clone(&one.session), &one.dialect));
-        Ok(offline.into_iter().map(Registered::offline).chain(online).collect())
+        offline.sort_unstable_by(|one, other| one.username.cmp(&other.username));
+        online.sort_unstable_by_key(|(one, _)| one.order);
+        let online = online
+            .into_iter()
+            .map(|(one, owner)| Registered::online(Arc::clone(&one.session), &one.dialect, owner));
+        Ok(offline.into_iter().chain(online).collect())
     }
 
     async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
         let Session { id, username, endpoint, opened_at_ms } = session;
         let (id, endpoint, opened_at_ms) = (*id, *endpoint, *opened_at_ms);
         let opening = Opening { id, endpoint, opened_at_ms, dialect: dialect.into(), least_order: order };
-        self.submit(username, Action::Open(opening)).await.map(|_| ())
+        self.submit(username, Action::Open(opening, Only::Any)).await.map(|_| ())
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
@@ -148,6 +161,8 @@ struct User {
     /// The row of the log that has the user's registration.
     row: Row,
     session: Option<Box<Online>>,
+    /// The address to which the user belongs; 0 if the user belongs to none.
+    owner: u32,
 }
 
 /// A session that is open, and the row of the log that has its opening.
@@ -162,6 +177,10 @@ struct Online {
 }
 
 impl Online {
+    fn at(&self) -> (SessionId, Ipv4Addr) {
+        (self.session.id, self.session.endpoint.address)
+    }
+
     /// The change that opens this session once more, with a dialect.
     fn noted(&self, username: String, dialect: Box<str>) -> Opened {
         Opened {
@@ -177,6 +196,18 @@ impl Online {
 }
 
 impl User {
+    fn new(row: Row, owner: u32) -> Self {
+        Self { row, session: None, owner }
+    }
+
+    fn owner(&self) -> Option<Ipv4Addr> {
+        (self.owner != 0).then(|| Ipv4Addr::from_bits(self.owner))
+    }
+
+    fn view(&self) -> View {
+        View { session: self.session.as_ref().map(|online| online.at()), owner: self.owner() }
+    }
+
     fn session_id(&self) -> Option<SessionId> {
         self.session.as_ref().map(|online| online.session.id)
     }
@@ -203,11 +234,12 @@ pub(crate) struct Command {
 
 #[derive(Debug)]
 enum Action {
-    Register,
+    Register(Option<Ipv4Addr>),
     Unregister(Only),
-    Open(Opening),
+    Open(Opening, Only),
     Close(Only),
-    Note(Box<str>),
+    Note(Box<str>, Only),
+    Free,
 }
 
 /// A session to open.
@@ -221,27 +253,33 @@ struct Opening {
     least_order: u64,
 }
 
-/// A user as earlier commands left the user: `None` is not registered, `Some(None)` is registered
-/// but not connected.
-type View = Option<Option<SessionId>>;
+/// A registered user as earlier commands left the user.
+#[derive(Debug, Clone, Copy, Default)]
+struct View {
+    /// The user's session, and the address in it.
+    session: Option<(SessionId, Ipv4Addr)>,
+    owner: Option<Ipv4Addr>,
+}
 
 /// The users as the earlier commands of a commit leave them, and the order behind the sessions that these
 /// commands open.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
-    users: HashMap<Box<str>, View>,
+    /// `None` is a user who is not registered.
+    users: HashMap<Box<str>, Option<View>>,
     next_order: u64,
 }
 
 /// A change as the log has it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RegistryChange {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
     kind: Option<Kind>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
 enum Kind {
+    /// A user who belongs to no address, or belongs to none any more.
     #[prost(string, tag = "1")]
     Registered(String),
     #[prost(string, tag = "2")]
@@ -250,6 +288,17 @@ enum Kind {
     Opened(Opened),
     #[prost(string, tag = "4")]
     Closed(String),
+    #[prost(message, tag = "5")]
+    Owned(Owned),
+}
+
+/// A user who belongs to an address, or belongs to it from now on.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Owned {
+    #[prost(string, tag = "1")]
+    username: String,
+    #[prost(fixed32, tag = "2")]
+    owner: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -269,6 +318,20 @@ struct Opened {
     /// Empty if no dialect was noted. To note one, the change is written once more.
     #[prost(string, tag = "7")]
     dialect: String,
+}
+
+impl From<Kind> for RegistryChange {
+    fn from(kind: Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+/// The change that registers a user, or says to which address a registered user belongs.
+fn registered(username: String, owner: Option<Ipv4Addr>) -> Kind {
+    match owner {
+        Some(owner) => Kind::Owned(Owned { username, owner: owner.to_bits() }),
+        None => Kind::Registered(username),
+    }
 }
 
 impl Opening {
@@ -319,12 +382,18 @@ impl Registry {
         }
     }
 
+    fn register(&mut self, username: String, owner: u32, row: Row) {
+        let user = self.users.entry(username.into_boxed_str());
+        let user = user.and_modify(|user| user.row = row).or_insert(User::new(row, owner));
+        user.owner = owner;
+    }
+
     fn start_session(&mut self, opened: &Opened, row: Row) {
         let id = opened.session_id();
         // Cleaning moves changes to later rows. So the user's registration may stand behind this
         // change in the log; the user gets the right row when the registration is applied. If the
         // session has ended, the change that ended the session stands behind this change too.
-        let user = self.users.entry(opened.username.as_str().into()).or_insert(User { row, session: None });
+        let user = self.users.entry(opened.username.as_str().into()).or_insert(User::new(row, 0));
         if let Some(online) = user.session.as_mut().filter(|online| online.session.id == id) {
             online.row = row;
             online.dialect = opened.dialect.as_str().into();
@@ -363,54 +432,66 @@ impl State for Registry {
         changes: &mut Vec<RegistryChange>,
     ) -> Self::Outcome {
         let Command { username, action } = command;
-        let view = match staged.users.get(&username) {
+        let known = match staged.users.get(&username) {
             Some(view) => *view,
-            None => self.users.get(&username).map(User::session_id),
+            None => self.users.get(&username).map(User::view),
         };
         let name = username.to_string();
-        let (after, kind, outcome) = match (action, view) {
-            (Action::Register, None) => (Some(None), Kind::Registered(name), None),
-            (Action::Register, Some(_)) => return Err(Reason::UserExists),
+        let (after, kind, outcome) = match (action, known) {
+            (Action::Register(owner), None) => {
+                (Some(View { session: None, owner }), registered(name, owner), None)
+            }
+            (Action::Register(_), Some(_)) => return Err(Reason::UserExists),
             (_, None) => return Err(Reason::UserNotFound),
-            (Action::Unregister(only), Some(session)) | (Action::Close(only), Some(session @ Some(_)))
-                if !only.allows(session) =>
-            {
-                return Err(Reason::SessionEnded);
+            (Action::Unregister(only), Some(view)) => {
+                only.check(view.session, view.owner)?;
+                (None, Kind::Unregistered(name), view.session)
             }
-            (Action::Unregister(_), Some(session)) => (None, Kind::Unregistered(name), session),
-            (Action::Open(..), Some(Some(_))) => return Err(Reason::SessionExists),
-            (Action::Open(opening), Some(None)) => {
-                let (id, order) =
-                    (opening.id, self.next_order.max(staged.next_order).max(opening.least_order));
+            (Action::Free, Some(view)) => {
+                (Some(View { owner: None, ..view }), Kind::Registered(name), view.session)
+            }
+            (Action::Open(opening, only), Some(view)) => {
+                only.check(view.session, view.owner)?;
+                if view.session.is_some() {
+                    return Err(Reason::SessionExists);
+                }
+                if let (None, Some(owner)) = (view.owner, only.claim()) {
+                    changes.push(registered(name.clone(), Some(owner)).into());
+                }
+                let order = self.next_order.max(staged.next_order).max(opening.least_order);
                 staged.next_order = order + 1;
-                (Some(Some(id)), Kind::Opened(opening.opened(name, order)), Some(id))
+                let session = Some((opening.id, opening.endpoint.address));
+                let after = View { session, owner: view.owner.or(only.claim()) };
+                (Some(after), Kind::Opened(opening.opened(name, order)), session)
             }
-            (Action::Close(_) | Action::Note(_), Some(None)) => return Err(Reason::SessionNotFound),
+            (Action::Close(_) | Action::Note(..), Some(View { session: None, .. })) => {
+                return Err(Reason::SessionNotFound);
+            }
             // A session that an earlier command of this commit opens counts as opened later: its
             // opening has not been answered yet.
-            (Action::Note(dialect), Some(Some(id))) => {
+            (Action::Note(dialect, only), Some(view @ View { session: Some((id, _)), .. })) => {
+                only.check(view.session, view.owner)?;
                 let online = self.connected(&username).ok().filter(|online| online.session.id == id);
                 let online = online.ok_or(Reason::SessionNotFound)?;
                 if online.dialect == dialect {
                     return Ok(None);
                 }
-                (Some(Some(id)), Kind::Opened(online.noted(name, dialect)), None)
+                (Some(view), Kind::Opened(online.noted(name, dialect)), None)
             }
-            (Action::Close(_), Some(Some(id))) => (Some(None), Kind::Closed(name), Some(id)),
+            (Action::Close(only), Some(view)) => {
+                only.check(view.session, view.owner)?;
+                (Some(View { session: None, ..view }), Kind::Closed(name), view.session)
+            }
         };
-        changes.push(RegistryChange { kind: Some(kind) });
+        changes.push(kind.into());
         staged.users.insert(username, after);
-        Ok(outcome)
+        Ok(outcome.map(|(id, _)| id))
     }
 
     fn apply(&mut self, change: RegistryChange, row: Row) {
         match change.kind {
-            Some(Kind::Registered(username)) => {
-                self.users
-                    .entry(username.into_boxed_str())
-                    .and_modify(|user| user.row = row)
-                    .or_insert(User { row, session: None });
-            }
+            Some(Kind::Registered(username)) => self.register(username, 0, row),
+            Some(Kind::Owned(Owned { username, owner })) => self.register(username, owner, row),
             Some(Kind::Unregistered(username)) => {
                 let session = self.users.remove(username.as_str()).and_then(|user| user.session);
                 self.end_session(session);
@@ -426,7 +507,7 @@ impl State for Registry {
 
     fn is_live(&self, change: &RegistryChange, row: Row) -> bool {
         match &change.kind {
-            Some(Kind::Registered(username)) => {
+            Some(Kind::Registered(username) | Kind::Owned(Owned { username, .. })) => {
                 self.users.get(username.as_str()).is_some_and(|user| user.row == row)
             }
             Some(Kind::Opened(opened)) => {
@@ -471,8 +552,8 @@ mod tests {
         let (store, journal) = open(&directory);
         let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
         for name in ["carol", "alice", "bob", "gone"] {
-            store.register(name).await.unwrap();
-            store.open_session(name, endpoint).await.unwrap();
+            store.register(name, None).await.unwrap();
+            store.open_session(name, endpoint, Only::Any).await.unwrap();
         }
         store.close_session("alice", Only::Any).await.unwrap();
         store.unregister("gone", Only::Any).await.unwrap();
@@ -493,22 +574,29 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let (mut store, mut journal) = open(&directory);
         let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
-        store.register("alice").await.unwrap();
-        store.register("bob").await.unwrap();
+        store.register("alice", None).await.unwrap();
+        store.register("bob", None).await.unwrap();
         let mut alice = None;
         for round in 0..900 {
-            store.open_session("bob", endpoint).await.unwrap();
+            store.open_session("bob", endpoint, Only::Any).await.unwrap();
             store.close_session("bob", Only::Any).await.unwrap();
             if round == 300 {
-                alice = Some(store.open_session("alice", endpoint).await.unwrap());
+                alice = Some(store.open_session("alice", endpoint, Only::Any).await.unwrap());
             }
             if round % 50 == 49 {
                 drop((store, journal));
                 (store, journal) = open(&directory);
             }
             if let Some(alice) = alice {
-                assert_eq!(store.session("alice").await.map(|open| open.id), Ok(alice), "round {round}");
-                assert_eq!(store.session("bob").await, Err(Failure::Refused(Reason::SessionNotFound)));
+                assert_eq!(
+                    store.session("alice", Only::Any).await.map(|open| open.id),
+                    Ok(alice),
+                    "round {round}"
+                );
+                assert_eq!(
+                    store.session("bob", Only::Any).await,
+                    Err(Failure::Refused(Reason::SessionNotFound))
+                );
             }
         }
     }
@@ -520,29 +608,42 @@ mod tests {
         let (mut store, mut journal) = open(&directory);
         let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
         let mut model: HashMap<String, Option<(SessionId, Box<str>)>> = HashMap::new();
+        let mut owners: HashMap<String, Ipv4Addr> = HashMap::new();
         let mut random = 1_u64;
         for step in 0..6000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let name = format!("user{}", (random >> 33) % 40);
             match (random >> 60) % 8 {
                 0 | 1 => {
-                    if store.register(&name).await.is_ok() {
+                    let owner = (step % 2 == 0).then_some(Ipv4Addr::LOCALHOST);
+                    if store.register(&name, owner).await.is_ok() {
+                        owners.extend(owner.map(|owner| (name.clone(), owner)));
                         assert!(model.insert(name, None).is_none());
                     }
                 }
-                2 => assert_eq!(
-                    store.unregister(&name, Only::Any).await.is_ok(),
-                    model.remove(&name).is_some()
-                ),
+                2 if step % 3 == 0 => {
+                    owners.remove(&name);
+                    assert_eq!(store.free(&name).await.is_ok(), model.contains_key(&name));
+                }
+                2 => {
+                    owners.remove(&name);
+                    let was_there = model.remove(&name).is_some();
+                    assert_eq!(store.unregister(&name, Only::Any).await.is_ok(), was_there);
+                }
                 3 | 4 => {
-                    if let Ok(id) = store.open_session(&name, endpoint).await {
+                    let claim = [Only::Any, Only::Owner(Ipv4Addr::LOCALHOST)][step % 2];
+                    if let Ok(id) = store.open_session(&name, endpoint, claim).await {
+                        owners.extend(claim.claim().map(|owner| (name.clone(), owner)));
                         assert_eq!(model.insert(name, Some((id, Box::default()))), Some(None));
                     }
                 }
                 5 | 6 => {
                     let dialect = ["", "text", "byte"][step % 3];
                     let session = model.get_mut(&name).and_then(Option::as_mut);
-                    assert_eq!(store.note_dialect(&name, dialect).await.is_ok(), session.is_some());
+                    assert_eq!(
+                        store.note_dialect(&name, dialect, Only::Any).await.is_ok(),
+                        session.is_some()
+                    );
                     if let Some((_, noted)) = session {
                         *noted = dialect.into();
                     }
@@ -561,9 +662,12 @@ mod tests {
                 assert_eq!(store.list(None, "").await.unwrap().sessions, order, "step {step}");
                 for (name, session) in &model {
                     let expected = session.clone().ok_or(Failure::Refused(Reason::SessionNotFound));
-                    let found = store.session(name).await.map(|open| (open.id, open.dialect));
+                    let found = store.session(name, Only::Any).await.map(|open| (open.id, open.dialect));
                     assert_eq!(found, expected, "{name} at step {step}");
                 }
+                let users = store.users().await.unwrap();
+                let owned = users.into_iter().filter_map(|user| Some((user.username.into(), user.owner?)));
+                assert_eq!(owned.collect::<HashMap<String, _>>(), owners, "step {step}");
                 assert_eq!(store.statistics().await.unwrap().users, model.len() as u64);
             }
         }
@@ -574,12 +678,12 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let (store, journal) = open(&directory);
         let endpoint = Endpoint { address: Ipv4Addr::LOCALHOST, port: 5000 };
-        store.register("first").await.unwrap();
-        let first = store.open_session("first", endpoint).await.unwrap();
+        store.register("first", None).await.unwrap();
+        let first = store.open_session("first", endpoint, Only::Any).await.unwrap();
         for round in 0..1500 {
             let name = format!("user{}", round % 7);
-            store.register(&name).await.unwrap();
-            store.open_session(&name, endpoint).await.unwrap();
+            store.register(&name, None).await.unwrap();
+            store.open_session(&name, endpoint, Only::Any).await.unwrap();
             store.unregister(&name, Only::Any).await.unwrap();
         }
         let (oldest, _) = store.log.read(0, 1).await.unwrap().remove(0);
@@ -587,7 +691,7 @@ mod tests {
         drop((store, journal));
 
         let (store, _journal) = open(&directory);
-        assert_eq!(store.session("first").await.map(|open| open.id), Ok(first));
+        assert_eq!(store.session("first", Only::Any).await.map(|open| open.id), Ok(first));
         assert_eq!(store.statistics().await.unwrap(), Statistics { users: 1, sessions: 1 });
     }
 }

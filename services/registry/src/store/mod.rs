@@ -5,7 +5,7 @@ mod contract;
 mod embedded;
 mod redis;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, net::Ipv4Addr, sync::Arc};
 
 use lonja_proto::{Failure, SessionId};
 
@@ -47,39 +47,56 @@ pub struct Statistics {
 /// success is there after any crash. Behind "Refused", a method lists the reasons that the method
 /// gives with [`Failure::Refused`].
 pub trait Store: Send + Sync + 'static {
-    /// Adds a user. Refused: `UserExists`.
-    fn register(&self, username: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Adds a user, who belongs to the address `owner`, if any. Refused: `UserExists`.
+    fn register(
+        &self,
+        username: &str,
+        owner: Option<Ipv4Addr>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Removes a user and gives the session that ended with the user, if any. Refused:
-    /// `UserNotFound`, and `SessionEnded` if `only` does not allow the user's session.
+    /// `UserNotFound`, and what `only` refuses.
     fn unregister(
         &self,
         username: &str,
         only: Only,
     ) -> impl Future<Output = Result<Option<SessionId>, Failure>> + Send;
 
-    /// Opens a session and gives its id. Refused: `UserNotFound`, `SessionExists`.
+    /// Opens a session and gives its id. A user who belonged to no address belongs to the one of
+    /// [`Only::Owner`] from then on. Refused: `UserNotFound`, what `only` refuses, `SessionExists`.
     fn open_session(
         &self,
         username: &str,
         endpoint: Endpoint,
+        only: Only,
     ) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
-    /// Ends the user's session and gives its id. Refused: `UserNotFound`, `SessionNotFound`, and
-    /// `SessionEnded` if `only` does not allow the user's session.
+    /// Ends the user's session and gives its id. Refused: `UserNotFound`, `SessionNotFound`, and what
+    /// `only` refuses.
     fn close_session(
         &self,
         username: &str,
         only: Only,
     ) -> impl Future<Output = Result<SessionId, Failure>> + Send;
 
-    /// Gives the user's session. Refused: `UserNotFound`, `SessionNotFound`.
-    fn session(&self, username: &str) -> impl Future<Output = Result<OpenSession, Failure>> + Send;
+    /// Gives the user's session. Refused: `UserNotFound`, `SessionNotFound`, and what `only` refuses.
+    fn session(
+        &self,
+        username: &str,
+        only: Only,
+    ) -> impl Future<Output = Result<OpenSession, Failure>> + Send;
 
     /// Keeps a dialect in the user's session; an empty dialect forgets what was kept. The list of
-    /// sessions stays at its revision. Refused: `UserNotFound`, `SessionNotFound`.
-    fn note_dialect(&self, username: &str, dialect: &str)
-    -> impl Future<Output = Result<(), Failure>> + Send;
+    /// sessions stays at its revision. Refused: `UserNotFound`, `SessionNotFound`, and what `only` refuses.
+    fn note_dialect(
+        &self,
+        username: &str,
+        dialect: &str,
+        only: Only,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Takes a user from the address to which the user belongs, if any. Refused: `UserNotFound`.
+    fn free(&self, username: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Gives the session of the user `remote`, if any, on behalf of the connected user `username`.
     /// Refused: `UserNotFound`, `SessionNotFound`, `RemoteUserNotFound`.

@@ -1,7 +1,7 @@
 //! The store of a registry that is one of several processes: everything is in Redis. redis.lua has
 //! the rules and the layout of the keys.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 
 use futures_util::future::try_join_all;
 use lonja_proto::{Failure, Reason, SessionId};
@@ -17,7 +17,7 @@ use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 const SCRIPT: &str = include_str!("redis.lua");
 /// The names of a shard's keys, in the script's order.
-const KEYS: [&str; 3] = ["users", "online", "revision"];
+const KEYS: [&str; 4] = ["users", "online", "revision", "owners"];
 
 /// Users and sessions in Redis. All clones are the same store.
 #[derive(Debug, Clone)]
@@ -49,10 +49,12 @@ impl RedisStore {
         username: &str,
         id: &str,
         detail: &str,
+        only: Only,
     ) -> Result<Option<SessionId>, Failure> {
         let shard = shard(username.as_bytes());
         let keys = KEYS.map(|name| self.redis.key(shard, name)).to_vec();
-        let arguments = [operation, username, id, detail].map(|argument| argument.into()).to_vec();
+        let rule = rule(only);
+        let arguments = [operation, username, id, detail, &rule].map(|argument| argument.into()).to_vec();
         let reply = self.changes.submit(RedisChange { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(session) => parse_id(&session),
@@ -75,6 +77,13 @@ impl RedisStore {
         record.map(|record| Record::parse(&record)).transpose()
     }
 
+    async fn owner(&self, username: &str) -> Result<Option<Ipv4Addr>, RedisError> {
+        let mut get = cmd("HGET");
+        get.arg(self.redis.key(shard(username.as_bytes()), "owners")).arg(username);
+        let owner: Option<String> = self.redis.query(&get).await?;
+        owner.as_deref().map(parse_owner).transpose()
+    }
+
     async fn connected(&self, username: &str) -> Result<OpenSession, Failure> {
         match self.record(username).await.map_err(Failure::unavailable)? {
             Some(Record { id, endpoint, dialect, .. }) => Ok(OpenSession { id, endpoint, dialect }),
@@ -95,6 +104,10 @@ impl RedisStore {
     }
 }
 
+fn parse_owner(text: &str) -> Result<Ipv4Addr, RedisError> {
+    text.parse().map_err(|_| RedisError::malformed(text))
+}
+
 fn parse_id(text: &str) -> Result<Option<SessionId>, Failure> {
     if text.is_empty() {
         return Ok(None);
@@ -103,40 +116,64 @@ fn parse_id(text: &str) -> Result<Option<SessionId>, Failure> {
 }
 
 /// How the script is told which session may end.
-fn only_argument(only: Only) -> String {
+fn only_session(only: Only) -> String {
     match only {
-        Only::Any => String::new(),
-        Only::None => "none".to_owned(),
         Only::Session(id) => id.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// How the script is told who may ask.
+fn rule(only: Only) -> String {
+    match only {
+        Only::Any | Only::Session(_) => String::new(),
+        Only::At(asker) => format!("at {asker}"),
+        Only::Owner(asker) => format!("owner {asker}"),
     }
 }
 
 impl Store for RedisStore {
-    async fn register(&self, username: &str) -> Result<(), Failure> {
-        self.change("register", username, "", "").await.map(|_| ())
+    async fn register(&self, username: &str, owner: Option<Ipv4Addr>) -> Result<(), Failure> {
+        let only = owner.map_or(Only::Any, Only::Owner);
+        self.change("register", username, "", "", only).await.map(|_| ())
     }
 
     async fn unregister(&self, username: &str, only: Only) -> Result<Option<SessionId>, Failure> {
-        self.change("unregister", username, &only_argument(only), "").await
+        self.change("unregister", username, &only_session(only), "", only).await
     }
 
-    async fn open_session(&self, username: &str, endpoint: Endpoint) -> Result<SessionId, Failure> {
+    async fn open_session(
+        &self,
+        username: &str,
+        endpoint: Endpoint,
+        only: Only,
+    ) -> Result<SessionId, Failure> {
         let id = SessionId::fresh();
         let endpoint = format!("{} {}", endpoint.address, endpoint.port);
-        self.change("open", username, &id.to_string(), &endpoint).await.map(|_| id)
+        self.change("open", username, &id.to_string(), &endpoint, only).await.map(|_| id)
     }
 
     async fn close_session(&self, username: &str, only: Only) -> Result<SessionId, Failure> {
-        let ended = self.change("close", username, &only_argument(only), "").await?;
+        let ended = self.change("close", username, &only_session(only), "", only).await?;
         ended.ok_or(Failure::Refused(Reason::SessionNotFound))
     }
 
-    async fn session(&self, username: &str) -> Result<OpenSession, Failure> {
-        self.connected(username).await
+    async fn session(&self, username: &str, only: Only) -> Result<OpenSession, Failure> {
+        let session = self.connected(username).await?;
+        let owner = match only {
+            Only::Owner(_) => self.owner(username).await.map_err(Failure::unavailable)?,
+            _ => None,
+        };
+        only.check(Some((session.id, session.endpoint.address)), owner)?;
+        Ok(session)
     }
 
-    async fn note_dialect(&self, username: &str, dialect: &str) -> Result<(), Failure> {
-        self.change("note", username, "", dialect).await.map(|_| ())
+    async fn note_dialect(&self, username: &str, dialect: &str, only: Only) -> Result<(), Failure> {
+        self.change("note", username, "", dialect, only).await.map(|_| ())
+    }
+
+    async fn free(&self, username: &str) -> Result<(), Failure> {
+        self.change("free", username, "", "", Only::Any).await.map(|_| ())
     }
 
     async fn remote_session(&self, username: &str, remote: &str) -> Result<RemoteSession, Failure> {
@@ -184,17 +221,16 @@ impl Store for RedisStore {
             offline.extend(users);
             online.extend(sessions);
         }
-        offline.sort_unstable();
+        offline.sort_unstable_by(|one, other| one.username.cmp(&other.username));
         online.sort_unstable_by_key(|(order, user)| (*order, user.session.as_ref().map(|one| one.id)));
-        let online = online.into_iter().map(|(_, user)| user);
-        Ok(offline.into_iter().map(Registered::offline).chain(online).collect())
+        Ok(offline.into_iter().chain(online.into_iter().map(|(_, user)| user)).collect())
     }
 
     async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
         let Session { id, username, endpoint, .. } = session;
         let (id, space) = (id.to_string(), if dialect.is_empty() { "" } else { " " });
         let record = format!("{order} {id} {} {}{space}{dialect}", endpoint.address, endpoint.port);
-        self.change("restore", username, &id, &record).await.map(|_| ())
+        self.change("restore", username, &id, &record, Only::Any).await.map(|_| ())
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
@@ -324,21 +360,29 @@ async fn read_shard(redis: &Redis, shard: u16) -> Result<KnownShard, RedisError>
 /// The fields of a hash.
 type Fields = Vec<(String, String)>;
 
-/// The users of a shard: the names of those who are not connected, and the others with their ORDER.
-async fn users_of(redis: &Redis, shard: u16) -> Result<(Vec<Box<str>>, Vec<(u64, Registered)>), RedisError> {
+/// The users of a shard: those who are not connected, and the others with their ORDER.
+async fn users_of(
+    redis: &Redis,
+    shard: u16,
+) -> Result<(Vec<Registered>, Vec<(u64, Registered)>), RedisError> {
     let mut read = redis::pipe();
     read.atomic();
-    read.cmd("HGETALL").arg(redis.key(shard, "users"));
-    read.cmd("HGETALL").arg(redis.key(shard, "online"));
-    let (users, online): (Fields, Fields) = redis.query_pipeline(&read).await?;
-    let offline = users.into_iter().filter(|(_, session)| session.is_empty());
-    let offline = offline.map(|(username, _)| username.into_boxed_str()).collect();
+    for name in ["users", "online", "owners"] {
+        read.cmd("HGETALL").arg(redis.key(shard, name));
+    }
+    let (users, online, owners): (Fields, Fields, Fields) = redis.query_pipeline(&read).await?;
+    let owners = owners.into_iter().map(|(username, owner)| Ok((username, parse_owner(&owner)?)));
+    let owners: HashMap<String, Ipv4Addr> = owners.collect::<Result<_, RedisError>>()?;
+    let offline = users.into_iter().filter(|(_, session)| session.is_empty()).map(|(username, _)| {
+        let owner = owners.get(&username).copied();
+        Registered::offline(username.into(), owner)
+    });
     let read = |(username, record): (String, String)| {
-        let record = Record::parse(&record)?;
+        let (record, owner) = (Record::parse(&record)?, owners.get(&username).copied());
         let (order, dialect) = (record.order, record.dialect.clone());
-        Ok((order, Registered::online(record.session(username.into()), &dialect)))
+        Ok((order, Registered::online(record.session(username.into()), &dialect, owner)))
     };
-    Ok((offline, online.into_iter().map(read).collect::<Result<_, RedisError>>()?))
+    Ok((offline.collect(), online.into_iter().map(read).collect::<Result<_, RedisError>>()?))
 }
 
 /// A value of the key `online`, which redis.lua writes.
