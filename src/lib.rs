@@ -1,6 +1,7 @@
 //! The command line of `lonja`: a subcommand for each service, for all services in one process, for
 //! a peer, and for what an operator asks a running service.
 
+mod admin;
 mod audit;
 mod console_client;
 mod health;
@@ -44,6 +45,8 @@ enum Command {
     Catalog(lonja_catalog::Config),
     /// Run the audit, which records every operation in order; or print what is recorded
     Audit(AuditCommand),
+    /// Look at every user of a running index, and disconnect, free or remove one
+    Admin(admin::Config),
     /// Print everything that an index keeps, as JSON lines: a backup, or a way to another store
     Export(transfer::ExportConfig),
     /// Fill an empty store with an export, or with the files of the original server
@@ -147,6 +150,7 @@ impl Command {
             Self::Console(_) => "lonja-console",
             Self::Peer(_) => "lonja-peer",
             Self::Health(_) => "lonja-health",
+            Self::Admin(_) => "lonja-admin",
             Self::Export(_) => "lonja-export",
             Self::Import(_) => "lonja-import",
         }
@@ -164,6 +168,7 @@ async fn serve(command: Command, shutdown: CancellationToken) -> anyhow::Result<
         Command::Datetime(config) => lonja_datetime::run(config, shutdown).await?,
         Command::Console(config) => lonja_console::run(config, shutdown).await?,
         Command::Health(config) => health::run(config).await?,
+        Command::Admin(config) => admin::run(config).await?,
         Command::Export(config) => transfer::export(config, shutdown).await?,
         Command::Import(config) => transfer::import(config, shutdown).await?,
         // `run` runs a peer before it comes here, because a peer has threads of its own.

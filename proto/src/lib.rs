@@ -30,6 +30,9 @@ mod generated {
         }
         pub use v1::*;
     }
+    pub mod admin {
+        include!("generated/lonja.admin.v1.rs");
+    }
     pub mod console {
         include!("generated/lonja.console.v1.rs");
     }
@@ -54,6 +57,13 @@ pub mod audit {
     pub use crate::generated::audit::*;
     /// The full name of the service, under which its health is asked.
     pub const SERVICE_NAME: &str = audit_service_server::SERVICE_NAME;
+}
+
+/// `lonja.admin.v1`: what an operator does by hand.
+pub mod admin {
+    pub use crate::generated::admin::*;
+    /// The full name of the service.
+    pub const SERVICE_NAME: &str = admin_service_server::SERVICE_NAME;
 }
 
 /// `lonja.console.v1`: the index as people see it in the console.

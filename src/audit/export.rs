@@ -8,7 +8,7 @@ use super::line::{handled_at, operation};
 
 /// The names of the columns.
 pub(super) const HEADING: &str =
-    "handled_at,operation,username,subject,status,peer_address,claimed_datetime,trace_id,dialect\n";
+    "handled_at,operation,username,subject,status,peer_address,claimed_datetime,trace_id,dialect,operator\n";
 
 /// Writes a record as a row.
 pub(super) fn write(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
@@ -22,6 +22,7 @@ pub(super) fn write(record: &OperationRecord, out: &mut dyn Write) -> io::Result
         record.claimed_datetime.clone(),
         record.trace_id.clone(),
         record.dialect.clone(),
+        record.operator.clone(),
     ];
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
     writer.write_record(cells.map(inert)).map_err(io::Error::from)?;
@@ -60,7 +61,7 @@ mod tests {
         };
         write(&record, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        let row = "1970-01-01T00:00:00.000Z,UNSPECIFIED,'=cmd|' /C calc'!A0,\"a \"\"b\"\", c\",0,,,,";
+        let row = "1970-01-01T00:00:00.000Z,UNSPECIFIED,'=cmd|' /C calc'!A0,\"a \"\"b\"\", c\",0,,,,,";
         assert_eq!(text, format!("{row}\n"));
         assert_eq!(HEADING.split(',').count(), row.split(',').count() - 1);
     }

@@ -29,7 +29,10 @@ pub(super) fn printer(json: bool) -> &'static Print {
 fn write_line(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
     let (user, subject) = (Printable(&record.username), Printable(&record.subject));
     let (at, operation, status) = (handled_at(record), operation(record), record.status);
-    let address = Printable(&record.peer_address).to_string();
+    let address = match record.operator.as_str() {
+        "" => Printable(&record.peer_address).to_string(),
+        operator => format!("by {}", Printable(operator)),
+    };
     let space = if record.subject.is_empty() { "" } else { " " };
     writeln!(out, "{at} {address:<21} {status} {operation:<12} {user}{space}{subject}")
 }
@@ -45,6 +48,7 @@ fn write_json(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
         "claimed_datetime": record.claimed_datetime,
         "trace_id": record.trace_id,
         "dialect": record.dialect,
+        "operator": record.operator,
     });
     writeln!(out, "{object}")
 }

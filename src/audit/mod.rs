@@ -85,6 +85,7 @@ enum OperationName {
     ListUsers,
     ListContent,
     GetFile,
+    Free,
 }
 
 impl From<OperationName> for Operation {
@@ -99,6 +100,7 @@ impl From<OperationName> for Operation {
             OperationName::ListUsers => Self::ListUsers,
             OperationName::ListContent => Self::ListContent,
             OperationName::GetFile => Self::GetFile,
+            OperationName::Free => Self::Free,
         }
     }
 }

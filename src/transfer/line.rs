@@ -80,6 +80,9 @@ pub(super) struct Record {
     pub(super) claimed_datetime: String,
     pub(super) trace_id: String,
     pub(super) dialect: String,
+    /// The operator who had this done; absent if a peer asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) operator: String,
 }
 
 /// How much of everything an export holds.
@@ -150,6 +153,7 @@ impl From<OperationRecord> for Record {
             claimed_datetime: record.claimed_datetime,
             trace_id: record.trace_id,
             dialect: record.dialect,
+            operator: record.operator,
         }
     }
 }
@@ -177,6 +181,7 @@ impl TryFrom<Record> for OperationRecord {
             status: record.status,
             trace_id: record.trace_id,
             dialect: record.dialect,
+            operator: record.operator,
         })
     }
 }

@@ -49,8 +49,14 @@ pub(crate) struct StoreAt {
     /// The data directory of `lonja up`, which must not be running
     #[arg(long, value_name = "DIR", group = "kept")]
     data_dir: Option<PathBuf>,
-    /// The Redis of the services: redis://[USER:PASSWORD@]HOST[:PORT] or redis+cluster://HOST[:PORT],...
-    #[arg(long, value_name = "URL", group = "kept")]
+    /// The Redis of the services.
+    #[arg(
+        help = "The Redis of the services: redis://[USER:PASSWORD@]HOST[:PORT] or \
+                redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]",
+        long,
+        value_name = "URL",
+        group = "kept"
+    )]
     store: Option<StoreUrl>,
     /// What every key in Redis begins with
     #[arg(long, env = "LONJA_REDIS_PREFIX", value_name = "PREFIX", default_value = "lonja")]

@@ -16,12 +16,13 @@ use tempfile::TempDir;
 
 use client::Generator;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "lonja/registry/v1/registry.proto",
     "lonja/catalog/v1/catalog.proto",
     "lonja/audit/v1/audit.proto",
     "lonja/batch/v1/batch.proto",
     "lonja/console/v1/console.proto",
+    "lonja/admin/v1/admin.proto",
 ];
 
 fn main() -> anyhow::Result<()> {

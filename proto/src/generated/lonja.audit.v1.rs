@@ -28,6 +28,9 @@ pub struct OperationRecord {
     /// has not shown yet what it reads has char.
     #[prost(string, tag = "9")]
     pub dialect: ::prost::alloc::string::String,
+    /// The operator who had this done; empty if a peer asked.
+    #[prost(string, tag = "10")]
+    pub operator: ::prost::alloc::string::String,
 }
 /// Chooses records. A record must meet every condition that is set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -74,6 +77,8 @@ pub enum Operation {
     ListUsers = 7,
     ListContent = 8,
     GetFile = 9,
+    /// An operator took a user from the address to which the user belonged. No peer can ask for that.
+    Free = 10,
 }
 impl Operation {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -92,6 +97,7 @@ impl Operation {
             Self::ListUsers => "OPERATION_LIST_USERS",
             Self::ListContent => "OPERATION_LIST_CONTENT",
             Self::GetFile => "OPERATION_GET_FILE",
+            Self::Free => "OPERATION_FREE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -107,6 +113,7 @@ impl Operation {
             "OPERATION_LIST_USERS" => Some(Self::ListUsers),
             "OPERATION_LIST_CONTENT" => Some(Self::ListContent),
             "OPERATION_GET_FILE" => Some(Self::GetFile),
+            "OPERATION_FREE" => Some(Self::Free),
             _ => None,
         }
     }

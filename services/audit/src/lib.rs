@@ -38,7 +38,16 @@ pub struct AuditConfig {
 /// console call other services (docs/architecture.md).
 const CALLERS: Callers = &[
     ("lonja-gateway", &[methods::RECORD_OPERATIONS]),
-    ("lonja-console", &[methods::LIST_OPERATIONS, methods::TAIL_OPERATIONS, methods::COUNT_OPERATIONS]),
+    (
+        "lonja-console",
+        &[
+            methods::LIST_OPERATIONS,
+            methods::TAIL_OPERATIONS,
+            methods::COUNT_OPERATIONS,
+            // What an operator has done (lonja.admin.v1).
+            methods::RECORD_OPERATIONS,
+        ],
+    ),
 ];
 
 /// Settings of an audit that runs alone.

@@ -48,7 +48,16 @@ const CALLERS: Callers = &[
             methods::GET_STATISTICS,
         ],
     ),
-    ("lonja-console", &[methods::LIST_FILES, methods::SEARCH_FILES, methods::GET_STATISTICS]),
+    (
+        "lonja-console",
+        &[
+            methods::LIST_FILES,
+            methods::SEARCH_FILES,
+            methods::GET_STATISTICS,
+            // What an operator has done (lonja.admin.v1).
+            methods::END_SESSION,
+        ],
+    ),
 ];
 
 /// Settings of a catalog that runs alone.

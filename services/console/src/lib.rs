@@ -1,9 +1,11 @@
 //! The console: who is online, what they share, what just happened.
 //!
-//! The console joins what registry, catalog and audit know, and changes nothing (`service`). Each
+//! The console joins what registry, catalog and audit know, and changes nothing (`service`). Beside it is
+//! the service for operators, who may change something (`admin`). Each
 //! `Watch...` method of `lonja.console.v1` has a file here. Browsers get a page (`page`) that calls
 //! the console over gRPC-web; other callers use gRPC on the same port.
 
+mod admin;
 mod backend;
 mod export;
 mod files;
@@ -51,6 +53,9 @@ pub struct ConsoleConfig {
         hide_env_values = true
     )]
     pub console_token: Token,
+    /// Token that operators must send, for `lonja admin`; if empty, nobody can change anything here
+    #[arg(long, env = "LONJA_ADMIN_TOKEN", value_name = "TOKEN", default_value = "", hide_env_values = true)]
+    pub admin_token: Token,
     /// Names under which browsers may call the console, besides addresses and localhost; with a
     /// token every name is allowed
     #[arg(long, env = "LONJA_CONSOLE_HOSTS", value_name = "NAME,...", default_value = "")]
@@ -149,11 +154,12 @@ impl Console {
         health: Health,
     ) -> Result<(), RunError> {
         let (overview, follower) = Overview::new(self.backend.clone(), self.probes);
+        let admin = admin::router(self.backend.clone(), self.config.admin_token);
         let service = ConsoleGrpc::new(self.backend, overview, self.config.jaeger_url, self.shutdown.clone());
         let reflection = grpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
         let has_token = self.config.console_token.is_set();
         let calls = service::router(service, grpc::health(&health), reflection, self.config.console_token);
-        let mut router = calls.fallback(page::serve);
+        let mut router = calls.merge(admin).fallback(page::serve);
         if !has_token {
             router = router.layer(from_fn_with_state(self.config.console_hosts, host::check));
         }

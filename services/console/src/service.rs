@@ -148,7 +148,8 @@ where
 {
     let console = ConsoleServiceServer::new(console);
     let guarded = Routes::new(console).add_service(reflection).prepare();
-    let guarded = GrpcWebLayer::new().layer(InterceptorLayer::new(Guard(token)).layer(guarded));
+    let guarded =
+        GrpcWebLayer::new().layer(InterceptorLayer::new(Guard::of_the_console(token)).layer(guarded));
     let open = GrpcWebLayer::new().layer(Routes::new(health).prepare());
     Router::new()
         .route_service(&methods::<ConsoleServiceServer<ConsoleGrpc>>(), guarded.clone())
@@ -156,6 +157,6 @@ where
         .route_service(&methods::<H>(), open)
 }
 
-fn methods<S: NamedService>() -> String {
+pub(crate) fn methods<S: NamedService>() -> String {
     format!("/{}/{{method}}", S::NAME)
 }

@@ -1,4 +1,4 @@
-//! The token that opens the console.
+//! The tokens that open the console, and the service for operators.
 
 use std::str::FromStr;
 
@@ -37,19 +37,35 @@ impl std::fmt::Debug for Token {
 
 /// Lets only those calls through that show the token, or all calls if the token is empty.
 #[derive(Debug, Clone)]
-pub(crate) struct Guard(pub(crate) Token);
+pub(crate) struct Guard {
+    pub(crate) token: Token,
+    /// What a caller without the token is told.
+    pub(crate) refusal: &'static str,
+}
+
+impl Guard {
+    /// The guard of what everyone may look at who has the console's token.
+    pub(crate) fn of_the_console(token: Token) -> Self {
+        Self { token, refusal: "the console needs a token: the value of LONJA_CONSOLE_TOKEN" }
+    }
+
+    /// The guard of what only operators may do.
+    pub(crate) fn of_operators(token: Token) -> Self {
+        Self { token, refusal: "operators need a token: the value of LONJA_ADMIN_TOKEN" }
+    }
+}
 
 impl Interceptor for Guard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Token(token) = &self.0;
+        let Token(token) = &self.token;
         let shown = request.metadata().get("authorization").map(MetadataValue::as_bytes);
         let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer ")).unwrap_or_default();
         // The comparison takes the same time however much of the token is right, so that nobody can
         // find it out bit by bit.
-        if !self.0.is_set() || bool::from(shown.ct_eq(token.as_bytes())) {
+        if !self.token.is_set() || bool::from(shown.ct_eq(token.as_bytes())) {
             return Ok(request);
         }
-        Err(Status::unauthenticated("the console needs a token: the value of LONJA_CONSOLE_TOKEN"))
+        Err(Status::unauthenticated(self.refusal))
     }
 }
 
@@ -62,7 +78,7 @@ mod tests {
         if let Some(shown) = shown {
             request.metadata_mut().insert("authorization", MetadataValue::from_static(shown));
         }
-        Guard(guard.parse().unwrap()).call(request).is_ok()
+        Guard::of_the_console(guard.parse().unwrap()).call(request).is_ok()
     }
 
     #[test]

@@ -357,6 +357,7 @@ fn record(request: &Request, peer: SocketAddr, status: u8, dialect: Dialect) -> 
         status: status.into(),
         trace_id: traces::current_ids().map(|(trace, _)| trace).unwrap_or_default(),
         dialect: dialect.name().to_owned(),
+        operator: String::new(),
     }
 }
 

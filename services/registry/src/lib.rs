@@ -51,8 +51,11 @@ const CALLERS: Callers = &[
             methods::FIND_SESSIONS,
             methods::FIND_ENDED_SESSIONS,
             methods::LIST_USERS,
-            methods::FREE_USER,
             methods::GET_STATISTICS,
+            // What an operator has done (lonja.admin.v1).
+            methods::CLOSE_SESSION,
+            methods::FREE_USER,
+            methods::UNREGISTER_USER,
         ],
     ),
 ];

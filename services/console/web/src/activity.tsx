@@ -121,7 +121,7 @@ function ActivityRow({ record, jaeger }: { record: OperationRecord; jaeger: stri
       <td data-label="Outcome">
         <OutcomeMark outcome={outcome(record.operation, record.status)}>{meaning(record)}</OutcomeMark>
       </td>
-      <td data-label="From">{record.peerAddress}</td>
+      <td data-label="From">{record.operator ? `by ${record.operator}` : record.peerAddress}</td>
       {jaeger && (
         <td data-label="Trace">
           {/^[0-9a-f]{32}$/.test(record.traceId) && (

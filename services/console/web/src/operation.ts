@@ -20,6 +20,7 @@ const STATUSES: Record<Operation, readonly string[]> = {
   [Operation.LIST_USERS]: ["ok", NOT_REGISTERED, NOT_CONNECTED, FAILED],
   [Operation.LIST_CONTENT]: ["ok", NOT_REGISTERED, NOT_CONNECTED, "remote user not registered", FAILED],
   [Operation.GET_FILE]: ["ok", "owner not connected", FAILED],
+  [Operation.FREE]: ["ok", NOT_REGISTERED, FAILED],
 };
 
 /** The operations, for people to choose from. */
@@ -33,6 +34,7 @@ export const OPERATIONS: readonly Operation[] = [
   Operation.LIST_USERS,
   Operation.LIST_CONTENT,
   Operation.GET_FILE,
+  Operation.FREE,
 ];
 
 export function name(operation: Operation): string {

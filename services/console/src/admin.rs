@@ -1,0 +1,219 @@
+//! What an operator does by hand: `lonja.admin.v1`, which is served only if there is a token for it.
+//!
+//! A change is carried out as if the user's peer had asked, and is recorded before it is answered.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use axum::Router;
+use futures_util::TryStreamExt as _;
+use lonja_chassis::{clock, service::Backends};
+use lonja_proto::{
+    Reason, SessionId,
+    admin::{
+        FreeUserRequest, FreeUserResponse, KickUserRequest, KickUserResponse, ListUsersRequest,
+        ListUsersResponse, RemoveUserRequest, RemoveUserResponse, User,
+        admin_service_server::{AdminService, AdminServiceServer},
+    },
+    audit::{Operation, OperationRecord, RecordOperationsRequest},
+    catalog::EndSessionRequest,
+    registry::{self, CloseSessionRequest, RegisteredUser, UnregisterUserRequest},
+};
+use tokio::sync::Mutex;
+use tonic::{
+    Request, Response, Status,
+    service::{Routes, interceptor::InterceptorLayer},
+};
+use tower::Layer as _;
+
+use crate::{
+    backend::{in_time, said_by},
+    service::methods,
+    token::{Guard, Token},
+    users::address,
+    watch::Answers,
+};
+
+/// The largest size of an operator's name, in bytes.
+const MAX_OPERATOR: usize = 64;
+
+/// The routes of the service for operators. Without a token every method is unimplemented.
+pub(crate) fn router(backend: Backends, token: Token) -> Router {
+    let methods = methods::<AdminServiceServer<AdminGrpc>>();
+    if !token.is_set() {
+        return Router::new().route_service(&methods, Routes::default().prepare());
+    }
+    let admin = AdminServiceServer::new(AdminGrpc { backend, recorder: Arc::default() });
+    let guarded = InterceptorLayer::new(Guard::of_operators(token)).layer(Routes::new(admin).prepare());
+    Router::new().route_service(&methods, guarded)
+}
+
+/// Answers `lonja.admin.v1`.
+#[derive(Debug, Clone)]
+struct AdminGrpc {
+    backend: Backends,
+    recorder: Arc<Mutex<Recorder>>,
+}
+
+/// Under which name and number the next record is sent to the audit.
+#[derive(Debug)]
+struct Recorder {
+    writer_id: String,
+    next: u64,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self { writer_id: SessionId::fresh().to_string(), next: 1 }
+    }
+}
+
+/// A change that an operator asks for, and the address of the operator's connection.
+struct Order {
+    operation: Operation,
+    username: String,
+    operator: String,
+    from: String,
+}
+
+impl Order {
+    fn new<T>(
+        operation: Operation,
+        request: &Request<T>,
+        username: &str,
+        operator: &str,
+    ) -> Result<Self, Status> {
+        if operator.is_empty() || operator.len() > MAX_OPERATOR || operator.chars().any(char::is_control) {
+            return Err(Status::invalid_argument("operator: 1 to 64 bytes, without control characters"));
+        }
+        let from = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        Ok(Self { operation, username: username.to_owned(), operator: operator.to_owned(), from })
+    }
+
+    fn record(self, status: u32) -> OperationRecord {
+        OperationRecord {
+            operation: self.operation.into(),
+            username: self.username,
+            handled_at: Some(clock::now().into()),
+            peer_address: self.from,
+            status,
+            operator: self.operator,
+            ..OperationRecord::default()
+        }
+    }
+}
+
+impl AdminGrpc {
+    /// Carries out an order and records the order with its outcome, also if the order was refused. `change`
+    /// gives the session that ended, or an empty text.
+    async fn carry_out(
+        &self,
+        order: Order,
+        change: impl Future<Output = Result<String, Status>>,
+    ) -> Result<(), Status> {
+        let answer = async { Ok(change.await) };
+        let (status, result) = match in_time("registry", answer).await? {
+            Ok(ended) => {
+                self.forget(ended).await;
+                (0, Ok(()))
+            }
+            Err(status) => match Reason::try_from(&status) {
+                // The status of a peer's operation of this kind (docs/protocol.md 3).
+                Ok(Reason::UserNotFound) => (1, Err(status)),
+                Ok(Reason::SessionNotFound) => (2, Err(status)),
+                _ => return Err(said_by("registry", &status)),
+            },
+        };
+        self.record(order.record(status)).await?;
+        result
+    }
+
+    /// Has the catalog remove what a session published. If that fails, the gateway's sweeper has it done.
+    async fn forget(&self, session_id: String) {
+        if !session_id.is_empty() {
+            let ended = self.backend.catalog.end_session(EndSessionRequest { session_id });
+            let _ = in_time("catalog", ended).await;
+        }
+    }
+
+    async fn record(&self, record: OperationRecord) -> Result<(), Status> {
+        let mut recorder = self.recorder.lock().await;
+        let Recorder { writer_id, next: first_sequence } = &*recorder;
+        let (writer_id, first_sequence) = (writer_id.clone(), *first_sequence);
+        let request = RecordOperationsRequest { writer_id, first_sequence, records: vec![record] };
+        match in_time("audit", self.backend.audit.record_operations(request)).await {
+            Ok(_) => recorder.next += 1,
+            Err(status) => {
+                // The record may be stored or not, so its number must not be used again.
+                *recorder = Recorder::default();
+                let message =
+                    format!("{}: the user was changed, and that may not be recorded", status.message());
+                return Err(Status::new(status.code(), message));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for AdminGrpc {
+    type ListUsersStream = Answers<ListUsersResponse>;
+
+    async fn list_users(
+        &self,
+        _: Request<ListUsersRequest>,
+    ) -> Result<Response<Self::ListUsersStream>, Status> {
+        let pages = self.backend.registry.list_users(registry::ListUsersRequest {});
+        let pages = in_time("registry", pages).await?;
+        let pages = pages.map_err(|status| said_by("registry", &status));
+        Ok(Response::new(Box::pin(
+            pages.map_ok(|page| ListUsersResponse { users: page.users.into_iter().map(user).collect() }),
+        )))
+    }
+
+    async fn kick_user(
+        &self,
+        request: Request<KickUserRequest>,
+    ) -> Result<Response<KickUserResponse>, Status> {
+        let KickUserRequest { username, operator } = request.get_ref();
+        let order = Order::new(Operation::Disconnect, &request, username, operator)?;
+        let kick = CloseSessionRequest { username: username.clone(), ..CloseSessionRequest::default() };
+        let kick = async { Ok(self.backend.registry.close_session(kick).await?.ended_session_id) };
+        self.carry_out(order, kick).await?;
+        Ok(Response::new(KickUserResponse {}))
+    }
+
+    async fn free_user(
+        &self,
+        request: Request<FreeUserRequest>,
+    ) -> Result<Response<FreeUserResponse>, Status> {
+        let FreeUserRequest { username, operator } = request.get_ref();
+        let order = Order::new(Operation::Free, &request, username, operator)?;
+        let free = registry::FreeUserRequest { username: username.clone() };
+        let free = async { self.backend.registry.free_user(free).await.map(|_| String::new()) };
+        self.carry_out(order, free).await?;
+        Ok(Response::new(FreeUserResponse {}))
+    }
+
+    async fn remove_user(
+        &self,
+        request: Request<RemoveUserRequest>,
+    ) -> Result<Response<RemoveUserResponse>, Status> {
+        let RemoveUserRequest { username, operator } = request.get_ref();
+        let order = Order::new(Operation::Unregister, &request, username, operator)?;
+        let remove = UnregisterUserRequest { username: username.clone(), only_for: None };
+        let remove = async { Ok(self.backend.registry.unregister_user(remove).await?.ended_session_id) };
+        self.carry_out(order, remove).await?;
+        Ok(Response::new(RemoveUserResponse {}))
+    }
+}
+
+fn user(user: RegisteredUser) -> User {
+    let session = user.session.and_then(|session| session.session);
+    let owner = (user.owner != 0).then(|| Ipv4Addr::from_bits(user.owner).to_string());
+    User {
+        username: user.username,
+        owner: owner.unwrap_or_default(),
+        address: address(session.as_ref().and_then(|session| session.endpoint)),
+        online_since_ms: session.map(|session| session.opened_at_ms).unwrap_or_default(),
+    }
+}
