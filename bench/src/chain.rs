@@ -196,6 +196,27 @@ impl RegistryService for Back {
         not_here()
     }
 
+    async fn take_checks(
+        &self,
+        _: Request<proto::TakeChecksRequest>,
+    ) -> Result<Response<proto::TakeChecksResponse>, Status> {
+        not_here()
+    }
+
+    async fn note_check(
+        &self,
+        _: Request<proto::NoteCheckRequest>,
+    ) -> Result<Response<proto::NoteCheckResponse>, Status> {
+        not_here()
+    }
+
+    async fn look_up_checks(
+        &self,
+        _: Request<proto::LookUpChecksRequest>,
+    ) -> Result<Response<proto::LookUpChecksResponse>, Status> {
+        not_here()
+    }
+
     async fn get_statistics(
         &self,
         _: Request<proto::GetStatisticsRequest>,

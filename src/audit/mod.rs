@@ -86,6 +86,7 @@ enum OperationName {
     ListContent,
     GetFile,
     Free,
+    Expire,
 }
 
 impl From<OperationName> for Operation {
@@ -101,6 +102,7 @@ impl From<OperationName> for Operation {
             OperationName::ListContent => Self::ListContent,
             OperationName::GetFile => Self::GetFile,
             OperationName::Free => Self::Free,
+            OperationName::Expire => Self::Expire,
         }
     }
 }

@@ -280,7 +280,7 @@ class Edges(unittest.TestCase):
                 continue
             for direction, side, edges in (("ingress", "from", into), ("egress", "to", out)):
                 for rule in policy["spec"].get(direction) or []:
-                    for port in (port["port"] for port in rule["ports"]):
+                    for port in (port.get("port", "any") for port in rule["ports"]):
                         for peer in rule.get(side) or [None]:
                             edges.add((role, self.name(peer), port))
         return into, out
@@ -292,6 +292,8 @@ class Edges(unittest.TestCase):
             labels = peer["podSelector"]["matchLabels"]
             self.assertEqual(labels["app.kubernetes.io/instance"], RELEASE)
             return component(labels)
+        if "ipBlock" in peer:
+            return peer["ipBlock"]["cidr"]
         labels = peer["namespaceSelector"].get("matchLabels", {})
         return labels.get("kubernetes.io/metadata.name", "any namespace")
 
@@ -312,6 +314,10 @@ class Edges(unittest.TestCase):
             | {("test", "gateway", "peers"), ("test", "datetime", "soap")}
             | {(role, "anyone", 53) for role in ROLES | {"test"}},
         )
+
+    def test_a_gateway_that_checks_peers_may_dial_them(self):
+        (_, without), (_, out) = self.edges({}), self.edges({"gateway": {"checkPeers": 60}})
+        self.assertEqual(out - without, {("gateway", "0.0.0.0/0", "any")})
 
     def test_every_call_inside_is_allowed_at_both_ends(self):
         for name in SHAPES:

@@ -27,6 +27,7 @@ mod peer_names;
 mod peer_serves;
 mod peer_shell;
 mod peer_terminal;
+mod presence;
 mod process;
 mod protocol;
 mod report_table;

@@ -138,6 +138,7 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
     ];
     let of_the_console = [
         "/ListUsers",
+        "/LookUpChecks",
         "/FreeUser",
         "/LookUpSessions",
         "/FindSessions",

@@ -11,7 +11,7 @@ use std::{
 use crate::repository;
 
 /// The crates of Lonja that each crate may use in what is shipped, floor by floor.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("lonja-wire", &[]),
     ("lonja-telemetry", &[]),
     ("lonja-journal", &["lonja-telemetry"]),
@@ -28,9 +28,18 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("lonja-datetime", &["lonja-chassis"]),
     ("lonja-console", &["lonja-chassis", "lonja-proto", "lonja-rpc"]),
     ("lonja-origin", &["lonja-chassis", "lonja-telemetry", "lonja-wire"]),
+    ("lonja-presence", &["lonja-chassis", "lonja-proto", "lonja-telemetry", "lonja-wire"]),
     (
         "lonja-gateway",
-        &["lonja-chassis", "lonja-origin", "lonja-proto", "lonja-rpc", "lonja-telemetry", "lonja-wire"],
+        &[
+            "lonja-chassis",
+            "lonja-origin",
+            "lonja-presence",
+            "lonja-proto",
+            "lonja-rpc",
+            "lonja-telemetry",
+            "lonja-wire",
+        ],
     ),
     ("lonja-peer", &["lonja-wire"]),
     (

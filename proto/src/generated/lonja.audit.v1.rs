@@ -79,6 +79,8 @@ pub enum Operation {
     GetFile = 9,
     /// An operator took a user from the address to which the user belonged. No peer can ask for that.
     Free = 10,
+    /// The index ended the session of a peer that was gone. No peer can ask for that.
+    Expire = 11,
 }
 impl Operation {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -98,6 +100,7 @@ impl Operation {
             Self::ListContent => "OPERATION_LIST_CONTENT",
             Self::GetFile => "OPERATION_GET_FILE",
             Self::Free => "OPERATION_FREE",
+            Self::Expire => "OPERATION_EXPIRE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -114,6 +117,7 @@ impl Operation {
             "OPERATION_LIST_CONTENT" => Some(Self::ListContent),
             "OPERATION_GET_FILE" => Some(Self::GetFile),
             "OPERATION_FREE" => Some(Self::Free),
+            "OPERATION_EXPIRE" => Some(Self::Expire),
             _ => None,
         }
     }

@@ -74,6 +74,9 @@ pub struct User {
     pub address: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub online_since: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the user's peer was last reached. Absent if that was never checked.
+    #[prost(message, optional, tag = "4")]
+    pub last_seen: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchFilesRequest {

@@ -261,6 +261,48 @@ pub struct ListUsersResponse {
     pub users: ::prost::alloc::vec::Vec<RegisteredUser>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeChecksRequest {
+    /// The least time between two checks of a session whose peer was reached, in milliseconds. A session whose
+    /// peer refused is given again after a quarter of that.
+    #[prost(uint64, tag = "1")]
+    pub interval_ms: u64,
+    /// The largest number of sessions to give, 1 to 1000.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TakeChecksResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<IdentifiedSession>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoteCheckRequest {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(enumeration = "CheckResult", tag = "3")]
+    pub result: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoteCheckResponse {
+    /// How many checks in a row were refused since the peer was reached. 0 if the peer was never reached.
+    #[prost(uint32, tag = "1")]
+    pub refusals: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LookUpChecksRequest {
+    /// The sessions to ask about, at most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<SessionKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookUpChecksResponse {
+    /// For each session, when the peer was last reached, in milliseconds of the Unix epoch; 0 if never.
+    #[prost(int64, repeated, tag = "1")]
+    pub reached_at_ms: ::prost::alloc::vec::Vec<i64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatisticsRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatisticsResponse {
@@ -268,6 +310,41 @@ pub struct GetStatisticsResponse {
     pub users: u64,
     #[prost(uint64, tag = "2")]
     pub sessions: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CheckResult {
+    Unspecified = 0,
+    /// Somebody accepted the connection.
+    Reached = 1,
+    /// The connection was refused: nobody listens there.
+    Refused = 2,
+    /// Anything else, such as no answer, which proves nothing.
+    Silent = 3,
+}
+impl CheckResult {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHECK_RESULT_UNSPECIFIED",
+            Self::Reached => "CHECK_RESULT_REACHED",
+            Self::Refused => "CHECK_RESULT_REFUSED",
+            Self::Silent => "CHECK_RESULT_SILENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHECK_RESULT_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHECK_RESULT_REACHED" => Some(Self::Reached),
+            "CHECK_RESULT_REFUSED" => Some(Self::Refused),
+            "CHECK_RESULT_SILENT" => Some(Self::Silent),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod registry_service_client {
@@ -732,6 +809,88 @@ pub mod registry_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Gives sessions whose peers are to be dialled now, to see whether the peers are still there, and counts
+        /// these sessions as being checked: no other call gives them in the same interval.
+        pub async fn take_checks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TakeChecksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakeChecksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.registry.v1.RegistryService/TakeChecks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.registry.v1.RegistryService", "TakeChecks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps what came of a check. Nothing is kept for a session that is over.
+        pub async fn note_check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NoteCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoteCheckResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.registry.v1.RegistryService/NoteCheck",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.registry.v1.RegistryService", "NoteCheck"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says when the peers of these sessions were last reached.
+        pub async fn look_up_checks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookUpChecksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookUpChecksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lonja.registry.v1.RegistryService/LookUpChecks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("lonja.registry.v1.RegistryService", "LookUpChecks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Says how many users and sessions there are.
         pub async fn get_statistics(
             &mut self,
@@ -894,6 +1053,31 @@ pub mod registry_service_server {
             &self,
             request: tonic::Request<super::ListUsersRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListUsersStream>, tonic::Status>;
+        /// Gives sessions whose peers are to be dialled now, to see whether the peers are still there, and counts
+        /// these sessions as being checked: no other call gives them in the same interval.
+        async fn take_checks(
+            &self,
+            request: tonic::Request<super::TakeChecksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakeChecksResponse>,
+            tonic::Status,
+        >;
+        /// Keeps what came of a check. Nothing is kept for a session that is over.
+        async fn note_check(
+            &self,
+            request: tonic::Request<super::NoteCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoteCheckResponse>,
+            tonic::Status,
+        >;
+        /// Says when the peers of these sessions were last reached.
+        async fn look_up_checks(
+            &self,
+            request: tonic::Request<super::LookUpChecksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookUpChecksResponse>,
+            tonic::Status,
+        >;
         /// Says how many users and sessions there are.
         async fn get_statistics(
             &self,
@@ -1572,6 +1756,142 @@ pub mod registry_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/lonja.registry.v1.RegistryService/TakeChecks" => {
+                    #[allow(non_camel_case_types)]
+                    struct TakeChecksSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::TakeChecksRequest>
+                    for TakeChecksSvc<T> {
+                        type Response = super::TakeChecksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TakeChecksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::take_checks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TakeChecksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lonja.registry.v1.RegistryService/NoteCheck" => {
+                    #[allow(non_camel_case_types)]
+                    struct NoteCheckSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::NoteCheckRequest>
+                    for NoteCheckSvc<T> {
+                        type Response = super::NoteCheckResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NoteCheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::note_check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NoteCheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lonja.registry.v1.RegistryService/LookUpChecks" => {
+                    #[allow(non_camel_case_types)]
+                    struct LookUpChecksSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::LookUpChecksRequest>
+                    for LookUpChecksSvc<T> {
+                        type Response = super::LookUpChecksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LookUpChecksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::look_up_checks(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LookUpChecksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/lonja.registry.v1.RegistryService/GetStatistics" => {
                     #[allow(non_camel_case_types)]
                     struct GetStatisticsSvc<T: RegistryService>(pub Arc<T>);
@@ -1711,6 +2031,18 @@ pub mod methods {
     /// Names what [`super::RegistryClient::list_users`] calls.
     pub const LIST_USERS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
         "/lonja.registry.v1.RegistryService/ListUsers",
+    );
+    /// Names what [`super::RegistryClient::take_checks`] calls.
+    pub const TAKE_CHECKS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/TakeChecks",
+    );
+    /// Names what [`super::RegistryClient::note_check`] calls.
+    pub const NOTE_CHECK: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/NoteCheck",
+    );
+    /// Names what [`super::RegistryClient::look_up_checks`] calls.
+    pub const LOOK_UP_CHECKS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
+        "/lonja.registry.v1.RegistryService/LookUpChecks",
     );
     /// Names what [`super::RegistryClient::get_statistics`] calls.
     pub const GET_STATISTICS: ::lonja_rpc::Method = ::lonja_rpc::Method::new(
@@ -1971,6 +2303,61 @@ impl RegistryClient {
                     .map(|pages| -> ::lonja_rpc::Pages<ListUsersResponse> {
                         Box::pin(pages.into_inner())
                     })
+            }
+        }
+    }
+    /// Gives sessions whose peers are to be dialled now, to see whether the peers are still there, and counts
+    /// these sessions as being checked: no other call gives them in the same interval.
+    pub async fn take_checks(
+        &self,
+        request: TakeChecksRequest,
+    ) -> ::std::result::Result<TakeChecksResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.take_checks(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::TAKE_CHECKS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .take_checks(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    /// Keeps what came of a check. Nothing is kept for a session that is over.
+    pub async fn note_check(
+        &self,
+        request: NoteCheckRequest,
+    ) -> ::std::result::Result<NoteCheckResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.note_check(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::NOTE_CHECK, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .note_check(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
+            }
+        }
+    }
+    /// Says when the peers of these sessions were last reached.
+    pub async fn look_up_checks(
+        &self,
+        request: LookUpChecksRequest,
+    ) -> ::std::result::Result<LookUpChecksResponse, ::tonic::Status> {
+        match &self.0 {
+            ::lonja_rpc::Target::Local(service) => {
+                let answer = service.look_up_checks(::tonic::Request::new(request));
+                ::lonja_rpc::local(methods::LOOK_UP_CHECKS, answer).await
+            }
+            ::lonja_rpc::Target::Remote(channel) => {
+                registry_service_client::RegistryServiceClient::new(channel.clone())
+                    .look_up_checks(request)
+                    .await
+                    .map(::tonic::Response::into_inner)
             }
         }
     }

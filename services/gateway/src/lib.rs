@@ -86,6 +86,10 @@ pub struct GatewayConfig {
     /// catalog
     #[arg(long, env = "LONJA_SWEEP_INTERVAL", value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub sweep_interval: Duration,
+    /// Seconds between two looks at whether a connected user's peer is still there; the session of a peer
+    /// that was reached once, and then refuses three times in a row, is ended; 0 is never
+    #[arg(long, env = "LONJA_CHECK_PEERS", value_name = "SECONDS", default_value = "0", value_parser = seconds_or_never)]
+    pub check_peers: Duration,
     /// Do not print a line for each operation
     #[arg(long, env = "LONJA_NO_OPERATION_LOG")]
     pub no_operation_log: bool,
@@ -119,6 +123,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let bad = || "a number of seconds greater than 0".to_owned();
     let seconds: f64 = text.parse().map_err(|_| bad())?;
     Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(bad)
+}
+
+fn seconds_or_never(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// Runs a gateway until shutdown, and prints the addresses on which it listens.

@@ -11,6 +11,7 @@ use lonja_chassis::{
     shutdown,
 };
 use lonja_origin::{Advertise, Place, Places, Rates};
+use lonja_presence::Presence;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
 use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, task::JoinError, time};
@@ -83,6 +84,7 @@ pub struct Gateway {
     trusted_proxies: Networks,
     backend: Backends,
     sweep_interval: Duration,
+    check_peers: Duration,
 }
 
 impl Gateway {
@@ -112,6 +114,7 @@ impl Gateway {
             trusted_proxies: config.trusted_proxies,
             backend,
             sweep_interval: config.sweep_interval,
+            check_peers: config.check_peers,
         }
     }
 
@@ -136,10 +139,16 @@ impl Gateway {
         let finished = CancellationToken::new();
         let recorder = self.shared.recorder.clone();
         let audit = self.backend.audit.clone();
-        // The sweeper, the recorder and the accept loop have a task each, so that waking one of
-        // them does not poll the others.
+        let presence = Presence::new(self.backend.clone(), self.check_peers);
+        let expired = self.shared.recorder.clone();
+        // The sweeper, the checks of peers, the recorder and the accept loop have a task each, so that
+        // waking one of them does not poll the others.
         let tasks = [
             tokio::spawn(sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone())),
+            tokio::spawn(presence.check_until(shutdown.clone(), move |record| {
+                let recorder = expired.clone();
+                async move { recorder.record(record).await }
+            })),
             tokio::spawn({
                 let finished = finished.clone();
                 async move { recorder.deliver(audit, finished).await }

@@ -1,5 +1,6 @@
 //! The registry: who is registered and who is connected.
 
+mod check;
 mod model;
 mod service;
 pub mod store;
@@ -21,7 +22,8 @@ use lonja_redis::StoreUrl;
 use lonja_rpc::Callers;
 use tokio_util::sync::CancellationToken;
 
-pub use model::{Endpoint, OpenSession, Registered, Session};
+pub use check::Check;
+pub use model::{Endpoint, Only, OpenSession, Registered, Session};
 use service::RegistryGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
@@ -40,6 +42,8 @@ const CALLERS: Callers = &[
             methods::GET_REMOTE_SESSION,
             methods::LIST_SESSIONS,
             methods::FIND_ENDED_SESSIONS,
+            methods::TAKE_CHECKS,
+            methods::NOTE_CHECK,
             methods::GET_STATISTICS,
         ],
     ),
@@ -51,6 +55,7 @@ const CALLERS: Callers = &[
             methods::FIND_SESSIONS,
             methods::FIND_ENDED_SESSIONS,
             methods::LIST_USERS,
+            methods::LOOK_UP_CHECKS,
             methods::GET_STATISTICS,
             // What an operator has done (lonja.admin.v1).
             methods::CLOSE_SESSION,

@@ -79,6 +79,15 @@ fn owner(ipv4: u32) -> Option<Ipv4Addr> {
     (ipv4 != 0).then(|| Ipv4Addr::from_bits(ipv4))
 }
 
+/// Sessions that a call asks about, each with its user.
+fn keys(sessions: Vec<proto::SessionKey>) -> Result<Vec<(String, SessionId)>, Status> {
+    if sessions.len() > MAX_KEYS {
+        return Err(Status::invalid_argument("sessions: at most 1000"));
+    }
+    let parse = |key: proto::SessionKey| Ok((key.username, session_id(&key.session_id)?));
+    sessions.into_iter().map(parse).collect()
+}
+
 fn session_id(text: &str) -> Result<SessionId, Status> {
     text.parse().map_err(|_| Status::invalid_argument("session_id: not a ULID"))
 }
@@ -227,15 +236,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
         &self,
         request: Request<proto::FindEndedSessionsRequest>,
     ) -> Result<Response<proto::FindEndedSessionsResponse>, Status> {
-        let keys = request.into_inner().sessions;
-        if keys.len() > MAX_KEYS {
-            return Err(Status::invalid_argument("sessions: at most 1000"));
-        }
-        let parse = |key: proto::SessionKey| {
-            let id = session_id(&key.session_id)?;
-            Ok((key.username, id))
-        };
-        let keys: Vec<_> = keys.into_iter().map(parse).collect::<Result<_, Status>>()?;
+        let keys = keys(request.into_inner().sessions)?;
         let ended = self.store.ended(&keys).await?;
         let ended_session_ids = ended.iter().map(SessionId::to_string).collect();
         Ok(Response::new(proto::FindEndedSessionsResponse { ended_session_ids }))
@@ -295,6 +296,35 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             (!users.is_empty()).then_some(Ok(proto::ListUsersResponse { users }))
         });
         Ok(Response::new(Box::pin(tokio_stream::iter(pages))))
+    }
+
+    async fn take_checks(
+        &self,
+        request: Request<proto::TakeChecksRequest>,
+    ) -> Result<Response<proto::TakeChecksResponse>, Status> {
+        let proto::TakeChecksRequest { interval_ms, limit } = *request.get_ref();
+        let limit = (limit as usize).clamp(1, MAX_KEYS);
+        let sessions = self.store.take_checks(interval_ms, limit).await?.iter().map(identified).collect();
+        Ok(Response::new(proto::TakeChecksResponse { sessions }))
+    }
+
+    async fn note_check(
+        &self,
+        request: Request<proto::NoteCheckRequest>,
+    ) -> Result<Response<proto::NoteCheckResponse>, Status> {
+        let request = request.get_ref();
+        let (username, session) = (username(&request.username)?, session_id(&request.session_id)?);
+        let check = self.store.note_check(username, session, request.result()).await?;
+        Ok(Response::new(proto::NoteCheckResponse { refusals: check.refusals }))
+    }
+
+    async fn look_up_checks(
+        &self,
+        request: Request<proto::LookUpChecksRequest>,
+    ) -> Result<Response<proto::LookUpChecksResponse>, Status> {
+        let checks = self.store.checks(&keys(request.into_inner().sessions)?).await?;
+        let reached_at_ms = checks.iter().map(|check| check.reached_at_ms).collect();
+        Ok(Response::new(proto::LookUpChecksResponse { reached_at_ms }))
     }
 
     async fn get_statistics(

@@ -21,6 +21,7 @@ const STATUSES: Record<Operation, readonly string[]> = {
   [Operation.LIST_CONTENT]: ["ok", NOT_REGISTERED, NOT_CONNECTED, "remote user not registered", FAILED],
   [Operation.GET_FILE]: ["ok", "owner not connected", FAILED],
   [Operation.FREE]: ["ok", NOT_REGISTERED, FAILED],
+  [Operation.EXPIRE]: ["ok", FAILED],
 };
 
 /** The operations, for people to choose from. */
@@ -35,6 +36,7 @@ export const OPERATIONS: readonly Operation[] = [
   Operation.LIST_CONTENT,
   Operation.GET_FILE,
   Operation.FREE,
+  Operation.EXPIRE,
 ];
 
 export function name(operation: Operation): string {

@@ -17,6 +17,8 @@ export function UsersView({ query }: { query: URLSearchParams }) {
   const watch = useWatch(JSON.stringify(request), (signal) => console_.watchUsers(request, { signal }), fold);
   const now = useNow();
   const list = watch.value;
+  // The gateway checks peers only where it was told to.
+  const isChecked = list?.users.some((user) => user.lastSeen) ?? false;
   const pages = {
     from,
     size: PAGE,
@@ -45,6 +47,7 @@ export function UsersView({ query }: { query: URLSearchParams }) {
                   <th scope="col">User</th>
                   <th scope="col">Address</th>
                   <th scope="col">Online for</th>
+                  {isChecked && <th scope="col">Last seen</th>}
                   <th scope="col">Shares</th>
                 </tr>
               </thead>
@@ -56,6 +59,9 @@ export function UsersView({ query }: { query: URLSearchParams }) {
                     </th>
                     <td data-label="Address">{user.address}</td>
                     <td data-label="Online for">{age(user.onlineSince, now)}</td>
+                    {isChecked && (
+                      <td data-label="Last seen">{user.lastSeen ? `${age(user.lastSeen, now)} ago` : "not yet"}</td>
+                    )}
                     <td>
                       <a href={link("files", { user: user.username })}>
                         Files<span class="for-readers"> of {user.username}</span>

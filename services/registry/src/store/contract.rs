@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
-use lonja_proto::{Failure, Reason, SessionId};
+use lonja_proto::{Failure, Reason, SessionId, registry::CheckResult};
 
 use super::{RemoteSession, Statistics, Store};
-use crate::model::{Endpoint, Only, Session};
+use crate::{
+    check::Check,
+    model::{Endpoint, Only, Session},
+};
 
 /// Makes a test of each rule. `$open` gives a fresh store and whatever keeps it alive.
 macro_rules! suite {
@@ -24,6 +27,8 @@ macro_rules! suite {
             any_change_makes_another_revision,
             every_user_is_given_with_the_users_session,
             a_restored_session_is_as_it_was,
+            checks_are_taken_once_in_an_interval,
+            checks_are_of_the_session,
             ended_sessions_are_told_apart,
             one_of_many_racing_registrations_wins,
             nothing_is_lost_when_many_write,
@@ -268,6 +273,62 @@ pub(crate) async fn a_restored_session_is_as_it_was(store: impl Store) {
         (["zoe", "alice", "bob"].map(str::to_owned).to_vec(), vec!["text", "", ""])
     );
     assert_eq!(store.close_session("zoe", Only::Session(old[0].id)).await, Ok(old[0].id));
+}
+
+/// An interval that is not over in the time of a test.
+const LONG: u64 = 3_600_000;
+
+pub(crate) async fn checks_are_taken_once_in_an_interval(store: impl Store) {
+    for number in 0..20 {
+        connect(&store, &format!("user{number}")).await;
+    }
+    // With an interval of 0 everybody is due, whenever the sessions were opened.
+    let some = store.take_checks(0, 15).await.unwrap();
+    assert_eq!(some.len(), 15);
+    let rest = store.take_checks(1, 100).await.unwrap();
+    assert!(rest.len() >= 5, "{rest:?}");
+    let names: BTreeSet<_> = some.iter().chain(&rest).map(|session| session.username.clone()).collect();
+    assert_eq!(names.len(), 20);
+    assert_eq!(store.take_checks(LONG, 100).await, Ok(Vec::new()));
+    // Of many that ask at one moment, one gets each session.
+    let store = Arc::new(store);
+    let race = |_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.take_checks(LONG, 100).await.unwrap() })
+    };
+    connect(&*store, "late").await;
+    store.note_check("user0", some[0].id, CheckResult::Reached).await.unwrap();
+    for racer in (0..8).map(race).collect::<Vec<_>>() {
+        assert_eq!(racer.await.unwrap(), Vec::new(), "not due");
+    }
+}
+
+pub(crate) async fn checks_are_of_the_session(store: impl Store) {
+    let first = connect(&store, "alice").await;
+    let note = async |session, result| store.note_check("alice", session, result).await.unwrap();
+    let reached_at_ms = async |session| {
+        store.checks(&[("alice".to_owned(), session), ("bob".to_owned(), first)]).await.unwrap()[0]
+            .reached_at_ms
+    };
+    assert_eq!(note(first, CheckResult::Refused).await.refusals, 0, "never reached");
+    assert_eq!(reached_at_ms(first).await, 0);
+    let reached = note(first, CheckResult::Reached).await.reached_at_ms;
+    assert!(reached > 1_700_000_000_000);
+    assert_eq!(reached_at_ms(first).await, reached);
+    for refusals in 1..4 {
+        assert_eq!(note(first, CheckResult::Refused).await.refusals, refusals);
+    }
+    assert_eq!(reached_at_ms(first).await, reached);
+    // The list of sessions is as it was.
+    let revision = store.list(None, "").await.unwrap().revision;
+    note(first, CheckResult::Reached).await;
+    assert!(store.list(None, &revision).await.unwrap().sessions.is_none());
+    // Nothing is known of the next session, nor of one that is over.
+    store.close_session("alice", Only::Any).await.unwrap();
+    assert_eq!(note(first, CheckResult::Reached).await, Check::default());
+    let second = store.open_session("alice", ENDPOINT, Only::Any).await.unwrap();
+    assert_eq!(note(second, CheckResult::Refused).await.refusals, 0);
+    assert_eq!((note(first, CheckResult::Reached).await, reached_at_ms(second).await), (Check::default(), 0));
 }
 
 pub(crate) async fn ended_sessions_are_told_apart(store: impl Store) {

@@ -7,25 +7,31 @@
 //! of them to the newest row (`lonja_journal::State`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::Ipv4Addr,
     sync::Arc,
 };
 
 use lonja_chassis::clock::unix_ms;
 use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
-use lonja_proto::{Failure, Reason, SessionId};
+use lonja_proto::{Failure, Reason, SessionId, registry::CheckResult};
+use parking_lot::Mutex;
 
 use super::{Listing, RemoteSession, Statistics, Store};
+use crate::check::Check;
 use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 /// The number of changes that the log may hold besides two for each user and each session.
 const SLACK: u64 = 1024;
+/// The number of checks that may be kept besides two for each session, until those of ended sessions go.
+const CHECKS_SLACK: usize = 1024;
 
 /// Users and sessions in a journal. All clones are the same store.
 #[derive(Debug, Clone)]
 pub struct EmbeddedStore {
     log: Log<Registry>,
+    /// What is known of the peers of sessions. A restart forgets that: it is found out again.
+    checks: Arc<Mutex<HashMap<SessionId, Check>>>,
 }
 
 impl EmbeddedStore {
@@ -34,7 +40,7 @@ impl EmbeddedStore {
     /// # Errors
     /// When the log is damaged.
     pub fn open(journal: &mut JournalBuilder) -> Result<Self, OpenError> {
-        Ok(Self { log: journal.add(Registry::new())? })
+        Ok(Self { log: journal.add(Registry::new())?, checks: Arc::default() })
     }
 
     async fn submit(&self, username: &str, action: Action) -> Result<Option<SessionId>, Failure> {
@@ -142,6 +148,40 @@ impl Store for EmbeddedStore {
         let (id, endpoint, opened_at_ms) = (*id, *endpoint, *opened_at_ms);
         let opening = Opening { id, endpoint, opened_at_ms, dialect: dialect.into(), least_order: order };
         self.submit(username, Action::Open(opening, Only::Any)).await.map(|_| ())
+    }
+
+    async fn take_checks(&self, interval_ms: u64, limit: usize) -> Result<Vec<Arc<Session>>, Failure> {
+        let state = self.log.state();
+        let (mut checks, now) = (self.checks.lock(), unix_ms());
+        if checks.len() > 2 * state.online.len() + CHECKS_SLACK {
+            let open: HashSet<_> = state.online.values().map(|session| session.id).collect();
+            checks.retain(|id, _| open.contains(id));
+        }
+        let known = |session: &Session| checks.get(&session.id).copied().unwrap_or_default();
+        let due = state.online.values().filter(|one| known(one).is_due(one, now, interval_ms));
+        let due: Vec<_> = due.take(limit).cloned().collect();
+        due.iter().for_each(|session| checks.entry(session.id).or_default().at_ms = now);
+        Ok(due)
+    }
+
+    async fn note_check(
+        &self,
+        username: &str,
+        session: SessionId,
+        result: CheckResult,
+    ) -> Result<Check, Failure> {
+        if self.log.state().users.get(username).and_then(User::session_id) != Some(session) {
+            return Ok(Check::default());
+        }
+        let mut checks = self.checks.lock();
+        let check = checks.entry(session).or_default();
+        *check = check.after(result, unix_ms());
+        Ok(*check)
+    }
+
+    async fn checks(&self, sessions: &[(String, SessionId)]) -> Result<Vec<Check>, Failure> {
+        let checks = self.checks.lock();
+        Ok(sessions.iter().map(|(_, id)| checks.get(id).copied().unwrap_or_default()).collect())
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {

@@ -7,8 +7,9 @@ mod redis;
 
 use std::{future::Future, net::Ipv4Addr, sync::Arc};
 
-use lonja_proto::{Failure, SessionId};
+use lonja_proto::{Failure, SessionId, registry::CheckResult};
 
+use crate::check::Check;
 use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 pub use embedded::EmbeddedStore;
@@ -140,6 +141,28 @@ pub trait Store: Send + Sync + 'static {
         order: u64,
         dialect: &str,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Gives sessions whose peers are to be dialled now, at most `limit` of them, and counts these as being
+    /// checked. No other call gives them in the same interval.
+    fn take_checks(
+        &self,
+        interval_ms: u64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Arc<Session>>, Failure>> + Send;
+
+    /// Keeps what came of a check, and gives what is known then. Nothing is known of a session that is over.
+    fn note_check(
+        &self,
+        username: &str,
+        session: SessionId,
+        result: CheckResult,
+    ) -> impl Future<Output = Result<Check, Failure>> + Send;
+
+    /// Gives what is known of the peers of these sessions, each of which is asked about with its user.
+    fn checks(
+        &self,
+        sessions: &[(String, SessionId)],
+    ) -> impl Future<Output = Result<Vec<Check>, Failure>> + Send;
 
     /// Counts users and sessions. Fails while the store cannot be written.
     fn statistics(&self) -> impl Future<Output = Result<Statistics, Failure>> + Send;

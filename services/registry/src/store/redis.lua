@@ -4,8 +4,10 @@
 --             " DIALECT" if a dialect was noted
 --   revision  the ORDER of the newest change of a session
 --   owners    hash: username -> IPV4, for users that belong to an address
+--   checks    hash: username -> "ID AT REACHED REFUSALS" for sessions whose peers were dialled: when the
+--             last check began, when the peer was last reached (0 is never), how often it refused since
 -- An ORDER is a time in microseconds of the Unix epoch, and more than every ORDER before.
-local KEYS_EACH, ARGS_EACH = 4, 5
+local KEYS_EACH, ARGS_EACH = 5, 5
 
 local function advance(revision)
   local time = redis.call('TIME')
@@ -18,6 +20,7 @@ end
 
 local function apply(k, a)
   local users, online, revision, owners = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
+  local checks = KEYS[k + 4]
   local operation, username, id, detail = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   -- Who may ask: empty is anyone, `at IPV4` the address in the session, `owner IPV4` the user's owner.
   local rule, asker = ARGV[a + 4]:match('^(%a+) (.+)$')
@@ -29,6 +32,13 @@ local function apply(k, a)
   end
   local session = redis.call('HGET', users, username)
   if not session then return '-USER_NOT_FOUND' end
+  if operation == 'check' then
+    -- `detail` is the record that the caller has seen, and the last argument the one to come.
+    if session ~= id or (redis.call('HGET', checks, username) or '') ~= detail then return '+' end
+    changed = true
+    redis.call('HSET', checks, username, ARGV[a + 4])
+    return '+' .. id
+  end
   if operation == 'free' then
     changed = true
     redis.call('HDEL', owners, username)
@@ -72,6 +82,7 @@ local function apply(k, a)
   changed = true
   if session ~= '' then
     redis.call('HDEL', online, username)
+    redis.call('HDEL', checks, username)
     advance(revision)
   end
   if operation == 'close' then

@@ -4,7 +4,8 @@
 use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 
 use futures_util::future::try_join_all;
-use lonja_proto::{Failure, Reason, SessionId};
+use lonja_chassis::clock::unix_ms;
+use lonja_proto::{Failure, Reason, SessionId, registry::CheckResult};
 use lonja_redis::{
     KeyMove, Redis, RedisChange, RedisChanges, RedisChangesDriver, RedisError, Reply, SHARDS, shard,
 };
@@ -13,11 +14,14 @@ use redis::cmd;
 use tokio::sync::Semaphore;
 
 use super::{Listing, RemoteSession, Statistics, Store};
+use crate::check::Check;
 use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
 
 const SCRIPT: &str = include_str!("redis.lua");
 /// The names of a shard's keys, in the script's order.
-const KEYS: [&str; 4] = ["users", "online", "revision", "owners"];
+const KEYS: [&str; 5] = ["users", "online", "revision", "owners", "checks"];
+/// How often a record of a check is written again that somebody else has changed meanwhile.
+const ATTEMPTS: usize = 5;
 
 /// Users and sessions in Redis. All clones are the same store.
 #[derive(Debug, Clone)]
@@ -51,10 +55,15 @@ impl RedisStore {
         detail: &str,
         only: Only,
     ) -> Result<Option<SessionId>, Failure> {
+        self.submit([operation, username, id, detail, &rule(only)]).await
+    }
+
+    /// Has the script decide about the user whose name is the second argument.
+    async fn submit(&self, arguments: [&str; 5]) -> Result<Option<SessionId>, Failure> {
+        let username = arguments[1];
         let shard = shard(username.as_bytes());
         let keys = KEYS.map(|name| self.redis.key(shard, name)).to_vec();
-        let rule = rule(only);
-        let arguments = [operation, username, id, detail, &rule].map(|argument| argument.into()).to_vec();
+        let arguments = arguments.map(|argument| argument.into()).to_vec();
         let reply = self.changes.submit(RedisChange { shard, keys, arguments }).await;
         match reply.map_err(Failure::unavailable)? {
             Reply::Done(session) => parse_id(&session),
@@ -94,6 +103,36 @@ impl RedisStore {
         }
     }
 
+    /// The record of the last check of a user's session; empty if there is none.
+    async fn check_record(&self, username: &str) -> Result<String, RedisError> {
+        let mut get = cmd("HGET");
+        get.arg(self.redis.key(shard(username.as_bytes()), "checks")).arg(username);
+        Ok(self.redis.query::<Option<String>>(&get).await?.unwrap_or_default())
+    }
+
+    /// Replaces the record of a check, if the session is open and the record is still the one that was seen.
+    async fn keep_check(
+        &self,
+        username: &str,
+        session: SessionId,
+        seen: &str,
+        check: Check,
+    ) -> Result<bool, Failure> {
+        let Check { at_ms, reached_at_ms, refusals } = check;
+        let (id, record) = (session.to_string(), format!("{session} {at_ms} {reached_at_ms} {refusals}"));
+        Ok(self.submit(["check", username, &id, seen, &record]).await?.is_some())
+    }
+
+    /// The hashes of this name in all shards, as one.
+    async fn all(&self, name: &str) -> Result<HashMap<String, String>, RedisError> {
+        let read = |shard| async move {
+            let mut get = cmd("HGETALL");
+            get.arg(self.redis.key(shard, name));
+            self.redis.query::<Fields>(&get).await
+        };
+        Ok(try_join_all((0..SHARDS).map(read)).await?.into_iter().flatten().collect())
+    }
+
     async fn count(&self, name: &str) -> Result<u64, RedisError> {
         let count = |shard| async move {
             let mut len = cmd("HLEN");
@@ -102,6 +141,19 @@ impl RedisStore {
         };
         Ok(try_join_all((0..SHARDS).map(count)).await?.into_iter().sum())
     }
+}
+
+/// Reads a record of the key `checks`, which redis.lua describes. Of another session nothing is known.
+fn parse_check(record: &str, session: SessionId) -> Check {
+    let read = || {
+        let mut fields = record.split(' ');
+        let is_of_session = fields.next()?.parse() == Ok(session);
+        let at_ms = fields.next()?.parse().ok()?;
+        let reached_at_ms = fields.next()?.parse().ok()?;
+        let refusals = fields.next()?.parse().ok()?;
+        is_of_session.then_some(Check { at_ms, reached_at_ms, refusals })
+    };
+    read().unwrap_or_default()
 }
 
 fn parse_owner(text: &str) -> Result<Ipv4Addr, RedisError> {
@@ -231,6 +283,47 @@ impl Store for RedisStore {
         let (id, space) = (id.to_string(), if dialect.is_empty() { "" } else { " " });
         let record = format!("{order} {id} {} {}{space}{dialect}", endpoint.address, endpoint.port);
         self.change("restore", username, &id, &record, Only::Any).await.map(|_| ())
+    }
+
+    async fn take_checks(&self, interval_ms: u64, limit: usize) -> Result<Vec<Arc<Session>>, Failure> {
+        let (_, sessions) = self.list.current(&self.redis).await.map_err(Failure::unavailable)?;
+        let records = self.all("checks").await.map_err(Failure::unavailable)?;
+        let now = unix_ms();
+        let due = sessions.iter().filter_map(|session| {
+            let record = records.get(&*session.username).map(String::as_str).unwrap_or_default();
+            let check = parse_check(record, session.id);
+            check.is_due(session, now, interval_ms).then_some((session, record, check))
+        });
+        let take = async |(session, record, check): (&Arc<Session>, &str, Check)| {
+            let taken = Check { at_ms: now, ..check };
+            let is_taken = self.keep_check(&session.username, session.id, record, taken).await?;
+            Ok::<_, Failure>(is_taken.then(|| Arc::clone(session)))
+        };
+        Ok(try_join_all(due.take(limit).map(take)).await?.into_iter().flatten().collect())
+    }
+
+    async fn note_check(
+        &self,
+        username: &str,
+        session: SessionId,
+        result: CheckResult,
+    ) -> Result<Check, Failure> {
+        for _ in 0..ATTEMPTS {
+            let record = self.check_record(username).await.map_err(Failure::unavailable)?;
+            let check = parse_check(&record, session).after(result, unix_ms());
+            if self.keep_check(username, session, &record, check).await? {
+                return Ok(check);
+            }
+        }
+        // The session is over, or others are checking the same session all the time.
+        Ok(Check::default())
+    }
+
+    async fn checks(&self, sessions: &[(String, SessionId)]) -> Result<Vec<Check>, Failure> {
+        let look_up = async |(username, id): &(String, SessionId)| {
+            Ok::<_, RedisError>(parse_check(&self.check_record(username).await?, *id))
+        };
+        try_join_all(sessions.iter().map(look_up)).await.map_err(Failure::unavailable)
     }
 
     async fn statistics(&self) -> Result<Statistics, Failure> {
