@@ -42,7 +42,7 @@ $(VENV)/made: Makefile
 test: setup page-check lint advisories test-helm
 	cargo test --workspace --no-run
 	$(MEMORY) cargo test --workspace
-	$(MAKE) test-browser test-newcomer
+	$(MAKE) test-alerts test-browser test-newcomer
 
 # The console in a real browser; pictures of each view are in tests/browser/screenshots.
 test-browser: setup

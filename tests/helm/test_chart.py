@@ -163,6 +163,7 @@ class Rendering(unittest.TestCase):
         for values, name in (
             ({"tls": {"enabled": True}}, "cert-manager.io/v1"),
             ({"serviceMonitor": {"enabled": True}}, "monitoring.coreos.com/v1"),
+            ({"prometheusRule": {"enabled": True}}, "monitoring.coreos.com/v1"),
         ):
             with self.subTest(values=values), self.assertRaisesRegex(Refused, f"the cluster has no {name}"):
                 render({**values, "checkExtensions": True})
@@ -209,6 +210,25 @@ class Rendering(unittest.TestCase):
     def test_redis_is_configured_as_in_compose(self):
         for name in ("redis.conf", "redis-start.sh", "redis-users.sh"):
             self.assertEqual((CHART / "files" / name).read_bytes(), (ROOT / "deploy" / name).read_bytes(), name)
+
+    def test_alerts_and_dashboard_are_those_of_compose(self):
+        observability = ROOT / "deploy" / "observability"
+        self.assertFalse(of_kind(objects({}), "PrometheusRule"))
+        values = {"prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}, "checkExtensions": False}
+        manifests = objects(values | {"serviceMonitor": {"enabled": True}})
+        [rule] = of_kind(manifests, "PrometheusRule")
+        alerts = yaml.safe_load((observability / "alerts.yml").read_text(encoding="utf-8"))
+        self.assertEqual(rule["spec"], alerts)
+        dashboards = [one for one in of_kind(manifests, "ConfigMap") if "lonja.json" in one["data"]]
+        self.assertEqual([one["metadata"]["labels"]["grafana_dashboard"] for one in dashboards], ["1"])
+        dashboard = (observability / "grafana" / "dashboards" / "lonja.json").read_text(encoding="utf-8")
+        self.assertEqual(json.loads(dashboards[0]["data"]["lonja.json"]), json.loads(dashboard))
+        # The alerts name the jobs as compose's Prometheus does.
+        [monitor] = of_kind(manifests, "ServiceMonitor")
+        label = monitor["spec"]["jobLabel"]
+        ports = lambda service: {port.get("name") for port in service["spec"]["ports"]}
+        jobs = {one["metadata"]["labels"][label] for one in of_kind(manifests, "Service") if "admin" in ports(one)}
+        self.assertEqual(jobs, ROLES)
 
     def test_the_console_can_be_left_out(self):
         everything = json.dumps(objects({"console": {"enabled": False}}))

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use metrics::gauge;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -47,7 +48,8 @@ impl Health {
         self.reporter.clone()
     }
 
-    /// Notes whether a service is ready, in this table and for callers of `grpc.health.v1`.
+    /// Notes whether a service is ready: in this table, for callers of `grpc.health.v1`, and in the metric
+    /// `lonja_ready`.
     pub async fn set(&self, service: &'static str, ready: bool) {
         {
             let mut table = self.table.write();
@@ -56,6 +58,7 @@ impl Health {
                 None => table.push((service, ready)),
             }
         }
+        gauge!("lonja_ready", "service" => service).set(f64::from(u8::from(ready)));
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.reporter.set_service_status(service, status).await;
         // The empty name stands for the whole process, which tonic reports as ready from the start.
