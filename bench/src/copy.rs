@@ -212,7 +212,7 @@ impl Lonja {
     fn verified(&self) -> anyhow::Result<()> {
         self.job(|job| {
             let head = self.source.head(job.filename, job.interrupt)?.context("no Lonja peer")?;
-            let mut copy = Verified::new(self.target.clone(), self.existing()?, 0, head);
+            let mut copy = Verified::new(self.target.clone(), self.existing()?, 0, head, None);
             let (_, mut incoming) = self.source.part(job.filename, 0, head.size, job.interrupt)?;
             job.receive_verified(&mut incoming, &mut copy)?;
             if !job.is_right(&copy)? {

@@ -2,13 +2,16 @@
 
 use std::{
     fs::{self, File},
-    io::{Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
+use lonja_wire::{Encoding, get_part};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -16,7 +19,7 @@ use crate::{
     lonja_peer::{LonjaPeer, peer, say, share},
     peer::{Peer, Shell, python},
     process::{Index, Process},
-    repository,
+    repository, wire,
 };
 
 /// Sizes of files, in bytes: around the 8 KiB pieces of the original peers, and one that a signed
@@ -258,4 +261,104 @@ fn a_file_is_copied_from_several_peers_at_one_time() {
     assert_eq!(said.code, Some(1));
     assert!(said.stderr.contains("dave and alice have different files of this name"), "{said:?}");
     assert!(!bobs.path().join("third").exists());
+}
+
+/// Where the bytes begin behind what a reply to GET_PART says about the file.
+const HEADING: usize = 1 + get_part::HEAD;
+
+/// Says that the first byte of each range is wrong.
+const ALL: u64 = u64::MAX;
+
+/// A peer that answers what an honest peer would, but for one byte of the file, or [`ALL`]. Gives where it
+/// listens.
+fn lie(honest: SocketAddr, wrong: u64) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for caller in listener.incoming() {
+            // A caller that is gone needs no answer.
+            let _ = caller.and_then(|caller| relay(caller, honest, wrong));
+        }
+    });
+    address
+}
+
+fn relay(mut caller: TcpStream, honest: SocketAddr, wrong: u64) -> io::Result<()> {
+    let mut request = vec![0; get_part::MAX_REQUEST];
+    let length = caller.read(&mut request)?;
+    let mut owner = TcpStream::connect(honest)?;
+    owner.write_all(&request[..length])?;
+    let mut reply = Vec::new();
+    owner.read_to_end(&mut reply)?;
+    if let get_part::Progress::Complete(part) = get_part::decode(&request[..length])
+        && part.offset != get_part::OFFSET_OF_VALUES
+    {
+        let behind = if wrong == ALL { Some(0) } else { wrong.checked_sub(part.offset) };
+        let byte = behind.and_then(|behind| reply.get_mut(HEADING + behind as usize));
+        byte.into_iter().for_each(|byte| *byte ^= 1);
+    }
+    caller.write_all(&reply)
+}
+
+/// Where a user serves files.
+fn address_of(index: &Index, asker: &str, user: &str) -> SocketAddr {
+    let users = wire::list_users(index.peers, asker, Encoding::Padded).unwrap();
+    let entry = users.iter().find(|entry| entry.username.as_str() == user).unwrap();
+    SocketAddr::from((entry.address, entry.port.get()))
+}
+
+#[test]
+fn who_sends_a_wrong_block_is_named_and_the_others_go_on() {
+    let index = Index::start();
+    let size = 40 << 20;
+    let names = ["alice", "carol", "dave"];
+    let peers: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let (data, shared) = (directory(), directory());
+            file(&shared.path().join("big"), size);
+            let process = share(&index, data.path(), shared.path(), name, 1);
+            (process, data, shared)
+        })
+        .collect();
+    let wrong = 5 * get_part::BLOCK + 77;
+    let mallory = lie(address_of(&index, "alice", "alice"), wrong);
+    assert_eq!(wire::register(index.peers, "mallory"), 0);
+    assert_eq!(wire::connect_as(index.peers, "mallory", mallory.port()), 0);
+    assert_eq!(wire::publish(index.peers, "mallory", "big"), 0);
+    let bobs = directory();
+    assert_eq!(say(&index, bobs.path(), &["register", "--as", "bob"]).code, Some(0));
+    let right = peers[0].2.path().join("big");
+
+    // Alone, the liar costs what comes from the wrong block on.
+    let said = say(&index, bobs.path(), &["get", "--as", "bob", "mallory", "big"]);
+    let kept = 5 * get_part::BLOCK;
+    let complaint = format!(
+        "mallory sent bytes that are not those of the file; the first {kept} bytes are right and kept: copy from \
+         another user"
+    );
+    assert_eq!((said.code, said.stderr.contains(&complaint)), (Some(1), true), "{said:?}");
+    let said = say(&index, bobs.path(), &["get", "--as", "bob", "alice", "big", "--json"]);
+    assert_eq!((said.code, &said.json()["resumed"]), (Some(0), &json!(kept)), "{said:?}");
+    assert_same(&right, &bobs.path().join("big"));
+
+    // Among others, the liar costs one block, whoever of them is asked for the block first.
+    let from = ["--from", "mallory", "--from", "alice", "--from", "carol", "--from", "dave"];
+    for number in 0..5 {
+        let copy = format!("copy{number}");
+        let get = [&["get", "--as", "bob", "big", "-o", &copy], &from[..]].concat();
+        let said = say(&index, bobs.path(), &get);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(!said.stderr.contains("does not have the announced hash"), "{said:?}");
+        assert_same(&right, &bobs.path().join(copy));
+    }
+    // If every block of the liar is wrong, the liar is always found out.
+    let mallory = lie(address_of(&index, "alice", "alice"), ALL);
+    assert_eq!(wire::ask(index.peers, "mallory", lonja_wire::Command::Disconnect), 0);
+    assert_eq!(wire::connect_as(index.peers, "mallory", mallory.port()), 0);
+    assert_eq!(wire::publish(index.peers, "mallory", "big"), 0);
+    let said = say(&index, bobs.path(), &[&["get", "--as", "bob", "big", "-o", "last"], &from[..]].concat());
+    let named = "mallory sends bytes that are not those of the file, and is asked no more";
+    assert_eq!((said.code, said.stderr.matches(named).count()), (Some(0), 1), "{said:?}");
+    assert_same(&right, &bobs.path().join("last"));
 }

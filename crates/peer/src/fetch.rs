@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use lonja_wire::{
 };
 
 use crate::{
+    hash::Tree,
     interrupt::{Interrupt, Watched},
     pipe::Pipe,
 };
@@ -54,6 +56,9 @@ pub enum FetchError {
     /// The peer's answer does not begin with a status.
     #[error("{0} answers in a form that this peer cannot read: ask its owner for the file in another way")]
     Foreign(String),
+    /// The peer sent something else than a block of the file.
+    #[error("{0} sends bytes that are not those of the file")]
+    Wrong(String),
     /// The connection could not be opened, or it broke.
     #[error("no answer from {0}: {1}")]
     Io(String, #[source] io::Error),
@@ -144,16 +149,20 @@ impl Incoming {
 }
 
 impl Source {
-    /// Asks a peer for the [`Head`] of a file, and waits until the peer has computed the file's
-    /// hash; `None` if the peer is an original peer.
+    /// Asks a peer for the [`Head`] of a file and for what each block of the file is, and waits until the
+    /// peer has computed that; `None` if the peer is an original peer. An older Lonja peer does not say what
+    /// the blocks are.
     ///
     /// # Errors
     /// When the peer does not have the file or does not answer, or the interrupt is raised.
-    pub fn head(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Option<Head>, FetchError> {
+    pub fn head(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Option<Described>, FetchError> {
         let end = Instant::now() + HASHING;
         loop {
-            match self.ask_part(filename, 0, 0, interrupt)? {
-                Answer::Head(head, _) => return Ok(Some(head)),
+            match self.ask_part(filename, get_part::OFFSET_OF_VALUES, u64::MAX, interrupt)? {
+                Answer::Head(head, mut incoming) => {
+                    let tree = read_values(&head, &mut incoming)?;
+                    return Ok(Some(Described { head, tree }));
+                }
                 Answer::NoFile => return Err(FetchError::NoFile(self.user.clone())),
                 Answer::NotYet if Instant::now() < end => thread::sleep(AGAIN),
                 Answer::NotYet => return Err(FetchError::Refused(self.user.clone())),
@@ -280,6 +289,30 @@ impl Source {
     fn io(&self, error: io::Error) -> FetchError {
         FetchError::Io(self.user.clone(), patient(error))
     }
+}
+
+/// What a Lonja peer says about a file.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// Size, time and hash of the file.
+    pub head: Head,
+    /// What each block of the file is; `None` if the peer does not say, or what it says does not fit the hash.
+    pub(crate) tree: Option<Arc<Tree>>,
+}
+
+fn read_values(head: &Head, incoming: &mut Incoming) -> Result<Option<Arc<Tree>>, FetchError> {
+    // The number of blocks is bounded, whatever size the peer has made up.
+    let length = usize::try_from(head.blocks()).unwrap_or_default() * get_part::HASH;
+    let mut values = Vec::new();
+    let mut piece = [0; 8192];
+    while values.len() < length {
+        let most = piece.len().min(length - values.len());
+        match incoming.read(&mut piece[..most])? {
+            0 => break,
+            read => values.extend_from_slice(&piece[..read]),
+        }
+    }
+    Ok(Tree::read(head, &values).map(Arc::new))
 }
 
 enum Answer {

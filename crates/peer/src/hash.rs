@@ -19,24 +19,106 @@ use blake3::{
         ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
     },
 };
+use lonja_wire::get_part::{BLOCK, HASH, Head};
 use parking_lot::{Condvar, Mutex};
 
 use crate::interrupt::Interrupt;
 
-/// The size of a block, in bytes: a power of two.
-const BLOCK: u64 = 16 << 20;
 /// The largest number of bytes that are read at a time. A processor's cache holds several such
 /// pieces.
 const PIECE: usize = 64 << 10;
 /// The largest number of threads that hash one file.
 const THREADS: usize = 8;
 
-/// Computes the hash of the first `size` bytes of a file.
+/// What each block of a file is. A block can be checked without the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The hash of the whole file.
+    pub(crate) hash: Hash,
+    /// The value of the subtree over each block; none if the file has only one block.
+    values: Vec<ChainingValue>,
+}
+
+impl Tree {
+    /// Reads the values of the blocks of the file that `head` describes. `None` if they are not of a file
+    /// with that hash. A file of one block has no values.
+    #[must_use]
+    pub(crate) fn read(head: &Head, values: &[u8]) -> Option<Self> {
+        let (values, rest) = values.as_chunks::<HASH>();
+        let is_complete = rest.is_empty() && values.len() as u64 == head.blocks();
+        let hash = Hash::from_bytes(head.hash);
+        let is_right = if values.is_empty() { head.size <= BLOCK } else { root(values, head.size) == hash };
+        (is_complete && is_right).then(|| Self { hash, values: values.to_vec() })
+    }
+
+    /// The values of all blocks, one after the other.
+    pub(crate) fn values(&self) -> &[u8] {
+        self.values.as_flattened()
+    }
+
+    /// Whether these bytes are the block with this number, counted from 0.
+    pub(crate) fn holds(&self, block: u64, bytes: &[u8]) -> bool {
+        if self.values.is_empty() {
+            return block == 0 && blake3::hash(bytes) == self.hash;
+        }
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(block * BLOCK);
+        hasher.update(bytes);
+        self.is_value(block, &hasher.finalize_non_root())
+    }
+
+    fn is_value(&self, block: u64, value: &ChainingValue) -> bool {
+        usize::try_from(block).is_ok_and(|block| self.values.get(block) == Some(value))
+    }
+}
+
+/// The hash of a file of several blocks.
+fn root(blocks: &[ChainingValue], size: u64) -> Hash {
+    let left = left_subtree_len(size);
+    let right = merge(blocks, left, size - left);
+    merge_subtrees_root(&merge(blocks, 0, left), &right, Mode::Hash)
+}
+
+/// Computes the hash of the first `size` bytes of a file, and the values of its blocks.
 ///
 /// # Errors
 /// When the bytes cannot be read or are not all there, or the interrupt is raised.
-pub(crate) fn of_file(file: &Arc<File>, size: u64, interrupt: &Interrupt) -> io::Result<Hash> {
-    Blocks::new(Arc::clone(file), size, size).hash(threads(), interrupt)
+pub(crate) fn of_file(file: &Arc<File>, size: u64, interrupt: &Interrupt) -> io::Result<Tree> {
+    Blocks::new(Arc::clone(file), size, size, None).hash(threads(), interrupt)
+}
+
+/// The number of blocks, from the first on, that are right in the first `there` bytes of a file. A block
+/// that is not whole is not right.
+///
+/// # Errors
+/// When the bytes cannot be read, or the interrupt is raised.
+pub(crate) fn right_blocks(
+    file: &Arc<File>,
+    there: u64,
+    head: &Head,
+    tree: &Arc<Tree>,
+    interrupt: &Interrupt,
+) -> io::Result<u64> {
+    let is_whole = there == head.size;
+    let blocks = if is_whole { there.div_ceil(BLOCK) } else { there / BLOCK };
+    if tree.values.is_empty() {
+        let mut bytes = vec![0; usize::try_from(head.size).unwrap_or_default()];
+        return if is_whole {
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok(u64::from(tree.holds(0, &bytes)))
+        } else {
+            Ok(0)
+        };
+    }
+    let end = if is_whole { there } else { blocks * BLOCK };
+    let checked = Blocks::new(Arc::clone(file), end, end, Some(Arc::clone(tree)));
+    checked.hash_with(threads(), interrupt);
+    let state = checked.state.lock();
+    match (state.wrong, state.failed) {
+        (Some(wrong), _) => Ok(wrong),
+        (None, Some(kind)) => Err(kind.into()),
+        (None, None) => Ok(blocks),
+    }
 }
 
 fn threads() -> usize {
@@ -52,9 +134,10 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    /// Begins to hash a file that grows to `size` bytes, of which `there` bytes are there.
-    pub(crate) fn new(file: Arc<File>, size: u64, there: u64) -> Self {
-        let blocks = Arc::new(Blocks::new(file, size, there));
+    /// Begins to hash a file that grows to `size` bytes, of which `there` bytes are there. With a tree,
+    /// each block is compared with what it should be.
+    pub(crate) fn new(file: Arc<File>, size: u64, there: u64, tree: Option<Arc<Tree>>) -> Self {
+        let blocks = Arc::new(Blocks::new(file, size, there, tree));
         let follow = {
             let blocks = Arc::clone(&blocks);
             move || {
@@ -72,13 +155,18 @@ impl Growing {
         self.blocks.have_grown(there);
     }
 
+    /// A block that was found not to be what it should be, counted from 0.
+    pub(crate) fn wrong(&self) -> Option<u64> {
+        self.blocks.state.lock().wrong
+    }
+
     /// The hash of the file, of which all bytes must be there.
     ///
     /// # Errors
-    /// When [`of_file`] would fail.
+    /// When [`of_file`] would fail, or a block is wrong.
     pub(crate) fn finish(&self, interrupt: &Interrupt) -> io::Result<Hash> {
         let more = threads() - usize::from(self.follower.is_some());
-        self.blocks.hash(more.max(1), interrupt)
+        Ok(self.blocks.hash(more.max(1), interrupt)?.hash)
     }
 }
 
@@ -105,6 +193,8 @@ fn be_patient() {
 struct Blocks {
     file: Arc<File>,
     size: u64,
+    /// What the blocks should be, if that is known.
+    tree: Option<Arc<Tree>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -116,12 +206,14 @@ struct State {
     /// For each block that was taken, the value of the subtree over it, once that is computed.
     values: Vec<Option<ChainingValue>>,
     failed: Option<io::ErrorKind>,
+    /// The first of the blocks that were found wrong. Hashing has failed then.
+    wrong: Option<u64>,
 }
 
 impl Blocks {
-    fn new(file: Arc<File>, size: u64, there: u64) -> Self {
-        let state = State { there, values: Vec::new(), failed: None };
-        Self { file, size, state: Mutex::new(state), changed: Condvar::new() }
+    fn new(file: Arc<File>, size: u64, there: u64, tree: Option<Arc<Tree>>) -> Self {
+        let state = State { there, values: Vec::new(), failed: None, wrong: None };
+        Self { file, size, tree, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn have_grown(&self, there: u64) {
@@ -140,12 +232,23 @@ impl Blocks {
     }
 
     /// Computes the hash of all blocks with `threads` threads, the calling thread included.
-    fn hash(&self, threads: usize, interrupt: &Interrupt) -> io::Result<Hash> {
+    fn hash(&self, threads: usize, interrupt: &Interrupt) -> io::Result<Tree> {
         if self.size <= BLOCK {
             let mut hasher = Hasher::new();
             update(&mut hasher, &mut vec![0; PIECE], &self.file, 0, self.size)?;
-            return Ok(hasher.finalize());
+            return Ok(Tree { hash: hasher.finalize(), values: Vec::new() });
         }
+        self.hash_with(threads, interrupt);
+        let state = self.state.lock();
+        if let Some(kind) = state.failed {
+            return Err(kind.into());
+        }
+        let values: Vec<_> = state.values.iter().flatten().copied().collect();
+        Ok(Tree { hash: root(&values, self.size), values })
+    }
+
+    /// Hashes all blocks with `threads` threads, the calling thread included.
+    fn hash_with(&self, threads: usize, interrupt: &Interrupt) {
         thread::scope(|scope| {
             for _ in 1..threads {
                 // If a thread cannot be started, fewer threads do the work.
@@ -158,13 +261,6 @@ impl Blocks {
             // Another thread still hashes one of the last blocks.
             self.changed.wait(&mut state);
         }
-        if let Some(kind) = state.failed {
-            return Err(kind.into());
-        }
-        let blocks: Vec<_> = state.values.iter().flatten().copied().collect();
-        let left = left_subtree_len(self.size);
-        let right = merge(&blocks, left, self.size - left);
-        Ok(merge_subtrees_root(&merge(&blocks, 0, left), &right, Mode::Hash))
     }
 
     /// Hashes one block after the other until none is left or one fails.
@@ -177,7 +273,12 @@ impl Blocks {
                 self.subtree(&mut piece, index as u64 * BLOCK, length)
             };
             let mut state = self.state.lock();
+            let block = index as u64;
             match value {
+                Ok(value) if self.tree.as_ref().is_some_and(|tree| !tree.is_value(block, &value)) => {
+                    state.wrong = Some(state.wrong.map_or(block, |wrong| wrong.min(block)));
+                    state.failed = state.failed.or(Some(io::ErrorKind::InvalidData));
+                }
                 Ok(value) => state.values[index] = Some(value),
                 Err(error) => state.failed = state.failed.or(Some(error.kind())),
             }
@@ -273,8 +374,14 @@ mod tests {
         let block = BLOCK;
         let sizes = [0, 1, 1024, 1025, block - 1, block, block + 1, 2 * block, 2 * block + 1, 3 * block];
         for size in sizes.into_iter().chain([4 * block + 5, content.len() as u64]) {
-            let hash = of_file(&file, size, &Interrupt::default()).unwrap();
-            assert_eq!(hash, blake3::hash(&content[..size as usize]), "{size}");
+            let tree = of_file(&file, size, &Interrupt::default()).unwrap();
+            assert_eq!(tree.hash, blake3::hash(&content[..size as usize]), "{size}");
+            let head = Head { size, modified: 0, hash: *tree.hash.as_bytes() };
+            assert_eq!(Tree::read(&head, tree.values()).as_ref(), Some(&tree), "{size}");
+            for (number, block) in content[..size as usize].chunks(BLOCK as usize).enumerate() {
+                assert!(tree.holds(number as u64, block), "{number} of {size}");
+                assert!(!tree.holds(number as u64 + 1, block) && !tree.holds(number as u64, &block[1..]));
+            }
         }
         let missing = of_file(&file, content.len() as u64 + 1, &Interrupt::default()).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::UnexpectedEof);
@@ -290,7 +397,7 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let there = BLOCK + 5;
         file.write_all_at(&content[..there as usize], 0).unwrap();
-        let growing = Growing::new(Arc::clone(&file), size, there);
+        let growing = Growing::new(Arc::clone(&file), size, there, None);
         let mut offset = there;
         for piece in content[there as usize..].chunks(3_333_333) {
             file.write_all_at(piece, offset).unwrap();
@@ -305,12 +412,36 @@ mod tests {
     #[test]
     fn what_is_cut_is_not_waited_for() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        drop(Growing::new(Arc::clone(&file), 10 * BLOCK, 5));
+        drop(Growing::new(Arc::clone(&file), 10 * BLOCK, 5, None));
         // A size that a peer made up takes no memory.
-        drop(Growing::new(Arc::clone(&file), u64::MAX, 5));
+        drop(Growing::new(Arc::clone(&file), u64::MAX, 5, None));
         // The file is shorter than `has_grown` says.
-        let growing = Growing::new(file, 10 * BLOCK, 5);
+        let growing = Growing::new(file, 10 * BLOCK, 5, None);
         growing.has_grown(10 * BLOCK);
         assert_eq!(growing.finish(&Interrupt::default()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_wrong_block_is_found_and_those_before_are_right() {
+        let mut content = content();
+        let size = content.len() as u64;
+        let head = Head { size, modified: 0, hash: *blake3::hash(&content).as_bytes() };
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.write_all_at(&content, 0).unwrap();
+        let tree = Arc::new(of_file(&file, size, &Interrupt::default()).unwrap());
+        let right = |there| right_blocks(&file, there, &head, &tree, &Interrupt::default()).unwrap();
+        assert_eq!([0, BLOCK - 1, BLOCK, 3 * BLOCK + 5, size - 1, size].map(right), [0, 0, 1, 3, 5, 6]);
+        content[3 * BLOCK as usize + 7] ^= 1;
+        file.write_all_at(&content, 0).unwrap();
+        assert_eq!([BLOCK, 3 * BLOCK + 8, size].map(right), [1, 3, 3]);
+        let growing = Growing::new(Arc::clone(&file), size, size, Some(Arc::clone(&tree)));
+        assert_eq!(growing.finish(&Interrupt::default()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(growing.wrong(), Some(3));
+        // Values of another file are not taken.
+        let mut values = tree.values().to_vec();
+        values[5] ^= 1;
+        assert_eq!(Tree::read(&head, &values), None);
+        assert_eq!(Tree::read(&head, &tree.values()[32..]), None);
+        assert_eq!(Tree::read(&head, &[]), None, "a file of several blocks needs its values");
     }
 }

@@ -9,11 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use lonja_wire::get_part::Head;
+use lonja_wire::get_part::{BLOCK, Head};
 use rustix::fs::OFlags;
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::{hash::Growing, interrupt::Interrupt};
+use crate::{
+    hash::{self, Growing, Tree},
+    interrupt::Interrupt,
+};
 
 /// How many bytes of the target's name are in the name of a partial copy, at most.
 const NAME: usize = 100;
@@ -80,13 +83,13 @@ impl Target {
         Ok(Unverified { file: file.map_err(|source| self.write(source))? })
     }
 
-    /// Begins a copy of a file whose hash is known, or goes on with an earlier partial copy. The
-    /// partial copy stays for another time unless it is finished or found wrong.
+    /// Begins a copy of a file whose hash is known, or goes on with an earlier partial copy. With a tree, each
+    /// block is checked when it is there. The partial copy stays for another time unless it is finished or found wrong.
     ///
     /// # Errors
     /// When a file is there that may not be replaced, the copy cannot be written, or another
     /// process writes it.
-    pub fn resume(&self, head: &Head) -> Result<Verified, KeepError> {
+    pub fn resume(&self, head: &Head, tree: Option<Arc<Tree>>) -> Result<Verified, KeepError> {
         self.check()?;
         let path = self.directory().join(part_name(&self.path, head));
         let open = || {
@@ -105,7 +108,7 @@ impl Target {
         };
         let file = open().map_err(|source| self.write(source))?;
         let (file, length) = file.ok_or_else(|| KeepError::Busy(self.path.clone()))?;
-        let mut verified = Verified::new(path, file, length, *head);
+        let mut verified = Verified::new(path, file, length, *head, tree);
         if length > head.size {
             verified.clear().map_err(|source| self.write(source))?;
         }
@@ -163,16 +166,49 @@ pub struct Verified {
     file: Arc<File>,
     length: u64,
     head: Head,
-    hash: Growing,
+    tree: Option<Arc<Tree>>,
+    /// The hash of what is there; `None` if each block was checked before it was appended.
+    hash: Option<Growing>,
 }
 
 impl Verified {
     /// A copy of the file that `head` describes, in an open file that has its first `length` bytes.
     #[must_use]
-    pub fn new(path: PathBuf, file: File, length: u64, head: Head) -> Self {
+    pub fn new(path: PathBuf, file: File, length: u64, head: Head, tree: Option<Arc<Tree>>) -> Self {
         let file = Arc::new(file);
-        let hash = Growing::new(Arc::clone(&file), head.size, length);
-        Self { path, file, length, head, hash }
+        let hash = Some(Growing::new(Arc::clone(&file), head.size, length, tree.clone()));
+        Self { path, file, length, head, tree, hash }
+    }
+
+    /// Keeps the blocks that are right, up to the first that is not, for a copy whose further blocks are
+    /// checked before they are appended. A copy without a tree stays as it is.
+    ///
+    /// # Errors
+    /// When the copy cannot be read or cut, or the interrupt is raised.
+    pub(crate) fn keep_right_blocks(&mut self, interrupt: &Interrupt) -> io::Result<()> {
+        let Some(tree) = self.tree.clone() else { return Ok(()) };
+        self.hash = None;
+        let right = hash::right_blocks(&self.file, self.length, &self.head, &tree, interrupt)?;
+        let length = (right * BLOCK).min(self.length);
+        self.file.set_len(length)?;
+        self.length = length;
+        Ok(())
+    }
+
+    /// The first byte of a block that was found wrong.
+    pub(crate) fn wrong(&self) -> Option<u64> {
+        Some(self.hash.as_ref()?.wrong()? * BLOCK)
+    }
+
+    /// Removes the bytes from `length` on.
+    ///
+    /// # Errors
+    /// When the bytes cannot be removed.
+    pub(crate) fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)?;
+        self.length = length;
+        self.hash = Some(Growing::new(Arc::clone(&self.file), self.head.size, length, self.tree.clone()));
+        Ok(())
     }
 
     /// The number of bytes that are there.
@@ -202,7 +238,9 @@ impl Verified {
     /// Counts `bytes` bytes that were written to [`Self::file`] behind the bytes that were there.
     pub fn has_grown(&mut self, bytes: u64) {
         self.length += bytes;
-        self.hash.has_grown(self.length);
+        if let Some(hash) = &self.hash {
+            hash.has_grown(self.length);
+        }
     }
 
     /// Whether every byte is there.
@@ -222,7 +260,12 @@ impl Verified {
     /// # Errors
     /// When the copy cannot be read, or hashing is interrupted.
     pub fn is_right(&self, interrupt: &Interrupt) -> io::Result<bool> {
-        Ok(self.is_whole() && self.hash.finish(interrupt)? == blake3::Hash::from_bytes(self.head.hash))
+        let Some(hash) = &self.hash else { return Ok(self.is_whole()) };
+        match hash.finish(interrupt) {
+            Ok(hash) => Ok(self.is_whole() && hash == blake3::Hash::from_bytes(self.head.hash)),
+            Err(_) if hash.wrong().is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the bytes that are there, so that the copy begins anew.
@@ -230,10 +273,7 @@ impl Verified {
     /// # Errors
     /// When the bytes cannot be removed.
     pub fn clear(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.length = 0;
-        self.hash = Growing::new(Arc::clone(&self.file), self.head.size, 0);
-        Ok(())
+        self.cut(0)
     }
 
     /// Removes the partial copy.
@@ -299,11 +339,11 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let target = target(&directory, false);
         let content = b"hello world";
-        let mut part = target.resume(&head(content)).unwrap();
+        let mut part = target.resume(&head(content), None).unwrap();
         part.append(&content[..4]).unwrap();
-        assert!(matches!(target.resume(&head(content)), Err(KeepError::Busy(_))));
+        assert!(matches!(target.resume(&head(content), None), Err(KeepError::Busy(_))));
         drop(part);
-        let mut part = target.resume(&head(content)).unwrap();
+        let mut part = target.resume(&head(content), None).unwrap();
         assert_eq!(part.length(), 4);
         part.append(&content[4..]).unwrap();
         assert!(part.is_right(&Interrupt::default()).unwrap());
@@ -316,7 +356,7 @@ mod tests {
     fn wrong_bytes_are_found_and_cleared() {
         let directory = TempDir::new().unwrap();
         let target = target(&directory, false);
-        let mut part = target.resume(&head(b"hello")).unwrap();
+        let mut part = target.resume(&head(b"hello"), None).unwrap();
         part.append(b"hellO and more").unwrap();
         assert!(part.is_whole() && !part.is_right(&Interrupt::default()).unwrap());
         part.clear().unwrap();
@@ -336,7 +376,7 @@ mod tests {
         fs::write(&careful.path, "old").unwrap();
         assert!(matches!(copy.finish(&careful), Err(KeepError::Exists(_))));
         assert!(matches!(careful.begin(), Err(KeepError::Exists(_))));
-        assert!(matches!(careful.resume(&head(b"new")), Err(KeepError::Exists(_))));
+        assert!(matches!(careful.resume(&head(b"new"), None), Err(KeepError::Exists(_))));
         assert_eq!(fs::read(&careful.path).unwrap(), b"old");
         let forced = target(&directory, true);
         let copy = forced.begin().unwrap();

@@ -47,6 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(2);
 /// The largest number of bytes that are sent between two checks of the deadlines.
 const PIECE: u64 = 1 << 20;
+/// The number of bytes of values that are sent between two checks of the deadline.
+const VALUES: usize = 64 << 10;
 /// How long to wait after a connection could not be accepted, most likely for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -216,12 +218,28 @@ impl Service {
         };
         let Ok(file) = opened.file.try_clone() else { return not_yet() };
         let (size, modified) = (opened.size, opened.modified);
-        let Ok(Some(hash)) = self.shared.hash(&part.filename, opened, &self.stop) else { return not_yet() };
-        let head = Head { size, modified, hash: *hash.as_bytes() };
+        let Ok(Some(tree)) = self.shared.hash(&part.filename, opened, &self.stop) else { return not_yet() };
+        let head = Head { size, modified, hash: *tree.hash.as_bytes() };
         let mut bytes = vec![reply::status(0)];
         bytes.extend_from_slice(&head.encode());
         (&*stream).write_all(&bytes)?;
+        if part.offset == get_part::OFFSET_OF_VALUES {
+            let values = if head.blocks() == 0 { &[] } else { tree.values() };
+            return self.send_values(stream, values);
+        }
         self.send(stream, &file, part.offset, head.bytes_of(part.offset, part.length))
+    }
+
+    /// Sends the values of a file's blocks, for as long as [`PATIENCE`] allows.
+    fn send_values(&self, mut stream: &TcpStream, values: &[u8]) -> io::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        for piece in values.chunks(VALUES) {
+            if self.stop.is_raised() || Instant::now() > end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.write_all(piece)?;
+        }
+        Ok(())
     }
 
     /// Sends `length` bytes from `offset` on, or fewer if the file ends before.

@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::{fs::OFlags, io::Errno};
 
 use crate::{
-    hash,
+    hash::{self, Tree},
     interrupt::Interrupt,
     names::{composed, is_same},
 };
@@ -67,11 +67,11 @@ impl fmt::Debug for List {
 }
 
 /// The hash of a file in the state that `stamp` identifies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Hashed {
     stamp: Stamp,
-    /// The hash; `None` while it is being computed.
-    hash: Option<blake3::Hash>,
+    /// The hash, and what each block is; `None` while that is being computed.
+    tree: Option<Arc<Tree>>,
 }
 
 /// What changes when a file changes: its inode, its size, or the time of its last change.
@@ -216,7 +216,7 @@ impl SharedFiles {
         Ok(Opened { file, size: metadata.len(), modified: metadata.mtime(), stamp: Stamp::of(&metadata) })
     }
 
-    /// The hash of a file that was opened. Another thread computes hashes, one file at a time.
+    /// The hash of a file that was opened, and what each of its blocks is. Another thread computes hashes, one file at a time.
     /// `None` if the hash is not there in time (`HASH_WAIT`), too many files wait for theirs
     /// (`HASHES`), or the file has changed or is withdrawn meanwhile.
     ///
@@ -227,7 +227,7 @@ impl SharedFiles {
         filename: &Filename,
         opened: Opened,
         stop: &Interrupt,
-    ) -> io::Result<Option<blake3::Hash>> {
+    ) -> io::Result<Option<Arc<Tree>>> {
         let end = Instant::now() + HASH_WAIT;
         let name = composed(filename.as_str());
         let stamp = opened.stamp;
@@ -237,8 +237,8 @@ impl SharedFiles {
             let Some(known) = published.get_mut(&name) else { return Ok(None) };
             match (&known, opened.take()) {
                 (Some(hashed), rest) if hashed.stamp == stamp => {
-                    if hashed.hash.is_some() {
-                        return Ok(hashed.hash);
+                    if hashed.tree.is_some() {
+                        return Ok(hashed.tree.clone());
                     }
                     opened = rest;
                 }
@@ -251,7 +251,7 @@ impl SharedFiles {
                     let (shared, name, stop) = (Arc::clone(self), name.clone(), stop.clone());
                     let hashing = thread::Builder::new().name("hash".to_owned());
                     let hashing = hashing.spawn(move || shared.compute(&name, file, &stop))?;
-                    *known = Some(Hashed { stamp, hash: None });
+                    *known = Some(Hashed { stamp, tree: None });
                     hashers.push(hashing);
                 }
                 // Hashing has failed, or the file has become another one.
@@ -265,8 +265,8 @@ impl SharedFiles {
 
     fn compute(&self, name: &str, opened: Opened, stop: &Interrupt) {
         let stamp = opened.stamp;
-        let is_wanted = |known: &Option<Hashed>| known.is_some_and(|hashed| hashed.stamp == stamp);
-        let hash = {
+        let is_wanted = |known: &Option<Hashed>| known.as_ref().is_some_and(|hashed| hashed.stamp == stamp);
+        let tree = {
             let _one = self.one.lock();
             if !self.published.lock().get(name).is_some_and(is_wanted) {
                 // The file has become another one meanwhile, or is not published any more.
@@ -277,7 +277,7 @@ impl SharedFiles {
         if let Some(known) = self.published.lock().get_mut(name)
             && is_wanted(known)
         {
-            *known = hash.ok().map(|hash| Hashed { stamp, hash: Some(hash) });
+            *known = tree.ok().map(|tree| Hashed { stamp, tree: Some(Arc::new(tree)) });
         }
         self.hashed.notify_all();
     }
@@ -381,8 +381,8 @@ mod tests {
             for _ in 0..2 {
                 let opened = shared.open(&name("a")).unwrap();
                 assert_eq!(opened.size, content.len() as u64);
-                let hash = shared.hash(&name("a"), opened, &Interrupt::default()).unwrap().unwrap();
-                assert_eq!(hash, blake3::hash(content.as_bytes()));
+                let tree = shared.hash(&name("a"), opened, &Interrupt::default()).unwrap().unwrap();
+                assert_eq!(tree.hash, blake3::hash(content.as_bytes()));
             }
         }
     }

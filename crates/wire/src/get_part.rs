@@ -18,6 +18,13 @@ const RANGE: usize = 16;
 /// The largest size of a GET_PART request, in bytes.
 pub const MAX_REQUEST: usize = NAME.len() + 1 + WIDTH_NAME + RANGE;
 
+/// The offset that asks for the values of the file's blocks instead of the file's bytes.
+pub const OFFSET_OF_VALUES: u64 = u64::MAX;
+/// Size of a block, in bytes.
+pub const BLOCK: u64 = 4 << 20;
+/// The largest number of blocks whose values are given: those of a file of 4 TiB.
+pub const MAX_BLOCKS: u64 = 1 << 20;
+
 /// Size of an encoded [`Head`], in bytes.
 pub const HEAD: usize = 8 + 8 + HASH;
 /// Size of a BLAKE3 hash, in bytes.
@@ -28,7 +35,7 @@ pub const HASH: usize = 32;
 pub struct Part {
     /// The name of the file that is asked for.
     pub filename: Filename,
-    /// The first byte that is asked for, counted from 0.
+    /// The first byte that is asked for, counted from 0; or [`OFFSET_OF_VALUES`].
     pub offset: u64,
     /// The largest number of bytes to send; 0 asks only for the [`Head`].
     pub length: u64,
@@ -100,6 +107,14 @@ impl Part {
 }
 
 impl Head {
+    /// The number of blocks whose values say what each block is: 0 for a file of one block, whose hash
+    /// says that, and for a file of more than [`MAX_BLOCKS`].
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        let blocks = self.size.div_ceil(BLOCK);
+        if blocks > 1 && blocks <= MAX_BLOCKS { blocks } else { 0 }
+    }
+
     /// The number of bytes that answer a range: none if the range begins past the end of the file.
     #[must_use]
     pub fn bytes_of(&self, offset: u64, length: u64) -> u64 {
@@ -172,6 +187,10 @@ mod tests {
         assert_eq!(Head::decode(&bytes), head);
         assert_eq!((head.bytes_of(0, u64::MAX), head.bytes_of(250, 4), head.bytes_of(250, 40)), (258, 4, 8));
         assert_eq!(head.bytes_of(300, 1), 0);
+        assert_eq!(head.bytes_of(OFFSET_OF_VALUES, u64::MAX), 0);
+        let blocks = |size| Head { size, modified: 0, hash: [0; HASH] }.blocks();
+        assert_eq!([0, BLOCK, BLOCK + 1, 2 * BLOCK, u64::MAX].map(blocks), [0, 0, 2, 2, 0]);
+        assert_eq!([MAX_BLOCKS * BLOCK, MAX_BLOCKS * BLOCK + 1].map(blocks), [MAX_BLOCKS, 0]);
     }
 
     proptest! {

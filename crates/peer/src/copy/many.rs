@@ -4,19 +4,25 @@
 //! in order, so that what is there can always be resumed. A thread that has nothing else to fetch
 //! also fetches the segment that all wait for, so that one slow peer does not hold the others up.
 
-use std::{collections::BTreeMap, io, sync::mpsc, thread};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, mpsc},
+    thread,
+};
 
-use lonja_wire::get_part::Head;
+use lonja_wire::get_part::{BLOCK, Head};
 use parking_lot::{Condvar, Mutex};
 
 use super::{Copied, CopyError, Job, copied, is_same};
 use crate::{
-    fetch::{FetchError, Source},
+    fetch::{Described, FetchError, Source},
+    hash::Tree,
     partial::Verified,
 };
 
-/// The size of a segment, in bytes.
-const SEGMENT: u64 = 4 << 20;
+/// The size of a segment, in bytes: a block, so that each segment can be checked by itself.
+const SEGMENT: u64 = BLOCK;
 /// How many segments for each peer may be fetched ahead, counted from the segment that is appended
 /// next.
 const AHEAD: u64 = 3;
@@ -25,16 +31,22 @@ const FAILURES: u32 = 3;
 
 /// Copies a file from all of the peers that answer.
 pub(super) fn copy(job: &Job<'_>, sources: &[Source]) -> Result<Copied, CopyError> {
-    let (head, sources) = those_that_agree(job, sources)?;
-    let mut copy = job.target.resume(&head)?;
+    let (Described { head, tree }, sources) = those_that_agree(job, sources)?;
+    let mut copy = job.target.resume(&head, tree.clone())?;
+    let kept = copy.keep_right_blocks(job.interrupt);
+    kept.map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => FetchError::Interrupted.into(),
+        _ => job.cannot_write(error),
+    })?;
     let resumed = copy.length();
     job.progress.begin(Some(head.size), copy.length());
-    append_all(job, &sources, &head, &mut copy)?;
+    append_all(job, &sources, &File { head, tree }, &mut copy)?;
     if job.is_right(&copy)? {
         copy.finish(job.target)?;
         return Ok(copied(&head, resumed));
     }
-    // Bytes of one peer, or of an earlier attempt, are wrong: each peer is asked alone.
+    // Bytes of one peer, or of an earlier attempt, are wrong, and the peers are too old to say of which
+    // block: each peer is asked alone.
     copy.discard();
     let mut last = None;
     for source in &sources {
@@ -48,13 +60,13 @@ pub(super) fn copy(job: &Job<'_>, sources: &[Source]) -> Result<Copied, CopyErro
 }
 
 /// Asks each peer what the file is. Gives what the file is and the peers that answered, which must
-/// all have given the same answer.
-fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Head, Vec<Source>), CopyError> {
-    let mut agreed: Option<(Head, Vec<Source>)> = None;
+/// all have given the same answer; one of them says what the blocks are, if any can.
+fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Described, Vec<Source>), CopyError> {
+    let mut agreed: Option<(Described, Vec<Source>)> = None;
     let mut last = None;
     for source in sources {
-        let head = match source.head(job.filename, job.interrupt) {
-            Ok(Some(head)) => head,
+        let described = match source.head(job.filename, job.interrupt) {
+            Ok(Some(described)) => described,
             Ok(None) => return Err(CopyError::Original(source.user.clone())),
             Err(FetchError::Interrupted) => return Err(FetchError::Interrupted.into()),
             Err(error) => {
@@ -64,8 +76,11 @@ fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Head, Vec<Sour
             }
         };
         match &mut agreed {
-            None => agreed = Some((head, vec![source.clone()])),
-            Some((first, sources)) if is_same(first, &head) => sources.push(source.clone()),
+            None => agreed = Some((described, vec![source.clone()])),
+            Some((first, sources)) if is_same(&first.head, &described.head) => {
+                first.tree = first.tree.take().or(described.tree);
+                sources.push(source.clone());
+            }
             Some((_, sources)) => return Err(CopyError::Different(source.user.clone(), names(sources))),
         }
     }
@@ -159,9 +174,16 @@ impl Plan {
     }
 }
 
-fn append_all(job: &Job<'_>, sources: &[Source], head: &Head, copy: &mut Verified) -> Result<(), CopyError> {
+/// The file that all peers have.
+struct File {
+    head: Head,
+    /// What each block is, if that is known.
+    tree: Option<Arc<Tree>>,
+}
+
+fn append_all(job: &Job<'_>, sources: &[Source], file: &File, copy: &mut Verified) -> Result<(), CopyError> {
     let start = copy.length();
-    let plan = Plan::new((head.size - start).div_ceil(SEGMENT));
+    let plan = Plan::new((file.head.size - start).div_ceil(SEGMENT));
     let ahead = AHEAD * sources.len() as u64;
     let (fetched, arrivals) = mpsc::sync_channel(sources.len());
     // A thread that still fetches a segment that has come from another peer is interrupted at the
@@ -171,7 +193,7 @@ fn append_all(job: &Job<'_>, sources: &[Source], head: &Head, copy: &mut Verifie
         for source in sources {
             let fetched = fetched.clone();
             let (plan, job) = (&plan, Job { interrupt: &over, ..*job });
-            scope.spawn(move || fetch_until_the_end(&job, source, head, start, (plan, ahead), &fetched));
+            scope.spawn(move || fetch_until_the_end(&job, source, file, start, (plan, ahead), &fetched));
         }
         drop(fetched);
         let result = append_in_order(job, &plan, copy, &arrivals);
@@ -221,7 +243,7 @@ fn append_in_order(
 fn fetch_until_the_end(
     job: &Job<'_>,
     source: &Source,
-    head: &Head,
+    file: &File,
     start: u64,
     (plan, ahead): (&Plan, u64),
     fetched: &mpsc::SyncSender<Arrival>,
@@ -231,11 +253,18 @@ fn fetch_until_the_end(
     while failures < FAILURES
         && let Some(segment) = plan.take(mine, ahead)
     {
-        let arrival = fetch(job, source, head, start + segment * SEGMENT).map(|bytes| (segment, bytes));
+        let arrival = fetch(job, source, file, start + segment * SEGMENT).map(|bytes| (segment, bytes));
         mine = Some(segment);
         if let Err(error) = &arrival {
             plan.give_back(segment);
-            failures = if matches!(error, FetchError::Interrupted) { FAILURES } else { failures + 1 };
+            failures = match error {
+                FetchError::Interrupted => FAILURES,
+                FetchError::Wrong(_) => {
+                    complain!("lonja: {error}, and is asked no more");
+                    FAILURES
+                }
+                _ => failures + 1,
+            };
         }
         if fetched.send(arrival).is_err() {
             return;
@@ -243,7 +272,9 @@ fn fetch_until_the_end(
     }
 }
 
-fn fetch(job: &Job<'_>, source: &Source, head: &Head, offset: u64) -> Result<Vec<u8>, FetchError> {
+/// Fetches a segment, and checks it if it can be checked.
+fn fetch(job: &Job<'_>, source: &Source, file: &File, offset: u64) -> Result<Vec<u8>, FetchError> {
+    let File { head, tree } = file;
     let length = SEGMENT.min(head.size - offset);
     let (now, mut incoming) = source.part(job.filename, offset, length, job.interrupt)?;
     let cut = |what| FetchError::Io(source.user.clone(), io::Error::other(what));
@@ -259,5 +290,8 @@ fn fetch(job: &Job<'_>, source: &Source, head: &Head, offset: u64) -> Result<Vec
             more => read += more,
         }
     }
-    Ok(bytes)
+    match tree {
+        Some(tree) if !tree.holds(offset / BLOCK, &bytes) => Err(FetchError::Wrong(source.user.clone())),
+        _ => Ok(bytes),
+    }
 }

@@ -10,7 +10,7 @@ use lonja_wire::{Filename, get_part::Head, is_harmful};
 
 use self::text::Announced;
 use crate::{
-    fetch::{FetchError, Incoming, MoveError, Source},
+    fetch::{Described, FetchError, Incoming, MoveError, Source},
     interrupt::Interrupt,
     partial::{KeepError, Target, Verified},
     progress::Progress,
@@ -48,6 +48,11 @@ pub enum CopyError {
     /// What the peer sent does not have the hash that it announced.
     #[error("the copy from {0} does not have the announced hash and was removed; try again")]
     Wrong(String),
+    /// A block that the peer sent is not the file's. What came before is kept.
+    #[error(
+        "{0} sent bytes that are not those of the file; the first {1} bytes are right and kept: copy from another user"
+    )]
+    WrongBlock(String, u64),
     /// The file changes faster than it is copied.
     #[error("the file of {0} changed during each attempt; try again later")]
     Changing(String),
@@ -100,10 +105,10 @@ impl Job<'_> {
 
     fn verified_or_not(&self, source: &Source) -> Result<Copied, CopyError> {
         for _ in 0..CHANGES {
-            let Some(head) = source.head(self.filename, self.interrupt)? else {
+            let Some(described) = source.head(self.filename, self.interrupt)? else {
                 return self.unverified(source);
             };
-            if let Some(copied) = self.verified(source, &head)? {
+            if let Some(copied) = self.verified(source, described)? {
                 return Ok(copied);
             }
         }
@@ -119,47 +124,58 @@ impl Job<'_> {
         Ok(Copied { bytes, hash: None, resumed: 0 })
     }
 
-    /// Makes a checked copy of the file that `head` describes. `None` if the file has become
-    /// another one meanwhile.
-    fn verified(&self, source: &Source, head: &Head) -> Result<Option<Copied>, CopyError> {
-        let mut copy = self.target.resume(head)?;
+    /// Makes a checked copy of the file that a peer has described. `None` if the file has become another one
+    /// meanwhile.
+    fn verified(&self, source: &Source, described: Described) -> Result<Option<Copied>, CopyError> {
+        let Described { head, tree } = described;
+        let mut copy = self.target.resume(&head, tree)?;
         let mut resumed = copy.length();
         loop {
             self.progress.begin(Some(head.size), copy.length());
-            if !self.complete(source, head, &mut copy)? {
+            if !self.complete(source, &head, &mut copy)? {
                 copy.discard();
                 return Ok(None);
             }
             if self.is_right(&copy)? {
                 copy.finish(self.target)?;
-                return Ok(Some(copied(head, resumed)));
+                return Ok(Some(copied(&head, resumed)));
             }
-            if resumed == 0 {
-                copy.discard();
-                // The file may have changed while it was sent.
-                let now = source.head(self.filename, self.interrupt)?;
-                return if now.is_some_and(|now| is_same(&now, head)) {
-                    Err(CopyError::Wrong(source.user.clone()))
-                } else {
-                    Ok(None)
-                };
+            // Bytes of an earlier attempt may be wrong: they come once more, from the first wrong block on.
+            let wrong = copy.wrong().unwrap_or(0);
+            let is_of_source = wrong >= resumed;
+            copy.cut(wrong).map_err(|error| self.cannot_write(error))?;
+            if is_of_source {
+                return self.blame(source, &head, copy);
             }
-            // The bytes of an earlier attempt may be wrong, so the copy begins anew.
-            copy.clear().map_err(|error| self.cannot_write(error))?;
-            resumed = 0;
+            resumed = wrong;
         }
     }
 
-    /// Appends what is missing, with as many connections as that takes. False if the file
+    /// Says why a peer has sent a wrong block. `None` if the file has become another one meanwhile. The blocks
+    /// before are kept for another attempt.
+    fn blame(&self, source: &Source, head: &Head, copy: Verified) -> Result<Option<Copied>, CopyError> {
+        let now = source.head(self.filename, self.interrupt)?;
+        if !now.is_some_and(|now| is_same(&now.head, head)) {
+            copy.discard();
+            return Ok(None);
+        }
+        if copy.length() == 0 {
+            copy.discard();
+            return Err(CopyError::Wrong(source.user.clone()));
+        }
+        Err(CopyError::WrongBlock(source.user.clone(), copy.length()))
+    }
+
+    /// Appends what is missing, with as many connections as that takes, until a block is found wrong. False if the file
     /// has become another one.
     fn complete(&self, source: &Source, head: &Head, copy: &mut Verified) -> Result<bool, CopyError> {
         let mut attempt = 0;
-        while !copy.is_whole() {
+        while !copy.is_whole() && copy.wrong().is_none() {
             let before = copy.length();
             match self.append(source, head, copy) {
                 Ok(same) if !same => return Ok(false),
                 Err(error) if !is_passing(&error) => return Err(error),
-                _ if copy.is_whole() => {}
+                _ if copy.is_whole() || copy.wrong().is_some() => {}
                 _ if copy.length() > before => attempt = 0,
                 failed => {
                     attempt += 1;
@@ -223,12 +239,12 @@ impl Job<'_> {
         }
     }
 
-    /// Appends bytes of `incoming` to a copy, until the copy is whole or the bytes end.
+    /// Appends bytes of `incoming` to a copy, until the copy is whole, a block is wrong, or the bytes end.
     ///
     /// # Errors
     /// When the connection breaks, the file cannot be written, or the interrupt is raised.
     pub fn receive_verified(&self, incoming: &mut Incoming, copy: &mut Verified) -> Result<(), CopyError> {
-        while !copy.is_whole() {
+        while !copy.is_whole() && copy.wrong().is_none() {
             match self.moved(incoming.move_to(copy.file(), copy.length(), copy.missing()))? {
                 0 => return Ok(()),
                 more => copy.has_grown(more),
