@@ -199,8 +199,11 @@ fn a_peer_that_is_refused_changes_nothing_of_the_user() {
     // Nor does a stranger whose request is one that everybody may make.
     for command in [connect(), Command::ListContent(Some("nobody".parse().unwrap()))] {
         let mut stranger = connect_from(OTHER, index.peers);
-        stranger.write_all(&bytes("alice", command, Encoding::Terminated)).unwrap();
+        stranger.write_all(&bytes("alice", command.clone(), Encoding::Terminated)).unwrap();
+        let mut reply = Vec::new();
         stranger.read_to_end(&mut reply).unwrap();
+        // Already connected, and no such remote user: as without the rule.
+        assert_eq!(reply[0], if matches!(command, Command::Connect(_)) { b'2' } else { b'3' });
     }
     let users = wire::list_users(index.peers, "alice", Encoding::Terminated).unwrap();
     assert_eq!(users.len(), 1, "the list still has the form that an original peer reads");

@@ -159,7 +159,9 @@ impl Operations {
             );
         }
         let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
-        let (endpoint, only_for) = (Some(endpoint), self.only_for(peer));
+        // Whose name it is says only who owns it: of a connected user, the answer is that the user is.
+        let only_for = self.only_for(peer).filter(|only| only.as_owner);
+        let endpoint = Some(endpoint);
         let request = OpenSessionRequest { username: username.to_string(), endpoint, only_for };
         let opened = self.backend.registry.open_session(request).await;
         self.ownership.judged(opened, username, peer)?;
