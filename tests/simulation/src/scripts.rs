@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time;
 
 use crate::{
+    SIDE_BY_SIDE,
     history::{Asked, Told},
     hosts::{GATEWAYS, Ran, SERVICES},
     peer::{Manner, ask},
@@ -38,12 +39,14 @@ async fn publish_while(meanwhile: &[Asked], status: u8) -> Ran {
 /// connected", which the user never was.
 #[test]
 fn who_is_unregistered_meanwhile_is_told_so() {
+    let _others_too = SIDE_BY_SIDE.read();
     play_script(async { publish_while(&[Asked::Unregister], 1).await }).unwrap();
 }
 
 /// A user who has another session by then publishes in that session.
 #[test]
 fn who_has_connected_again_meanwhile_publishes() {
+    let _others_too = SIDE_BY_SIDE.read();
     let script = async {
         publish_while(&[Asked::Disconnect, Asked::Connect], 0).await?;
         expect(1, 9, Asked::Publish(1), 3).await
