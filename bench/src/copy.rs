@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use lonja_peer::{
     copy::Job,
-    fetch::Source,
+    fetch::{Described, Source},
     interrupt::Interrupt,
     partial::{Target, Verified},
     progress::Progress,
@@ -211,8 +211,9 @@ impl Lonja {
 
     fn verified(&self) -> anyhow::Result<()> {
         self.job(|job| {
-            let head = self.source.head(job.filename, job.interrupt)?.context("no Lonja peer")?;
-            let mut copy = Verified::new(self.target.clone(), self.existing()?, 0, head, None);
+            let described = self.source.head(job.filename, job.interrupt)?.context("no Lonja peer")?;
+            let Described { head, tree } = described;
+            let mut copy = Verified::new(self.target.clone(), self.existing()?, 0, head, tree);
             let (_, mut incoming) = self.source.part(job.filename, 0, head.size, job.interrupt)?;
             job.receive_verified(&mut incoming, &mut copy)?;
             if !job.is_right(&copy)? {

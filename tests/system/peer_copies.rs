@@ -123,7 +123,7 @@ fn names_with_spaces_and_other_letters_go_both_ways() {
     assert_eq!(fs::read_dir(alices.path()).unwrap().filter(is_part).count(), 0);
 }
 
-fn is_part(entry: &std::io::Result<fs::DirEntry>) -> bool {
+fn is_part(entry: &io::Result<fs::DirEntry>) -> bool {
     entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".part")
 }
 

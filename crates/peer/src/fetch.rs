@@ -15,8 +15,8 @@ use lonja_wire::{
     reply,
 };
 
+pub use crate::hash::Tree;
 use crate::{
-    hash::Tree,
     interrupt::{Interrupt, Watched},
     pipe::Pipe,
 };
@@ -297,7 +297,7 @@ pub struct Described {
     /// Size, time and hash of the file.
     pub head: Head,
     /// What each block of the file is; `None` if the peer does not say, or what it says does not fit the hash.
-    pub(crate) tree: Option<Arc<Tree>>,
+    pub tree: Option<Arc<Tree>>,
 }
 
 fn read_values(head: &Head, incoming: &mut Incoming) -> Result<Option<Arc<Tree>>, FetchError> {
