@@ -34,8 +34,10 @@ use tonic::Status;
 
 use dial::{Dialled, dial};
 
-/// The largest number of peers that are dialled at one time, or whose answers are waited for.
-const CHECKS: usize = 1000;
+/// The largest number of peers that are dialled at one time.
+const DIALS: usize = 256;
+/// The largest number of peers whose answers are waited for.
+const WAITS: usize = 1000;
 /// How many refusals in a row prove that a peer is gone.
 const REFUSALS: u32 = 3;
 /// In how many parts an interval is cut, after each of which it is looked whose turn it is.
@@ -80,10 +82,7 @@ impl Presence {
                 Some(Ok(taken)) => {
                     for (session, place) in taken {
                         let (checks, shutdown) = (Arc::clone(&checks), shutdown.clone());
-                        tasks.spawn(async move {
-                            shutdown.run_until_cancelled(checks.check(session)).await;
-                            drop(place);
-                        });
+                        tasks.spawn(async move { checks.check(session, place, shutdown).await });
                     }
                 }
                 Some(Err(status)) => {
@@ -106,6 +105,7 @@ struct Checks<R> {
     interval: Duration,
     record: R,
     places: Arc<Semaphore>,
+    waits: Semaphore,
     /// The sessions whose peers have not answered yet. A peer that is busy for long is not dialled twice.
     under_way: Mutex<HashSet<String>>,
     reached: Counter,
@@ -125,7 +125,8 @@ where
             backend,
             interval,
             record,
-            places: Arc::new(Semaphore::new(CHECKS)),
+            places: Arc::new(Semaphore::new(DIALS)),
+            waits: Semaphore::new(WAITS),
             under_way: Mutex::default(),
             reached: checks("reached"),
             refused: checks("refused"),
@@ -147,15 +148,23 @@ where
         Ok(taken.into_iter().filter_map(with_place).collect())
     }
 
-    /// Dials the peer of a session, keeps what came of that, and ends the session of a peer that is gone.
-    async fn check(&self, session: IdentifiedSession) {
+    /// Dials the peer of a session, keeps what came of that, and ends the session of a peer that is gone. Only
+    /// waiting for a peer is cut short at shutdown.
+    async fn check(
+        &self,
+        session: IdentifiedSession,
+        place: OwnedSemaphorePermit,
+        shutdown: CancellationToken,
+    ) {
         if !self.under_way.lock().insert(session.session_id.clone()) {
             return;
         }
-        let (result, conversation) = match dial(address(&session)).await {
-            Dialled::Reached(conversation) => (CheckResult::Reached, Some(conversation)),
-            Dialled::Refused => (CheckResult::Refused, None),
-            Dialled::Silent => (CheckResult::Silent, None),
+        let dialled = shutdown.run_until_cancelled(dial(address(&session))).await;
+        drop(place);
+        let (result, conversation) = match dialled {
+            Some(Dialled::Reached(conversation)) => (CheckResult::Reached, Some(conversation)),
+            Some(Dialled::Refused) => (CheckResult::Refused, None),
+            Some(Dialled::Silent) | None => (CheckResult::Silent, None),
         };
         match result {
             CheckResult::Reached => self.reached.increment(1),
@@ -171,8 +180,10 @@ where
                 "what came of a check of a peer was not kept"
             );
         }
-        if let Some(conversation) = conversation {
-            conversation.finish().await;
+        // Whoever finds no place here hangs up at once. An original peer does not notice: its answer is one
+        // byte.
+        if let (Some(conversation), Ok(_place)) = (conversation, self.waits.try_acquire()) {
+            shutdown.run_until_cancelled(conversation.finish()).await;
         }
         self.under_way.lock().remove(&session.session_id);
     }
