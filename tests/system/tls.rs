@@ -128,7 +128,6 @@ fn each_caller_may_call_what_the_star_says_and_nothing_else() {
     assert!(methods.len() > 20, "{methods:?}");
     let both = [
         "/GetStatistics",
-        "/GetSession",
         "/FindEndedSessions",
         "/ListFiles",
         "/CloseSession",

@@ -46,7 +46,7 @@ pub struct UnregisterUserRequest {
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
     /// For whom the user may be removed. Not set allows anyone.
-    #[prost(message, optional, tag = "2")]
+    #[prost(message, optional, tag = "3")]
     pub only_for: ::core::option::Option<OnlyFor>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -239,8 +239,12 @@ pub struct FindSessionsResponse {
     #[prost(message, repeated, tag = "4")]
     pub sessions: ::prost::alloc::vec::Vec<IdentifiedSession>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListUsersRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListUsersRequest {
+    /// Gives only this user, if the user is registered. Empty gives every user.
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisteredUser {
     #[prost(string, tag = "1")]
@@ -262,8 +266,8 @@ pub struct ListUsersResponse {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TakeChecksRequest {
-    /// The least time between two checks of a session whose peer was reached, in milliseconds. A session whose
-    /// peer refused is given again after a quarter of that.
+    /// The least time between two checks of a session, in milliseconds. A session whose peer was reached, and
+    /// then refused, is given again after a quarter of that.
     #[prost(uint64, tag = "1")]
     pub interval_ms: u64,
     /// The largest number of sessions to give, 1 to 1000.

@@ -2,7 +2,7 @@
 //!
 //! A change is carried out as if the user's peer had asked, and is recorded before it is answered.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{mem, net::Ipv4Addr, sync::Arc};
 
 use axum::Router;
 use futures_util::TryStreamExt as _;
@@ -18,7 +18,7 @@ use lonja_proto::{
     catalog::EndSessionRequest,
     registry::{self, CloseSessionRequest, RegisteredUser, UnregisterUserRequest},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tonic::{
     Request, Response, Status,
     service::{Routes, interceptor::InterceptorLayer},
@@ -27,7 +27,7 @@ use tower::Layer as _;
 
 use crate::{
     backend::{in_time, said_by},
-    service::methods,
+    service::{methods, place_for_all},
     token::{Guard, Token},
     users::address,
     watch::Answers,
@@ -37,12 +37,12 @@ use crate::{
 const MAX_OPERATOR: usize = 64;
 
 /// The routes of the service for operators. Without a token every method is unimplemented.
-pub(crate) fn router(backend: Backends, token: Token) -> Router {
+pub(crate) fn router(backend: Backends, token: Token, all: Arc<Semaphore>) -> Router {
     let methods = methods::<AdminServiceServer<AdminGrpc>>();
     if !token.is_set() {
         return Router::new().route_service(&methods, Routes::default().prepare());
     }
-    let admin = AdminServiceServer::new(AdminGrpc { backend, recorder: Arc::default() });
+    let admin = AdminServiceServer::new(AdminGrpc { backend, recorder: Arc::default(), all });
     let guarded = InterceptorLayer::new(Guard::of_operators(token)).layer(Routes::new(admin).prepare());
     Router::new().route_service(&methods, guarded)
 }
@@ -52,6 +52,8 @@ pub(crate) fn router(backend: Backends, token: Token) -> Router {
 struct AdminGrpc {
     backend: Backends,
     recorder: Arc<Mutex<Recorder>>,
+    /// Places of those who read every user.
+    all: Arc<Semaphore>,
 }
 
 /// Under which name and number the next record is sent to the audit.
@@ -89,6 +91,11 @@ impl Order {
         Ok(Self { operation, username: username.to_owned(), operator: operator.to_owned(), from })
     }
 
+    /// The status of "any other failure" of the operation (docs/protocol.md 3).
+    fn status_of_a_failure(&self) -> u32 {
+        if self.operation == Operation::Disconnect { 3 } else { 2 }
+    }
+
     fn record(self, status: u32) -> OperationRecord {
         OperationRecord {
             operation: self.operation.into(),
@@ -103,15 +110,28 @@ impl Order {
 }
 
 impl AdminGrpc {
-    /// Carries out an order and records the order with its outcome, also if the order was refused. `change`
-    /// gives the session that ended, or an empty text.
+    /// Carries out an order to its end, even if the operator hangs up meanwhile. `change` gives the session
+    /// that ended, or an empty text.
     async fn carry_out(
+        &self,
+        order: Order,
+        change: impl Future<Output = Result<String, Status>> + Send + 'static,
+    ) -> Result<(), Status> {
+        let admin = self.clone();
+        let done = tokio::spawn(async move { admin.change_and_record(order, change).await });
+        done.await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+    }
+
+    /// Carries out an order, and records the order with its outcome: also if the order was refused, and if it
+    /// is not known whether it was carried out.
+    async fn change_and_record(
         &self,
         order: Order,
         change: impl Future<Output = Result<String, Status>>,
     ) -> Result<(), Status> {
         let answer = async { Ok(change.await) };
-        let (status, result) = match in_time("registry", answer).await? {
+        let answer = in_time("registry", answer).await.and_then(|answer| answer);
+        let (status, result) = match answer {
             Ok(ended) => {
                 self.forget(ended).await;
                 (0, Ok(()))
@@ -120,7 +140,7 @@ impl AdminGrpc {
                 // The status of a peer's operation of this kind (docs/protocol.md 3).
                 Ok(Reason::UserNotFound) => (1, Err(status)),
                 Ok(Reason::SessionNotFound) => (2, Err(status)),
-                _ => return Err(said_by("registry", &status)),
+                _ => (order.status_of_a_failure(), Err(status)),
             },
         };
         self.record(order.record(status)).await?;
@@ -137,19 +157,15 @@ impl AdminGrpc {
 
     async fn record(&self, record: OperationRecord) -> Result<(), Status> {
         let mut recorder = self.recorder.lock().await;
-        let Recorder { writer_id, next: first_sequence } = &*recorder;
-        let (writer_id, first_sequence) = (writer_id.clone(), *first_sequence);
-        let request = RecordOperationsRequest { writer_id, first_sequence, records: vec![record] };
-        match in_time("audit", self.backend.audit.record_operations(request)).await {
-            Ok(_) => recorder.next += 1,
-            Err(status) => {
-                // The record may be stored or not, so its number must not be used again.
-                *recorder = Recorder::default();
-                let message =
-                    format!("{}: the user was changed, and that may not be recorded", status.message());
-                return Err(Status::new(status.code(), message));
-            }
-        }
+        // If the audit does not answer, the record may be stored or not: its number is not used again.
+        let Recorder { writer_id, next } = mem::take(&mut *recorder);
+        let records = vec![record];
+        let request = RecordOperationsRequest { writer_id: writer_id.clone(), first_sequence: next, records };
+        let recorded = in_time("audit", self.backend.audit.record_operations(request)).await;
+        recorded.map_err(|status| {
+            Status::new(status.code(), format!("{}: the order may not be recorded", status.message()))
+        })?;
+        *recorder = Recorder { writer_id, next: next + 1 };
         Ok(())
     }
 }
@@ -162,12 +178,13 @@ impl AdminService for AdminGrpc {
         &self,
         _: Request<ListUsersRequest>,
     ) -> Result<Response<Self::ListUsersStream>, Status> {
-        let pages = self.backend.registry.list_users(registry::ListUsersRequest {});
-        let pages = in_time("registry", pages).await?;
-        let pages = pages.map_err(|status| said_by("registry", &status));
-        Ok(Response::new(Box::pin(
-            pages.map_ok(|page| ListUsersResponse { users: page.users.into_iter().map(user).collect() }),
-        )))
+        let place = place_for_all(&self.all)?;
+        let pages = self.backend.registry.list_users(registry::ListUsersRequest::default());
+        let pages = in_time("registry", pages).await?.map_err(|status| said_by("registry", &status));
+        Ok(Response::new(Box::pin(pages.map_ok(move |page| {
+            let _held_until_the_end = &place;
+            ListUsersResponse { users: page.users.into_iter().map(user).collect() }
+        }))))
     }
 
     async fn kick_user(
@@ -177,7 +194,8 @@ impl AdminService for AdminGrpc {
         let KickUserRequest { username, operator } = request.get_ref();
         let order = Order::new(Operation::Disconnect, &request, username, operator)?;
         let kick = CloseSessionRequest { username: username.clone(), ..CloseSessionRequest::default() };
-        let kick = async { Ok(self.backend.registry.close_session(kick).await?.ended_session_id) };
+        let registry = self.backend.registry.clone();
+        let kick = async move { Ok(registry.close_session(kick).await?.ended_session_id) };
         self.carry_out(order, kick).await?;
         Ok(Response::new(KickUserResponse {}))
     }
@@ -189,7 +207,8 @@ impl AdminService for AdminGrpc {
         let FreeUserRequest { username, operator } = request.get_ref();
         let order = Order::new(Operation::Free, &request, username, operator)?;
         let free = registry::FreeUserRequest { username: username.clone() };
-        let free = async { self.backend.registry.free_user(free).await.map(|_| String::new()) };
+        let registry = self.backend.registry.clone();
+        let free = async move { registry.free_user(free).await.map(|_| String::new()) };
         self.carry_out(order, free).await?;
         Ok(Response::new(FreeUserResponse {}))
     }
@@ -201,7 +220,8 @@ impl AdminService for AdminGrpc {
         let RemoveUserRequest { username, operator } = request.get_ref();
         let order = Order::new(Operation::Unregister, &request, username, operator)?;
         let remove = UnregisterUserRequest { username: username.clone(), only_for: None };
-        let remove = async { Ok(self.backend.registry.unregister_user(remove).await?.ended_session_id) };
+        let registry = self.backend.registry.clone();
+        let remove = async move { Ok(registry.unregister_user(remove).await?.ended_session_id) };
         self.carry_out(order, remove).await?;
         Ok(Response::new(RemoveUserResponse {}))
     }

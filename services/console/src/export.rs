@@ -4,26 +4,26 @@
 //! given of a user is nevertheless as the user was at one moment: a list of files counts only if its
 //! session was still open afterwards. The audit is asked last, so that no operation is without its record.
 
-use std::{collections::HashSet, iter, net::Ipv4Addr, slice, vec};
+use std::{collections::HashSet, iter, mem, net::Ipv4Addr, slice, sync::Arc, vec};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lonja_chassis::service::Backends;
 use lonja_proto::{
-    Reason, audit,
+    audit,
     catalog::{File, ListFilesRequest},
     console::{
         ExportIndexResponse, ExportedEntry, ExportedFile, ExportedSession, ExportedUser,
         exported_entry::Entry,
     },
     registry::{
-        self, FindEndedSessionsRequest, GetSessionRequest, IdentifiedSession, ListUsersRequest,
-        RegisteredUser, SessionKey,
+        self, FindEndedSessionsRequest, IdentifiedSession, ListUsersRequest, RegisteredUser, SessionKey,
     },
 };
+use parking_lot::Mutex;
 use tonic::Status;
 
 use crate::{
-    backend::{in_time, look_up, said_by},
+    backend::{in_time, said_by},
     users::address,
     watch::Answers,
 };
@@ -45,11 +45,25 @@ pub fn export(backend: Backends) -> Answers<ExportIndexResponse> {
 }
 
 async fn users(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status> {
-    let pages = in_time("registry", backend.registry.list_users(ListUsersRequest {})).await?;
+    let request = ListUsersRequest::default();
+    let pages = in_time("registry", backend.registry.list_users(request)).await?;
     let users = pages.map_ok(|page| stream::iter(page.users.into_iter().map(Ok))).try_flatten();
     let parts = users.map_err(|status| said_by("registry", &status)).try_chunks(SESSIONS);
-    let parts = parts.map_err(|error| error.1).and_then(move |users| described(backend.clone(), users));
-    Ok(Box::pin(parts.map_ok(|entries| stream::iter(pages_of(entries))).try_flatten()))
+    let parts = parts.map_err(|error| error.1);
+    // Who has connected again meanwhile comes last, as in the list of users by now.
+    let later = Arc::new(Mutex::new(Vec::new()));
+    let noted = (backend.clone(), Arc::clone(&later));
+    let parts = parts.and_then(move |users| described(noted.0.clone(), users, Arc::clone(&noted.1)));
+    let last = stream::once(async move {
+        let mut again = Vec::new();
+        let usernames = mem::take(&mut *later.lock());
+        for username in usernames {
+            again.extend(as_of_now(&backend, username).await?);
+        }
+        again.sort_by_key(Described::opened_at_ms);
+        Ok(again.into_iter().flat_map(Described::entries).collect())
+    });
+    Ok(Box::pin(parts.chain(last).map_ok(|entries| stream::iter(pages_of(entries))).try_flatten()))
 }
 
 /// A user with the files of the user's session.
@@ -63,23 +77,28 @@ impl Described {
         self.user.session.as_ref().map(|session| session.session_id.as_str())
     }
 
+    fn opened_at_ms(&self) -> Option<i64> {
+        Some(self.user.session.as_ref()?.session.as_ref()?.opened_at_ms)
+    }
+
     fn entries(self) -> impl Iterator<Item = Entry> {
         iter::once(Entry::User(exported(self.user))).chain(self.files.into_iter().map(Entry::File))
     }
 }
 
-/// The entries of some users.
-async fn described(backend: Backends, users: Vec<RegisteredUser>) -> Result<Vec<Entry>, Status> {
+/// The entries of some users. Users whose sessions have ended meanwhile are left for `later`.
+async fn described(
+    backend: Backends,
+    users: Vec<RegisteredUser>,
+    later: Arc<Mutex<Vec<String>>>,
+) -> Result<Vec<Entry>, Status> {
     let with_files = stream::iter(users).map(|user| with_files(&backend, user)).buffered(LISTS);
     let users: Vec<Described> = with_files.try_collect().await?;
     let ended = ended(&backend, &users).await?;
-    let mut entries = Vec::new();
-    for one in users {
-        let is_over = one.session().is_some_and(|session| ended.contains(session));
-        let now = if is_over { as_of_now(&backend, one.user.username).await? } else { Some(one) };
-        entries.extend(now.into_iter().flat_map(Described::entries));
-    }
-    Ok(entries)
+    let is_over = |one: &Described| one.session().is_some_and(|session| ended.contains(session));
+    let (over, open): (Vec<_>, Vec<_>) = users.into_iter().partition(is_over);
+    later.lock().extend(over.into_iter().map(|one| one.user.username));
+    Ok(open.into_iter().flat_map(Described::entries).collect())
 }
 
 async fn with_files(backend: &Backends, user: RegisteredUser) -> Result<Described, Status> {
@@ -111,20 +130,10 @@ async fn ended(backend: &Backends, users: &[Described]) -> Result<HashSet<String
 /// A user whose session has ended meanwhile, as the user is now; `None` if the user has gone.
 async fn as_of_now(backend: &Backends, username: String) -> Result<Option<Described>, Status> {
     for _ in 0..ATTEMPTS {
-        let request = GetSessionRequest { username: username.clone(), only_for: None };
-        let user = RegisteredUser { username: username.clone(), ..RegisteredUser::default() };
-        let answer = async { Ok(backend.registry.get_session(request).await) };
-        let session = match in_time("registry", answer).await? {
-            Ok(session) => session,
-            Err(status) => match Reason::try_from(&status) {
-                Ok(Reason::UserNotFound) => return Ok(None),
-                Ok(Reason::SessionNotFound) => return Ok(Some(Described { user, files: Vec::new() })),
-                _ => return Err(said_by("registry", &status)),
-            },
-        };
-        let found = look_up(&backend.registry, vec![username.clone()]).await?.pop();
-        let Some(found) = found.filter(|found| found.session_id == session.session_id) else { continue };
-        let user = RegisteredUser { session: Some(found), dialect: session.dialect, ..user };
+        let request = ListUsersRequest { username: username.clone() };
+        let mut pages = in_time("registry", backend.registry.list_users(request)).await?;
+        let page = in_time("registry", pages.try_next()).await?;
+        let Some(user) = page.and_then(|mut page| page.users.pop()) else { return Ok(None) };
         let now = with_files(backend, user).await?;
         if ended(backend, slice::from_ref(&now)).await?.is_empty() {
             return Ok(Some(now));

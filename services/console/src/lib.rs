@@ -19,7 +19,7 @@ mod token;
 mod users;
 mod watch;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, middleware::from_fn_with_state};
 use lonja_chassis::{
@@ -30,7 +30,7 @@ use lonja_chassis::{
     service::{BackendConfig, Backends, RunError, Running, announce, serve_admin, upkeep},
 };
 use lonja_proto::{DESCRIPTORS, console::SERVICE_NAME};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use export::export;
@@ -154,8 +154,10 @@ impl Console {
         health: Health,
     ) -> Result<(), RunError> {
         let (overview, follower) = Overview::new(self.backend.clone(), self.probes);
-        let admin = admin::router(self.backend.clone(), self.config.admin_token);
-        let service = ConsoleGrpc::new(self.backend, overview, self.config.jaeger_url, self.shutdown.clone());
+        let all = Arc::new(Semaphore::new(service::ALL));
+        let admin = admin::router(self.backend.clone(), self.config.admin_token, Arc::clone(&all));
+        let (jaeger_url, stop) = (self.config.jaeger_url, self.shutdown.clone());
+        let service = ConsoleGrpc::new(self.backend, overview, jaeger_url, all, stop);
         let reflection = grpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
         let has_token = self.config.console_token.is_set();
         let calls = service::router(service, grpc::health(&health), reflection, self.config.console_token);

@@ -35,6 +35,15 @@ use crate::{
 /// The largest number of streams at one time, for all callers together.
 const WATCHERS: usize = 256;
 
+/// The largest number of calls that read every user, at one time: each holds all of them in memory.
+pub(crate) const ALL: usize = 2;
+
+/// Takes a place of those who read every user.
+pub(crate) fn place_for_all(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    let place = Arc::clone(places).try_acquire_owned();
+    place.map_err(|_| Status::resource_exhausted("others read every user just now: try again in a moment"))
+}
+
 /// Answers `lonja.console.v1`.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsoleGrpc {
@@ -42,6 +51,8 @@ pub(crate) struct ConsoleGrpc {
     overview: Overview,
     jaeger_url: Arc<str>,
     places: Arc<Semaphore>,
+    /// Places of those who read every user.
+    all: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -50,10 +61,11 @@ impl ConsoleGrpc {
         backend: Backends,
         overview: Overview,
         jaeger_url: String,
+        all: Arc<Semaphore>,
         shutdown: CancellationToken,
     ) -> Self {
         let places = Arc::new(Semaphore::new(WATCHERS));
-        Self { backend, overview, jaeger_url: jaeger_url.into(), places, shutdown }
+        Self { backend, overview, jaeger_url: jaeger_url.into(), places, all, shutdown }
     }
 
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
@@ -118,9 +130,10 @@ impl ConsoleService for ConsoleGrpc {
         &self,
         _: Request<ExportIndexRequest>,
     ) -> Result<Response<Self::ExportIndexStream>, Status> {
-        let (place, pages) = (self.place()?, export(self.backend.clone()));
+        let places = (self.place()?, place_for_all(&self.all)?);
+        let pages = export(self.backend.clone());
         let pages = pages.map(move |page| {
-            let _held_until_the_end = &place;
+            let _held_until_the_end = &places;
             page
         });
         Ok(Response::new(Box::pin(pages)))

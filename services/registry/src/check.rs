@@ -34,8 +34,8 @@ impl Check {
             Self { refusals: 1.., .. } => (self.at_ms, interval_ms / HURRY),
             _ => (self.at_ms, interval_ms + share(interval_ms / 4)),
         };
-        // A check in the future was made before the clock was set back.
-        u64::try_from(now_ms - since).map_or(true, |passed| passed >= wait)
+        // A time in the future is of a clock that is ahead, or was set back.
+        (now_ms - since).unsigned_abs() >= wait
     }
 
     /// What is known after a check.
@@ -82,6 +82,7 @@ mod tests {
             due(check, 2_000_000, later);
             due(Check { refusals: 1, ..check }, 2_000_000, 250);
             assert!(check.is_due(&session, 1_500_000, 1000), "the clock was set back");
+            assert!(!check.is_due(&session, 1_999_500, 1000), "another registry's clock is ahead");
         }
     }
 

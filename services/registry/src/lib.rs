@@ -50,7 +50,6 @@ const CALLERS: Callers = &[
     (
         "lonja-console",
         &[
-            methods::GET_SESSION,
             methods::LOOK_UP_SESSIONS,
             methods::FIND_SESSIONS,
             methods::FIND_ENDED_SESSIONS,

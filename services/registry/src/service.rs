@@ -288,9 +288,13 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
 
     async fn list_users(
         &self,
-        _: Request<proto::ListUsersRequest>,
+        request: Request<proto::ListUsersRequest>,
     ) -> Result<Response<Self::ListUsersStream>, Status> {
-        let mut users = self.store.users().await?.into_iter().map(registered);
+        let users = match request.get_ref().username.as_str() {
+            "" => self.store.users().await?,
+            name => self.store.user(username(name)?).await?.into_iter().collect(),
+        };
+        let mut users = users.into_iter().map(registered);
         let pages = iter::from_fn(move || {
             let users: Vec<_> = users.by_ref().take(MAX_KEYS).collect();
             (!users.is_empty()).then_some(Ok(proto::ListUsersResponse { users }))

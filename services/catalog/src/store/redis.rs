@@ -38,7 +38,7 @@ impl RedisStore {
     }
 
     /// The moves that would bring everything that this store holds to another store, which is empty.
-    /// Tombstones stay behind.
+    /// Tombstones stay behind. The keys by which the files of sessions are found come first.
     ///
     /// # Errors
     /// When Redis does not answer in time.

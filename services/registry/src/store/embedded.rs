@@ -128,19 +128,21 @@ impl Store for EmbeddedStore {
 
     async fn users(&self) -> Result<Vec<Registered>, Failure> {
         let (mut offline, mut online) = (Vec::new(), Vec::new());
-        let state = self.log.state();
-        for (username, user) in &state.users {
+        // What takes long is done when others may change the state again.
+        for (username, user) in &self.log.state().users {
+            let registered = user.registered(username);
             match &user.session {
-                Some(one) => online.push((&**one, user.owner())),
-                None => offline.push(Registered::offline(username.clone(), user.owner())),
+                Some(one) => online.push((one.order, registered)),
+                None => offline.push(registered),
             }
         }
         offline.sort_unstable_by(|one, other| one.username.cmp(&other.username));
-        online.sort_unstable_by_key(|(one, _)| one.order);
-        let online = online
-            .into_iter()
-            .map(|(one, owner)| Registered::online(Arc::clone(&one.session), &one.dialect, owner));
-        Ok(offline.into_iter().chain(online).collect())
+        online.sort_unstable_by_key(|(order, _)| *order);
+        Ok(offline.into_iter().chain(online.into_iter().map(|(_, user)| user)).collect())
+    }
+
+    async fn user(&self, username: &str) -> Result<Option<Registered>, Failure> {
+        Ok(self.log.state().users.get(username).map(|user| user.registered(username)))
     }
 
     async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
@@ -242,6 +244,13 @@ impl User {
 
     fn owner(&self) -> Option<Ipv4Addr> {
         (self.owner != 0).then(|| Ipv4Addr::from_bits(self.owner))
+    }
+
+    fn registered(&self, username: &str) -> Registered {
+        match &self.session {
+            Some(one) => Registered::online(Arc::clone(&one.session), &one.dialect, self.owner()),
+            None => Registered::offline(username.into(), self.owner()),
+        }
     }
 
     fn view(&self) -> View {

@@ -131,6 +131,9 @@ pub trait Store: Send + Sync + 'static {
     /// connected, by name, then the connected ones in the order in which their sessions were opened.
     fn users(&self) -> impl Future<Output = Result<Vec<Registered>, Failure>> + Send;
 
+    /// Gives a user, as the user is at one moment; `None` if nobody of this name is registered.
+    fn user(&self, username: &str) -> impl Future<Output = Result<Option<Registered>, Failure>> + Send;
+
     /// Opens a session that another store had, with the session's id, time and dialect. `order` is the
     /// session's place in the list: larger than the one of every session before, and about the
     /// microseconds of the Unix epoch at which the session was opened. Refused: `UserNotFound`,
@@ -143,7 +146,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Gives sessions whose peers are to be dialled now, at most `limit` of them, and counts these as being
-    /// checked. No other call gives them in the same interval.
+    /// checked. No other call gives them in the same
+    /// interval; one whose peer was reached, and then refused, comes again after a quarter of it.
     fn take_checks(
         &self,
         interval_ms: u64,

@@ -31,7 +31,6 @@ local function apply(k, a)
     return '+'
   end
   local session = redis.call('HGET', users, username)
-  if not session then return '-USER_NOT_FOUND' end
   if operation == 'check' then
     -- `detail` is the record that the caller has seen, and the last argument the one to come.
     if session ~= id or (redis.call('HGET', checks, username) or '') ~= detail then return '+' end
@@ -39,6 +38,7 @@ local function apply(k, a)
     redis.call('HSET', checks, username, ARGV[a + 4])
     return '+' .. id
   end
+  if not session then return '-USER_NOT_FOUND' end
   if operation == 'free' then
     changed = true
     redis.call('HDEL', owners, username)

@@ -267,15 +267,34 @@ impl Store for RedisStore {
     }
 
     async fn users(&self) -> Result<Vec<Registered>, Failure> {
-        let shards = (0..SHARDS).map(|shard| users_of(&self.redis, shard));
         let (mut offline, mut online) = (Vec::new(), Vec::new());
-        for (users, sessions) in try_join_all(shards).await.map_err(Failure::unavailable)? {
+        // One shard after the other: Redis answers nobody else while it reads one.
+        for shard in 0..SHARDS {
+            let (users, sessions) = users_of(&self.redis, shard).await.map_err(Failure::unavailable)?;
             offline.extend(users);
             online.extend(sessions);
         }
         offline.sort_unstable_by(|one, other| one.username.cmp(&other.username));
         online.sort_unstable_by_key(|(order, user)| (*order, user.session.as_ref().map(|one| one.id)));
         Ok(offline.into_iter().chain(online.into_iter().map(|(_, user)| user)).collect())
+    }
+
+    async fn user(&self, username: &str) -> Result<Option<Registered>, Failure> {
+        let mut read = redis::pipe();
+        read.atomic();
+        for name in ["users", "online", "owners"] {
+            read.cmd("HGET").arg(self.redis.key(shard(username.as_bytes()), name)).arg(username);
+        }
+        let (user, online, owner): (Option<String>, Option<String>, Option<String>) =
+            self.redis.query_pipeline(&read).await.map_err(Failure::unavailable)?;
+        if user.is_none() {
+            return Ok(None);
+        }
+        let owner = owner.as_deref().map(parse_owner).transpose().map_err(Failure::unavailable)?;
+        let Some(record) = online else { return Ok(Some(Registered::offline(username.into(), owner))) };
+        let record = Record::parse(&record).map_err(Failure::unavailable)?;
+        let dialect = record.dialect.clone();
+        Ok(Some(Registered::online(record.session(username.into()), &dialect, owner)))
     }
 
     async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
