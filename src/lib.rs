@@ -126,6 +126,10 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let exporter = traces::init(cli.command.service())?;
     let shutdown = CancellationToken::new();
+    if let Command::Export(_) | Command::Import(_) = cli.command {
+        // They may wait for another program's output or input, and nothing is lost when they are killed.
+        return Box::pin(serve(cli.command, shutdown)).await;
+    }
     let signals = shutdown::on_signal(shutdown.clone()).context("signal handlers")?;
     let result = tokio::select! {
         result = Box::pin(serve(cli.command, shutdown)) => result,
@@ -169,8 +173,8 @@ async fn serve(command: Command, shutdown: CancellationToken) -> anyhow::Result<
         Command::Console(config) => lonja_console::run(config, shutdown).await?,
         Command::Health(config) => health::run(config).await?,
         Command::Admin(config) => admin::run(config).await?,
-        Command::Export(config) => transfer::export(config, shutdown).await?,
-        Command::Import(config) => transfer::import(config, shutdown).await?,
+        Command::Export(config) => transfer::export(config).await?,
+        Command::Import(config) => transfer::import(config).await?,
         // `run` runs a peer before it comes here, because a peer has threads of its own.
         Command::Peer(_) => {}
     }

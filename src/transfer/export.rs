@@ -5,22 +5,16 @@ use std::io::{self, BufWriter, Write};
 use anyhow::Context as _;
 use futures_util::{Stream, TryStreamExt as _, pin_mut};
 use jiff::Timestamp;
-use lonja_audit::AuditConfig;
-use lonja_catalog::CatalogConfig;
 use lonja_chassis::{operation_log::OperationLog, service::Backends};
 use lonja_proto::console::{ExportIndexRequest, ExportIndexResponse, ExportedEntry};
 use lonja_redis::{Redis, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ExportConfig, StoreAt,
+    AUDIT, CATALOG, ExportConfig, StoreAt,
     line::{Counts, Heading, Line, VERSION},
 };
 use crate::{console_client::ConsoleAt, up};
-
-/// The sizes that limit a store do not matter to an export, which adds nothing.
-const CATALOG: CatalogConfig = CatalogConfig { max_files_per_session: usize::MAX };
-const AUDIT: AuditConfig = AuditConfig { max_audit_records: u64::MAX };
 
 /// Prints an export, and says on standard error how much it was.
 pub(super) async fn run(config: ExportConfig) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! The lines of an export: JSON objects with one key, which says what the line is about.
 //!
-//! docs/operations.md ("Move and back up") has the format.
+//! docs/operations.md ("Back up, restore and move") has the format.
 
 use std::net::Ipv4Addr;
 

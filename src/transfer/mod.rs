@@ -12,11 +12,9 @@ mod target;
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use lonja_audit::AuditConfig;
 use lonja_catalog::CatalogConfig;
 use lonja_redis::StoreUrl;
-use tokio_util::sync::CancellationToken;
 
 use crate::console_client::ConsoleAt;
 
@@ -37,10 +35,6 @@ pub(crate) struct ImportConfig {
     from: PathBuf,
     #[command(flatten)]
     store: StoreAt,
-    #[command(flatten)]
-    catalog: CatalogConfig,
-    #[command(flatten)]
-    audit: AuditConfig,
 }
 
 /// A store that no service in this process uses.
@@ -54,6 +48,8 @@ pub(crate) struct StoreAt {
         help = "The Redis of the services: redis://[USER:PASSWORD@]HOST[:PORT] or \
                 redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]",
         long,
+        env = "LONJA_OPERATOR_STORE",
+        hide_env_values = true,
         value_name = "URL",
         group = "kept"
     )]
@@ -63,18 +59,16 @@ pub(crate) struct StoreAt {
     redis_prefix: String,
 }
 
+/// The sizes that limit a store when it runs do not matter here: what an index has kept is kept.
+const CATALOG: CatalogConfig = CatalogConfig { max_files_per_session: usize::MAX };
+const AUDIT: AuditConfig = AuditConfig { max_audit_records: u64::MAX };
+
 /// Prints everything that an index keeps.
-pub(crate) async fn export(config: ExportConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    match shutdown.run_until_cancelled(Box::pin(export::run(config))).await {
-        Some(result) => result,
-        None => bail!("interrupted: the export is not complete, and has no last line that says \"end\""),
-    }
+pub(crate) async fn export(config: ExportConfig) -> anyhow::Result<()> {
+    export::run(config).await
 }
 
 /// Fills an empty store.
-pub(crate) async fn import(config: ImportConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    match shutdown.run_until_cancelled(Box::pin(target::import(config))).await {
-        Some(result) => result,
-        None => bail!("interrupted: run the import again"),
-    }
+pub(crate) async fn import(config: ImportConfig) -> anyhow::Result<()> {
+    target::import(config).await
 }

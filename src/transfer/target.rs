@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
@@ -15,7 +15,7 @@ use lonja_redis::{KeyMove, Redis, RedisChangesDriver, RedisError, StoreUrl};
 use lonja_registry::store::Store as _;
 
 use super::{
-    ImportConfig, StoreAt,
+    AUDIT, CATALOG, ImportConfig, StoreAt,
     fill::fill,
     line::{Counts, Line},
     original,
@@ -49,6 +49,8 @@ fn lines(from: &Path) -> anyhow::Result<BoxedLines> {
 }
 
 async fn into_directory(config: &ImportConfig, directory: &Path) -> anyhow::Result<Counts> {
+    // Where a link leads, the directory can be replaced.
+    let directory = &fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     let is_empty = match fs::read_dir(directory) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
@@ -59,25 +61,46 @@ async fn into_directory(config: &ImportConfig, directory: &Path) -> anyhow::Resu
     }
     let lines = lines(&config.from)?;
     let staging = staging(directory)?;
+    let _alone = alone_beside(directory)?;
     clear(&staging)?;
-    let (stores, journal) = up::open_stores(&staging, &config.catalog, &config.audit)?;
+    let (stores, journal) = up::open_stores(&staging, &CATALOG, &AUDIT)?;
     let filled = fill(&stores, lines).await;
     drop(stores);
     tokio::task::spawn_blocking(move || journal.close()).await?;
-    let counts = match filled {
-        Ok(counts) => counts,
-        Err(error) => {
-            // The error says why nothing was imported; what is left behind is removed by the next import.
-            let _ = clear(&staging);
-            return Err(error);
-        }
-    };
-    let shown = fs::rename(&staging, directory).and_then(|()| match parent(directory) {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
+    let shown = filled.and_then(|counts| {
+        show(&staging, directory)?;
+        Ok(counts)
     });
-    shown.with_context(|| format!("cannot rename {} to {}", staging.display(), directory.display()))?;
-    Ok(counts)
+    if shown.is_err() {
+        // The error says why nothing was imported; what is left behind is removed by the next import.
+        let _ = clear(&staging);
+    }
+    shown
+}
+
+/// Makes the finished import the data directory.
+fn show(staging: &Path, directory: &Path) -> anyhow::Result<()> {
+    let shown = fs::rename(staging, directory).and_then(|()| File::open(parent(directory))?.sync_all());
+    shown.with_context(|| {
+        let (from, to) = (staging.display(), directory.display());
+        format!("cannot rename {from} to {to}, which must be missing or empty, and no mount point")
+    })
+}
+
+/// Waits for nobody: if another import goes to a directory beside this one, this one ends. The lock is on the
+/// directory that holds both.
+fn alone_beside(directory: &Path) -> anyhow::Result<File> {
+    let parent = parent(directory);
+    let unusable = || format!("cannot use {}", parent.display());
+    fs::create_dir_all(parent).with_context(unusable)?;
+    let lock = File::open(parent).with_context(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another import into {} is under way: wait until it has ended", parent.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(unusable),
+    }
 }
 
 /// The directory beside the data directory in which the import is made.
@@ -88,9 +111,11 @@ fn staging(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(directory.with_file_name(staging))
 }
 
-fn parent(directory: &Path) -> Option<&Path> {
-    let parent = directory.parent()?;
-    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+fn parent(directory: &Path) -> &Path {
+    match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// Removes what an import that was killed has left. Files of others are never removed.
@@ -122,25 +147,37 @@ struct Keys {
 
 impl Keys {
     /// The stores, and what has to run for registry and catalog to be changed.
-    fn open(
-        config: &ImportConfig,
-        url: &StoreUrl,
-        prefix: &str,
-    ) -> Result<(Self, [RedisChangesDriver; 2]), RedisError> {
+    fn open(url: &StoreUrl, prefix: &str) -> Result<(Self, [RedisChangesDriver; 2]), RedisError> {
         let redis = Redis::new(url, prefix, "registry")?;
         let (registry, first) = lonja_registry::store::RedisStore::new(redis.clone());
         let catalog = Redis::new(url, prefix, "catalog")?;
-        let (catalog, second) = lonja_catalog::store::RedisStore::new(catalog, &config.catalog);
-        let audit = Redis::new(url, prefix, "audit")?;
-        let audit = lonja_audit::store::RedisStore::new(audit, &config.audit);
+        let (catalog, second) = lonja_catalog::store::RedisStore::new(catalog, &CATALOG);
+        let audit = lonja_audit::store::RedisStore::new(Redis::new(url, prefix, "audit")?, &AUDIT);
         Ok((Self { redis, stores: Stores { registry, catalog, audit } }, [first, second]))
     }
 
-    async fn is_empty(&self) -> anyhow::Result<bool> {
+    async fn must_be_empty(&self, url: &StoreUrl) -> anyhow::Result<()> {
         let Stores { registry, catalog, audit } = &self.stores;
         let (registered, published) = (registry.statistics().await?, catalog.statistics().await?);
         let is_silent = audit.read(Position::default()).await?.is_empty();
-        Ok(registered.users == 0 && published.sessions == 0 && is_silent)
+        if registered.users == 0 && published.sessions == 0 && is_silent {
+            return Ok(());
+        }
+        bail!(
+            "{url} holds an index already, or is in use: stop its gateways, or choose another Redis or another \
+             --redis-prefix"
+        )
+    }
+
+    /// Fails if somebody else has written beside this import.
+    async fn must_hold(&self, counts: Counts) -> anyhow::Result<()> {
+        let Stores { registry, catalog, .. } = &self.stores;
+        let (registered, published) = (registry.statistics().await?, catalog.statistics().await?);
+        let held = (registered.users, registered.sessions, published.files);
+        if held == (counts.users, counts.sessions, counts.files) {
+            return Ok(());
+        }
+        bail!("another import was made at the same time: run this one again when it has ended")
     }
 
     async fn moves(&self, to: &Self) -> anyhow::Result<Vec<KeyMove>> {
@@ -150,26 +187,48 @@ impl Keys {
         moves.extend(from.registry.moves(&to.registry));
         Ok(moves)
     }
+
+    /// Removes what an import that did not come to its end has left.
+    async fn clear(&self, shown: &Self) -> anyhow::Result<()> {
+        Ok(self.redis.remove_keys(&self.moves(shown).await?).await?)
+    }
+
+    /// Moves everything to where services look, at the end of an import.
+    async fn show(&self, shown: &Self, url: &StoreUrl) -> anyhow::Result<()> {
+        let moved = self.redis.move_keys(&self.moves(shown).await?).await;
+        moved.with_context(|| format!("the import stays unseen in {url}, and the next one shows it"))
+    }
 }
 
 async fn into_redis(config: &ImportConfig, url: &StoreUrl, prefix: &str) -> anyhow::Result<()> {
-    let (shown, _) = Keys::open(config, url, prefix)?;
-    let (staged, [first, second]) = Keys::open(config, url, &format!("{prefix}.import"))?;
+    let (shown, _) = Keys::open(url, prefix)?;
+    let (staged, [first, second]) = Keys::open(url, &format!("{prefix}.import"))?;
     let import = async {
         if staged.redis.is_complete().await? {
-            staged.redis.move_keys(&staged.moves(&shown).await?).await?;
+            staged.show(&shown, url).await?;
             println!("{url} holds now what an import had brought that was cut short at its very end");
             println!("nothing of {} was imported", config.from.display());
             return Ok(());
         }
-        if !shown.is_empty().await? {
-            bail!("{url} holds an index already: choose another Redis or another --redis-prefix");
-        }
+        shown.must_be_empty(url).await?;
         let lines = lines(&config.from)?;
-        staged.redis.remove_keys(&staged.moves(&shown).await?).await?;
-        let counts = fill(&staged.stores, lines).await?;
+        staged.clear(&shown).await?;
+        let filled = async {
+            let counts = fill(&staged.stores, lines).await?;
+            staged.must_hold(counts).await?;
+            shown.must_be_empty(url).await?;
+            Ok::<_, anyhow::Error>(counts)
+        };
+        let counts = match filled.await {
+            Ok(counts) => counts,
+            Err(error) => {
+                // The error says why nothing was imported; the next import clears what is left.
+                let _ = staged.clear(&shown).await;
+                return Err(error);
+            }
+        };
         staged.redis.set_complete().await?;
-        staged.redis.move_keys(&staged.moves(&shown).await?).await?;
+        staged.show(&shown, url).await?;
         println!("imported {counts} into {url}");
         Ok(())
     };

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::SocketAddr,
     path::Path,
-    process::Output,
+    process::{Command, Output},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use lonja_testing::RedisServer;
-use lonja_wire::{Command, Encoding};
+use lonja_wire::{self as protocol, Encoding};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -72,7 +73,7 @@ fn export_with(users: usize, operations: usize) -> String {
 
 #[test]
 fn what_an_index_keeps_is_the_same_after_every_store() {
-    let index = Index::start();
+    let index = Index::start_with(&["--own-names", "registered"]);
     let names = ["zoe", "alice", "mia", "=1+1;\"x\"", "ünï\u{202e}"];
     for (port, name) in (7001..).zip(names) {
         assert_eq!(wire::register(index.peers, name), 0);
@@ -81,7 +82,7 @@ fn what_an_index_keeps_is_the_same_after_every_store() {
         assert_eq!(wire::publish(index.peers, name, "a second"), 0);
     }
     assert_eq!(wire::register(index.peers, "offline"), 0);
-    assert_eq!(wire::ask(index.peers, "mia", Command::Disconnect), 0);
+    assert_eq!(wire::ask(index.peers, "mia", protocol::Command::Disconnect), 0);
     // The list is remembered, so that it can be compared after the last import.
     let listed = wire::list_users(index.peers, "zoe", Encoding::Padded).unwrap();
     let console = format!("http://{}", index.console);
@@ -94,6 +95,7 @@ fn what_an_index_keeps_is_the_same_after_every_store() {
     assert!(index.process.end().success());
     let first = export_of(index.data());
     assert_eq!(lines(&first), lines(&hot));
+    assert_eq!(lines(&first).iter().filter(|line| line["user"]["owner"] == "127.0.0.1").count(), 6);
 
     let passwords = ["REGISTRY", "CATALOG", "AUDIT", "OPERATOR"];
     let passwords = passwords.map(|user| (format!("LONJA_REDIS_{user}_PASSWORD"), "secret"));
@@ -131,17 +133,17 @@ fn use_index(peers: SocketAddr, name: &str, is_over: &AtomicBool, states: &Mutex
     while !is_over.load(Ordering::Relaxed) {
         // A state is written down before the request: the request may be carried out from then on.
         reach(Some(None));
-        ask(Command::Register);
+        ask(protocol::Command::Register);
         let mut files = Vec::new();
         reach(Some(Some(files.clone())));
-        ask(Command::Connect(std::num::NonZeroU16::new(7001).unwrap().into()));
+        ask(protocol::Command::Connect(std::num::NonZeroU16::new(7001).unwrap().into()));
         for number in 0..5 {
             files.push(format!("file {number}"));
             reach(Some(Some(files.clone())));
             ask(wire::publish_command(files.last().unwrap()));
         }
         reach(None);
-        ask(Command::Unregister);
+        ask(protocol::Command::Unregister);
     }
 }
 
@@ -211,24 +213,37 @@ fn an_import_that_is_killed_changes_nothing_and_the_next_begins_anew() {
     let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
     let url = redis.url();
 
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Half of the export comes through a pipe, which then stays open.
+    let import_half = |target: &[&str]| {
+        let arguments = [&["import", pipe.to_str().unwrap()], target].concat();
+        let import = Process::spawn(lonja().args(arguments));
+        let export = fs::read(file).unwrap();
+        let mut pipe = fs::File::options().write(true).open(&pipe).unwrap();
+        pipe.write_all(&export[..export.len() / 2]).unwrap();
+        (import, pipe)
+    };
     let begun = directory.path().join("data.import/lonja.wal0");
-    let mut import = Process::spawn(lonja().args(["import", file, "--data-dir", data]));
+    let (mut import, _half) = import_half(&["--data-dir", data]);
     eventually("the import writes", || begun.exists().then_some(()));
+    let said = complaint(&["import", file, "--data-dir", data]);
+    assert!(said.contains("another import into"), "{said}");
     import.kill();
     assert!(!Path::new(data).exists());
     printed(&["import", file, "--data-dir", data]);
     assert_eq!(lines(&export_of(Path::new(data))).last().unwrap()["end"]["operations"], 40_000);
     assert!(!begun.exists());
 
-    let mut import = Process::spawn(lonja().args(["import", file, "--store", &url]));
+    let (mut import, _half) = import_half(&["--store", &url]);
     let staged = || redis.command("EXISTS lonja.import:registry:{0}:users").contains('1');
     eventually("the import writes", || staged().then_some(()));
     import.kill();
     assert_eq!(lines(&printed(&["export", "--store", &url])).len(), 1, "nothing but the end");
     printed(&["import", file, "--store", &url]);
+    assert!(!staged());
     let end = lines(&printed(&["export", "--store", &url])).pop().unwrap();
     assert_eq!((&end["end"]["users"], &end["end"]["operations"]), (&json!(5000), &json!(40_000)));
-    assert!(!staged());
 }
 
 #[test]
@@ -244,7 +259,7 @@ fn an_import_that_was_killed_at_its_very_end_is_completed() {
     let end = lines(&printed(&["export", "--store", &url])).pop().unwrap();
     assert_eq!(end["end"], json!({"users": 100, "sessions": 0, "files": 0, "operations": 100}));
     let said = complaint(&["import", file, "--store", &url]);
-    assert!(said.contains("holds an index already: choose another Redis"), "{said}");
+    assert!(said.contains("holds an index already, or is in use: stop its gateways"), "{said}");
 }
 
 #[test]

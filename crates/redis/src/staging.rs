@@ -9,17 +9,20 @@ use redis::{Script, cmd};
 
 use crate::{Redis, RedisError};
 
-/// Moves keys that are still there, or no key if one would replace another. A key that was moved before
-/// is left alone, so the script may be called again.
-const MOVE: &str = r"
+/// Gives a key that another would replace.
+const CHECK: &str = r"
 for i = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[i], KEYS[i + 1]) == 2 then return KEYS[i + 1] end
 end
+";
+/// Moves keys that are still there. A key that was moved before is left alone, so the script may be called
+/// again.
+const MOVE: &str = r"
 for i = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[i]) == 1 then redis.call('RENAME', KEYS[i], KEYS[i + 1]) end
 end
-return ''
 ";
+const DONE: &str = "return ''";
 /// The number of keys that one command removes.
 const REMOVED_AT_ONCE: usize = 1000;
 
@@ -74,19 +77,23 @@ impl Redis {
     /// # Errors
     /// When Redis does not answer in time (calling again goes on), or a key would replace another.
     pub async fn move_keys(&self, moves: &[KeyMove]) -> Result<(), RedisError> {
-        let script = Script::new(MOVE);
         let mut calls: BTreeMap<u16, Vec<&KeyMove>> = BTreeMap::new();
         for one in moves {
             calls.entry(if self.is_cluster() { one.shard } else { 0 }).or_default().push(one);
         }
-        for moves in calls.into_values() {
-            let mut call = script.prepare_invoke();
-            moves.iter().for_each(|one| {
-                call.key(&one.from).key(&one.to);
-            });
-            let in_the_way: String = self.call(&call).await?;
-            if !in_the_way.is_empty() {
-                return Err(RedisError::new(format!("the key {in_the_way} is in use already")));
+        // All shards are looked at before any of them is moved, and each again at the moment of its move.
+        for code in [format!("{CHECK}{DONE}"), format!("{CHECK}{MOVE}{DONE}")] {
+            let script = Script::new(&code);
+            for moves in calls.values() {
+                let mut call = script.prepare_invoke();
+                moves.iter().for_each(|one| {
+                    call.key(&one.from).key(&one.to);
+                });
+                let in_the_way: String = self.call(&call).await?;
+                if !in_the_way.is_empty() {
+                    let why = "remove this key, or choose another --redis-prefix";
+                    return Err(RedisError::new(format!("{in_the_way} is in use already: {why}")));
+                }
             }
         }
         self.query(cmd("DEL").arg(self.mark())).await
@@ -99,7 +106,9 @@ impl Redis {
     pub async fn remove_keys(&self, moves: &[KeyMove]) -> Result<(), RedisError> {
         let mut shards: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
         moves.iter().for_each(|one| shards.entry(one.shard).or_default().push(&one.from));
-        for keys in shards.into_values() {
+        for mut keys in shards.into_values() {
+            // The keys by which others are found come last, so that a removal that is cut short can go on.
+            keys.reverse();
             for keys in keys.chunks(REMOVED_AT_ONCE) {
                 self.query::<()>(cmd("UNLINK").arg(keys)).await?;
             }
