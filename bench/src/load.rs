@@ -28,7 +28,7 @@ use tokio::{
 /// The number of loopback addresses that are dialled in turn, so that ports do not run out.
 const ADDRESSES: u64 = 8;
 /// The largest number of bytes that are read at once.
-const BUFFER: usize = 65_536;
+pub(crate) const BUFFER: usize = 65_536;
 /// The number of users who publish in turn.
 const PUBLISHERS: u64 = 64;
 
@@ -116,7 +116,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
 /// two register the same user or publish the same file.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
     let request =
         Request { datetime: "12/05/2024 10:00:00".parse()?, username: Some(username.parse()?), command };
     let mut bytes = Vec::new();
@@ -248,7 +248,7 @@ fn warn_of_dropped_packets() {
 }
 
 /// Runs a number of tasks on one thread and returns the result of each.
-fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
+pub(crate) fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
 where
     F: Future<Output = anyhow::Result<T>> + 'static,
 {
@@ -264,7 +264,12 @@ where
 }
 
 /// Opens a connection, sends a request, reads the reply and closes, as peers do.
-async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
+pub(crate) async fn exchange(
+    port: u16,
+    request: &[u8],
+    reply: usize,
+    buffer: &mut [u8],
+) -> anyhow::Result<()> {
     static DIALLED: AtomicU64 = AtomicU64::new(0);
     let host =
         Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);

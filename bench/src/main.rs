@@ -2,6 +2,7 @@
 //! are measured in one run, since one machine's figures mean little on another.
 
 mod bare;
+mod capacity;
 mod chain;
 mod compare;
 mod console;
@@ -48,6 +49,8 @@ enum Command {
     Held(held::Config),
     /// Register a million users, and measure what each one costs
     Disk(disk::Config),
+    /// Measure what each kind of request costs, and whether the sum of that is what many peers cost
+    Capacity(capacity::Config),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -64,5 +67,6 @@ fn main() -> anyhow::Result<()> {
         Command::Copy(config) => copy::run(&config),
         Command::Held(config) => held::run(&config),
         Command::Disk(config) => disk::run(&config),
+        Command::Capacity(config) => capacity::run(&config),
     }
 }

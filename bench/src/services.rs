@@ -45,6 +45,9 @@ pub(crate) struct Stack {
     pub(crate) urls: Vec<String>,
 }
 
+/// The services in the order in which [`Stack::lonja`] starts them.
+const NAMES: [&str; 5] = ["registry", "catalog", "audit", "datetime", "gateway"];
+
 const EVERY_SECOND: [&str; 2] = ["--appendfsync", "everysec"];
 
 impl Stack {
@@ -91,6 +94,31 @@ impl Stack {
 
     pub(crate) fn port(&self) -> u16 {
         self.servers.last().map_or(0, |server| server.port)
+    }
+
+    /// CPU time of each process so far.
+    pub(crate) fn cpu_of_each(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
+        let cpu = |(name, server): (&'static str, &Server)| Ok((name, server.cpu()?));
+        let mut each: Vec<_> =
+            NAMES.into_iter().zip(&self.servers).map(cpu).collect::<anyhow::Result<_>>()?;
+        each.push(("Redis", crate::process::cpu(self.redis.id())?));
+        Ok(each)
+    }
+
+    /// Memory in use by each process, in KiB.
+    pub(crate) fn resident_kib_of_each(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
+        let memory = |(name, server): (&'static str, &Server)| Ok((name, server.resident_kib()?));
+        let mut each: Vec<_> =
+            NAMES.into_iter().zip(&self.servers).map(memory).collect::<anyhow::Result<_>>()?;
+        each.push(("Redis", crate::process::resident_kib(self.redis.id())?));
+        Ok(each)
+    }
+
+    /// The commands that Redis has carried out so far, those of scripts included.
+    pub(crate) fn redis_commands(&self) -> anyhow::Result<u64> {
+        let statistics = self.redis.command("INFO commandstats");
+        let calls = statistics.lines().filter_map(|line| line.split("calls=").nth(1)?.split(',').next());
+        calls.map(|calls| Ok(calls.parse::<u64>()?)).sum()
     }
 
     /// CPU time of all processes of the stack so far, Redis included.
