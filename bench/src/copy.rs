@@ -211,7 +211,7 @@ impl Lonja {
 
     fn verified(&self) -> anyhow::Result<()> {
         self.job(|job| {
-            let described = self.source.head(job.filename, job.interrupt)?.context("no Lonja peer")?;
+            let described = self.source.head(job.filename, true, job.interrupt)?.context("no Lonja peer")?;
             let Described { head, tree } = described;
             let mut copy = Verified::new(self.target.clone(), self.existing()?, 0, head, tree);
             let (_, mut incoming) = self.source.part(job.filename, 0, head.size, job.interrupt)?;

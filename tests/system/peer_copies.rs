@@ -269,7 +269,10 @@ const HEADING: usize = 1 + get_part::HEAD;
 /// Says that the first byte of each range is wrong.
 const ALL: u64 = u64::MAX;
 
-/// A peer that answers what an honest peer would, but for one byte of the file, or [`ALL`]. Gives where it
+/// Says that the file is announced as empty, with the hash that it has.
+const EMPTY: u64 = u64::MAX - 1;
+
+/// A peer that answers what an honest peer would, but for one byte of the file, or [`ALL`], or [`EMPTY`]. Gives where it
 /// listens.
 fn lie(honest: SocketAddr, wrong: u64) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -290,7 +293,10 @@ fn relay(mut caller: TcpStream, honest: SocketAddr, wrong: u64) -> io::Result<()
     owner.write_all(&request[..length])?;
     let mut reply = Vec::new();
     owner.read_to_end(&mut reply)?;
-    if let get_part::Progress::Complete(part) = get_part::decode(&request[..length])
+    if wrong == EMPTY {
+        reply.truncate(HEADING);
+        reply[1..9].fill(0);
+    } else if let get_part::Progress::Complete(part) = get_part::decode(&request[..length])
         && part.offset != get_part::OFFSET_OF_VALUES
     {
         let behind = if wrong == ALL { Some(0) } else { wrong.checked_sub(part.offset) };
@@ -312,7 +318,7 @@ fn who_sends_a_wrong_block_is_named_and_the_others_go_on() {
     let index = Index::start();
     let size = 40 << 20;
     let names = ["alice", "carol", "dave"];
-    let peers: Vec<_> = names
+    let mut peers: Vec<_> = names
         .iter()
         .map(|name| {
             let (data, shared) = (directory(), directory());
@@ -361,4 +367,16 @@ fn who_sends_a_wrong_block_is_named_and_the_others_go_on() {
     let named = "mallory sends bytes that are not those of the file, and is asked no more";
     assert_eq!((said.code, said.stderr.matches(named).count()), (Some(0), 1), "{said:?}");
     assert_same(&right, &bobs.path().join("last"));
+
+    // An empty file has no block, and not the hash of another one. The other peer is gone.
+    let mallory = lie(address_of(&index, "alice", "alice"), EMPTY);
+    assert_eq!(wire::ask(index.peers, "mallory", lonja_wire::Command::Disconnect), 0);
+    assert_eq!(wire::connect_as(index.peers, "mallory", mallory.port()), 0);
+    assert_eq!(wire::publish(index.peers, "mallory", "big"), 0);
+    peers[1].0.kill();
+    let two = ["get", "--as", "bob", "big", "-o", "empty", "--from", "mallory", "--from", "carol"];
+    let said = say(&index, bobs.path(), &two);
+    let wrong = "the copy from mallory does not have the announced hash";
+    assert_eq!((said.code, said.stderr.contains(wrong)), (Some(1), true), "{said:?}");
+    assert!(!bobs.path().join("empty").exists());
 }

@@ -29,6 +29,8 @@ const STALL: Duration = Duration::from_secs(20);
 const HASHING: Duration = Duration::from_secs(600);
 /// How long a peer that has sent as much as it announced may take to send more.
 const MORE: Duration = Duration::from_millis(500);
+/// How long a peer may take to send what the blocks are. Without that, the copy is checked at its end.
+const VALUES: Duration = Duration::from_secs(60);
 /// How long to wait before asking again whether the hash has been computed.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -149,18 +151,24 @@ impl Incoming {
 }
 
 impl Source {
-    /// Asks a peer for the [`Head`] of a file and for what each block of the file is, and waits until the
-    /// peer has computed that; `None` if the peer is an original peer. An older Lonja peer does not say what
-    /// the blocks are.
+    /// Asks a peer for the [`Head`] of a file, and with `values` for what each block of the file is, and waits
+    /// until the peer has computed that; `None` if the peer is an original peer. An older Lonja peer does not
+    /// say what the blocks are.
     ///
     /// # Errors
     /// When the peer does not have the file or does not answer, or the interrupt is raised.
-    pub fn head(&self, filename: &Filename, interrupt: &Interrupt) -> Result<Option<Described>, FetchError> {
+    pub fn head(
+        &self,
+        filename: &Filename,
+        values: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Described>, FetchError> {
         let end = Instant::now() + HASHING;
+        let (offset, length) = if values { (get_part::OFFSET_OF_VALUES, u64::MAX) } else { (0, 0) };
         loop {
-            match self.ask_part(filename, get_part::OFFSET_OF_VALUES, u64::MAX, interrupt)? {
+            match self.ask_part(filename, offset, length, interrupt)? {
                 Answer::Head(head, mut incoming) => {
-                    let tree = read_values(&head, &mut incoming)?;
+                    let tree = if values { read_values(&head, &mut incoming)? } else { None };
                     return Ok(Some(Described { head, tree }));
                 }
                 Answer::NoFile => return Err(FetchError::NoFile(self.user.clone())),
@@ -305,7 +313,8 @@ fn read_values(head: &Head, incoming: &mut Incoming) -> Result<Option<Arc<Tree>>
     let length = usize::try_from(head.blocks()).unwrap_or_default() * get_part::HASH;
     let mut values = Vec::new();
     let mut piece = [0; 8192];
-    while values.len() < length {
+    let end = Instant::now() + VALUES;
+    while values.len() < length && Instant::now() < end {
         let most = piece.len().min(length - values.len());
         match incoming.read(&mut piece[..most])? {
             0 => break,

@@ -61,6 +61,9 @@ impl Tree {
         if self.values.is_empty() {
             return block == 0 && blake3::hash(bytes) == self.hash;
         }
+        if bytes.is_empty() || bytes.len() as u64 > BLOCK || block >= self.values.len() as u64 {
+            return false;
+        }
         let mut hasher = Hasher::new();
         hasher.set_input_offset(block * BLOCK);
         hasher.update(bytes);
@@ -114,10 +117,10 @@ pub(crate) fn right_blocks(
     let checked = Blocks::new(Arc::clone(file), end, end, Some(Arc::clone(tree)));
     checked.hash_with(threads(), interrupt);
     let state = checked.state.lock();
-    match (state.wrong, state.failed) {
-        (Some(wrong), _) => Ok(wrong),
-        (None, Some(kind)) => Err(kind.into()),
-        (None, None) => Ok(blocks),
+    match (state.is_wrong, state.failed) {
+        (true, _) => Ok(state.proven()),
+        (false, Some(kind)) => Err(kind.into()),
+        (false, None) => Ok(blocks),
     }
 }
 
@@ -155,9 +158,10 @@ impl Growing {
         self.blocks.have_grown(there);
     }
 
-    /// A block that was found not to be what it should be, counted from 0.
-    pub(crate) fn wrong(&self) -> Option<u64> {
-        self.blocks.state.lock().wrong
+    /// Once a block was found wrong: the number of blocks, from the first on, that are proven right.
+    pub(crate) fn right_before_a_wrong_one(&self) -> Option<u64> {
+        let state = self.blocks.state.lock();
+        state.is_wrong.then(|| state.proven())
     }
 
     /// The hash of the file, of which all bytes must be there.
@@ -206,13 +210,20 @@ struct State {
     /// For each block that was taken, the value of the subtree over it, once that is computed.
     values: Vec<Option<ChainingValue>>,
     failed: Option<io::ErrorKind>,
-    /// The first of the blocks that were found wrong. Hashing has failed then.
-    wrong: Option<u64>,
+    /// Whether a block was found wrong. Hashing has failed then.
+    is_wrong: bool,
+}
+
+impl State {
+    /// The number of blocks, from the first on, that have been hashed, and so are right if they were compared.
+    fn proven(&self) -> u64 {
+        self.values.iter().take_while(|value| value.is_some()).count() as u64
+    }
 }
 
 impl Blocks {
     fn new(file: Arc<File>, size: u64, there: u64, tree: Option<Arc<Tree>>) -> Self {
-        let state = State { there, values: Vec::new(), failed: None, wrong: None };
+        let state = State { there, values: Vec::new(), failed: None, is_wrong: false };
         Self { file, size, tree, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -276,7 +287,7 @@ impl Blocks {
             let block = index as u64;
             match value {
                 Ok(value) if self.tree.as_ref().is_some_and(|tree| !tree.is_value(block, &value)) => {
-                    state.wrong = Some(state.wrong.map_or(block, |wrong| wrong.min(block)));
+                    state.is_wrong = true;
                     state.failed = state.failed.or(Some(io::ErrorKind::InvalidData));
                 }
                 Ok(value) => state.values[index] = Some(value),
@@ -436,7 +447,7 @@ mod tests {
         assert_eq!([BLOCK, 3 * BLOCK + 8, size].map(right), [1, 3, 3]);
         let growing = Growing::new(Arc::clone(&file), size, size, Some(Arc::clone(&tree)));
         assert_eq!(growing.finish(&Interrupt::default()).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(growing.wrong(), Some(3));
+        assert!(growing.right_before_a_wrong_one().is_some_and(|right| right <= 3));
         // Values of another file are not taken.
         let mut values = tree.values().to_vec();
         values[5] ^= 1;

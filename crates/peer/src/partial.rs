@@ -187,6 +187,10 @@ impl Verified {
     /// When the copy cannot be read or cut, or the interrupt is raised.
     pub(crate) fn keep_right_blocks(&mut self, interrupt: &Interrupt) -> io::Result<()> {
         let Some(tree) = self.tree.clone() else { return Ok(()) };
+        if self.head.size == 0 {
+            // There is no block to check, so the hash is.
+            return Ok(());
+        }
         self.hash = None;
         let right = hash::right_blocks(&self.file, self.length, &self.head, &tree, interrupt)?;
         let length = (right * BLOCK).min(self.length);
@@ -195,9 +199,9 @@ impl Verified {
         Ok(())
     }
 
-    /// The first byte of a block that was found wrong.
+    /// The first byte that is not proven right, once a block was found wrong.
     pub(crate) fn wrong(&self) -> Option<u64> {
-        Some(self.hash.as_ref()?.wrong()? * BLOCK)
+        Some(self.hash.as_ref()?.right_before_a_wrong_one()? * BLOCK)
     }
 
     /// Removes the bytes from `length` on.
@@ -260,10 +264,13 @@ impl Verified {
     /// # Errors
     /// When the copy cannot be read, or hashing is interrupted.
     pub fn is_right(&self, interrupt: &Interrupt) -> io::Result<bool> {
-        let Some(hash) = &self.hash else { return Ok(self.is_whole()) };
+        if !self.is_whole() {
+            return Ok(false);
+        }
+        let Some(hash) = &self.hash else { return Ok(true) };
         match hash.finish(interrupt) {
-            Ok(hash) => Ok(self.is_whole() && hash == blake3::Hash::from_bytes(self.head.hash)),
-            Err(_) if hash.wrong().is_some() => Ok(false),
+            Ok(hash) => Ok(hash == blake3::Hash::from_bytes(self.head.hash)),
+            Err(_) if hash.right_before_a_wrong_one().is_some() => Ok(false),
             Err(error) => Err(error),
         }
     }

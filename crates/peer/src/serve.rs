@@ -47,8 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(2);
 /// The largest number of bytes that are sent between two checks of the deadlines.
 const PIECE: u64 = 1 << 20;
-/// The number of bytes of values that are sent between two checks of the deadline.
-const VALUES: usize = 64 << 10;
 /// How long to wait after a connection could not be accepted, most likely for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -230,33 +228,45 @@ impl Service {
         self.send(stream, &file, part.offset, head.bytes_of(part.offset, part.length))
     }
 
-    /// Sends the values of a file's blocks, for as long as [`PATIENCE`] allows.
-    fn send_values(&self, mut stream: &TcpStream, values: &[u8]) -> io::Result<()> {
-        let end = Instant::now() + PATIENCE;
-        for piece in values.chunks(VALUES) {
-            if self.stop.is_raised() || Instant::now() > end {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            stream.write_all(piece)?;
-        }
-        Ok(())
+    /// Sends the values of a file's blocks.
+    fn send_values(&self, stream: &TcpStream, values: &[u8]) -> io::Result<()> {
+        self.send_at_once(stream, values.len() as u64, |sent, length| {
+            let rest = usize::try_from(sent).ok().and_then(|sent| values.get(sent..)).unwrap_or_default();
+            let length = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
+            (&*stream).write(&rest[..length]).map(|written| written as u64)
+        })
     }
 
     /// Sends `length` bytes from `offset` on, or fewer if the file ends before.
     fn send(&self, stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<()> {
+        self.send_at_once(stream, length, |sent, length| send_piece(stream, file, offset + sent, length))
+    }
+
+    /// Sends `length` bytes by `piece`, which is told how many have been sent and how many it may send.
+    fn send_at_once(
+        &self,
+        stream: &TcpStream,
+        length: u64,
+        piece: impl Fn(u64, u64) -> io::Result<u64>,
+    ) -> io::Result<()> {
         // On a blocking socket, sending one piece could last until a slow caller has taken all of
         // it.
         stream.set_nonblocking(true)?;
-        self.send_at_once(stream, file, offset, length)?;
+        self.send_pieces(stream, length, piece)?;
         stream.set_nonblocking(false)
     }
 
-    fn send_at_once(&self, stream: &TcpStream, file: &File, offset: u64, length: u64) -> io::Result<()> {
+    fn send_pieces(
+        &self,
+        stream: &TcpStream,
+        length: u64,
+        piece: impl Fn(u64, u64) -> io::Result<u64>,
+    ) -> io::Result<()> {
         let begin = Instant::now();
         let mut progress = begin;
         let mut sent = 0;
         while sent < length {
-            match send_piece(stream, file, offset + sent, PIECE.min(length - sent)) {
+            match piece(sent, PIECE.min(length - sent)) {
                 Ok(0) => return Ok(()),
                 Ok(more) => {
                     sent += more;

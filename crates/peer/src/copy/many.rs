@@ -33,20 +33,21 @@ const FAILURES: u32 = 3;
 pub(super) fn copy(job: &Job<'_>, sources: &[Source]) -> Result<Copied, CopyError> {
     let (Described { head, tree }, sources) = those_that_agree(job, sources)?;
     let mut copy = job.target.resume(&head, tree.clone())?;
+    job.progress.begin(Some(head.size), copy.length());
     let kept = copy.keep_right_blocks(job.interrupt);
     kept.map_err(|error| match error.kind() {
         io::ErrorKind::Interrupted => FetchError::Interrupted.into(),
         _ => job.cannot_write(error),
     })?;
     let resumed = copy.length();
-    job.progress.begin(Some(head.size), copy.length());
+    job.progress.begin(Some(head.size), resumed);
     append_all(job, &sources, &File { head, tree }, &mut copy)?;
     if job.is_right(&copy)? {
         copy.finish(job.target)?;
         return Ok(copied(&head, resumed));
     }
-    // Bytes of one peer, or of an earlier attempt, are wrong, and the peers are too old to say of which
-    // block: each peer is asked alone.
+    // Bytes of one peer, or of an earlier attempt, are wrong, and nobody has said what the blocks are: each
+    // peer is asked alone.
     copy.discard();
     let mut last = None;
     for source in &sources {
@@ -65,7 +66,8 @@ fn those_that_agree(job: &Job<'_>, sources: &[Source]) -> Result<(Described, Vec
     let mut agreed: Option<(Described, Vec<Source>)> = None;
     let mut last = None;
     for source in sources {
-        let described = match source.head(job.filename, job.interrupt) {
+        let wants_values = agreed.as_ref().is_none_or(|(described, _)| described.tree.is_none());
+        let described = match source.head(job.filename, wants_values, job.interrupt) {
             Ok(Some(described)) => described,
             Ok(None) => return Err(CopyError::Original(source.user.clone())),
             Err(FetchError::Interrupted) => return Err(FetchError::Interrupted.into()),
@@ -291,7 +293,12 @@ fn fetch(job: &Job<'_>, source: &Source, file: &File, offset: u64) -> Result<Vec
         }
     }
     match tree {
-        Some(tree) if !tree.holds(offset / BLOCK, &bytes) => Err(FetchError::Wrong(source.user.clone())),
+        Some(tree) if !tree.holds(offset / BLOCK, &bytes) => {
+            // The file may have changed while it was sent.
+            let (now, _) = source.part(job.filename, 0, 0, job.interrupt)?;
+            let changed = !is_same(&now, head);
+            Err(if changed { cut("the file has changed") } else { FetchError::Wrong(source.user.clone()) })
+        }
         _ => Ok(bytes),
     }
 }

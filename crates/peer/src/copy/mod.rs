@@ -105,7 +105,7 @@ impl Job<'_> {
 
     fn verified_or_not(&self, source: &Source) -> Result<Copied, CopyError> {
         for _ in 0..CHANGES {
-            let Some(described) = source.head(self.filename, self.interrupt)? else {
+            let Some(described) = source.head(self.filename, true, self.interrupt)? else {
                 return self.unverified(source);
             };
             if let Some(copied) = self.verified(source, described)? {
@@ -133,7 +133,10 @@ impl Job<'_> {
         loop {
             self.progress.begin(Some(head.size), copy.length());
             if !self.complete(source, &head, &mut copy)? {
-                copy.discard();
+                // What others have sent is not given up because this peer has another file now.
+                if resumed == 0 {
+                    copy.discard();
+                }
                 return Ok(None);
             }
             if self.is_right(&copy)? {
@@ -141,22 +144,30 @@ impl Job<'_> {
                 return Ok(Some(copied(&head, resumed)));
             }
             // Bytes of an earlier attempt may be wrong: they come once more, from the first wrong block on.
-            let wrong = copy.wrong().unwrap_or(0);
-            let is_of_source = wrong >= resumed;
-            copy.cut(wrong).map_err(|error| self.cannot_write(error))?;
+            let right = copy.wrong().unwrap_or(0);
+            let is_of_source = right >= resumed;
+            copy.cut(right).map_err(|error| self.cannot_write(error))?;
             if is_of_source {
-                return self.blame(source, &head, copy);
+                return self.blame(source, &head, copy, resumed);
             }
-            resumed = wrong;
+            resumed = right;
         }
     }
 
     /// Says why a peer has sent a wrong block. `None` if the file has become another one meanwhile. The blocks
     /// before are kept for another attempt.
-    fn blame(&self, source: &Source, head: &Head, copy: Verified) -> Result<Option<Copied>, CopyError> {
-        let now = source.head(self.filename, self.interrupt)?;
-        if !now.is_some_and(|now| is_same(&now.head, head)) {
-            copy.discard();
+    fn blame(
+        &self,
+        source: &Source,
+        head: &Head,
+        copy: Verified,
+        resumed: u64,
+    ) -> Result<Option<Copied>, CopyError> {
+        let now = source.head(self.filename, false, self.interrupt)?;
+        if now.is_some_and(|now| !is_same(&now.head, head)) {
+            if resumed == 0 {
+                copy.discard();
+            }
             return Ok(None);
         }
         if copy.length() == 0 {
