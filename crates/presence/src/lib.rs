@@ -44,6 +44,8 @@ const REFUSALS: u32 = 3;
 const PARTS: u32 = 16;
 /// The longest time between two looks at whose turn it is.
 const LOOK: Duration = Duration::from_secs(10);
+/// The time until the next look if many sessions were due.
+const SOON: Duration = Duration::from_millis(100);
 /// How long a service may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -77,9 +79,15 @@ impl Presence {
         let look = (self.interval / PARTS).min(LOOK);
         let checks = Arc::new(Checks::new(self.backend, self.interval, record));
         let tasks = TaskTracker::new();
-        while time::timeout(look, shutdown.cancelled()).await.is_err() {
+        let mut pause = look;
+        while time::timeout(pause, shutdown.cancelled()).await.is_err() {
+            pause = look;
             match shutdown.run_until_cancelled(checks.take()).await {
                 Some(Ok(taken)) => {
+                    // More may be due than there were places.
+                    if taken.len() >= DIALS / 2 {
+                        pause = SOON.min(look);
+                    }
                     for (session, place) in taken {
                         let (checks, shutdown) = (Arc::clone(&checks), shutdown.clone());
                         tasks.spawn(async move { checks.check(session, place, shutdown).await });
@@ -159,19 +167,25 @@ where
         if !self.under_way.lock().insert(session.session_id.clone()) {
             return;
         }
-        let dialled = shutdown.run_until_cancelled(dial(address(&session))).await;
-        drop(place);
+        if let Some(dialled) = shutdown.run_until_cancelled(dial(address(&session))).await {
+            drop(place);
+            self.conclude(&session, dialled, &shutdown).await;
+        }
+        self.under_way.lock().remove(&session.session_id);
+    }
+
+    async fn conclude(&self, session: &IdentifiedSession, dialled: Dialled, shutdown: &CancellationToken) {
         let (result, conversation) = match dialled {
-            Some(Dialled::Reached(conversation)) => (CheckResult::Reached, Some(conversation)),
-            Some(Dialled::Refused) => (CheckResult::Refused, None),
-            Some(Dialled::Silent) | None => (CheckResult::Silent, None),
+            Dialled::Reached(conversation) => (CheckResult::Reached, Some(conversation)),
+            Dialled::Refused => (CheckResult::Refused, None),
+            Dialled::Silent => (CheckResult::Silent, None),
         };
         match result {
             CheckResult::Reached => self.reached.increment(1),
             CheckResult::Refused => self.refused.increment(1),
             _ => self.silent.increment(1),
         }
-        if let Err(status) = self.note(&session, result).await
+        if let Err(status) = self.note(session, result).await
             && let Some(suppressed) = FAILURES.admit()
         {
             tracing::warn!(
@@ -180,12 +194,11 @@ where
                 "what came of a check of a peer was not kept"
             );
         }
-        // Whoever finds no place here hangs up at once. An original peer does not notice: its answer is one
-        // byte.
+        // Without a place the connection is closed at once. What an original peer answers is one byte, and the
+        // system takes it whether somebody listens or not.
         if let (Some(conversation), Ok(_place)) = (conversation, self.waits.try_acquire()) {
             shutdown.run_until_cancelled(conversation.finish()).await;
         }
-        self.under_way.lock().remove(&session.session_id);
     }
 
     async fn note(&self, session: &IdentifiedSession, result: CheckResult) -> Result<(), Status> {
