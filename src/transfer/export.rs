@@ -65,7 +65,7 @@ async fn from_redis(url: &StoreUrl, prefix: &str) -> anyhow::Result<Counts> {
 }
 
 async fn from_services(services: Backends) -> anyhow::Result<Counts> {
-    let pages = lonja_console::export(services);
+    let pages = lonja_console::export(services, ());
     write_all(pages.map_err(|status| anyhow::anyhow!("{}", status.message()))).await
 }
 

@@ -27,7 +27,7 @@ use tower::Layer as _;
 
 use crate::{
     backend::{in_time, said_by},
-    service::{methods, place_for_all},
+    service::{ALL, methods, place_for_all},
     token::{Guard, Token},
     users::address,
     watch::Answers,
@@ -37,12 +37,16 @@ use crate::{
 const MAX_OPERATOR: usize = 64;
 
 /// The routes of the service for operators. Without a token every method is unimplemented.
-pub(crate) fn router(backend: Backends, token: Token, all: Arc<Semaphore>) -> Router {
+pub(crate) fn router(backend: Backends, token: Token) -> Router {
     let methods = methods::<AdminServiceServer<AdminGrpc>>();
     if !token.is_set() {
         return Router::new().route_service(&methods, Routes::default().prepare());
     }
-    let admin = AdminServiceServer::new(AdminGrpc { backend, recorder: Arc::default(), all });
+    let admin = AdminServiceServer::new(AdminGrpc {
+        backend,
+        recorder: Arc::default(),
+        all: Arc::new(Semaphore::new(ALL)),
+    });
     let guarded = InterceptorLayer::new(Guard::of_operators(token)).layer(Routes::new(admin).prepare());
     Router::new().route_service(&methods, guarded)
 }
@@ -129,19 +133,19 @@ impl AdminGrpc {
         order: Order,
         change: impl Future<Output = Result<String, Status>>,
     ) -> Result<(), Status> {
-        let answer = async { Ok(change.await) };
-        let answer = in_time("registry", answer).await.and_then(|answer| answer);
+        let answer = in_time("registry", async { Ok(change.await) }).await;
         let (status, result) = match answer {
-            Ok(ended) => {
+            Ok(Ok(ended)) => {
                 self.forget(ended).await;
                 (0, Ok(()))
             }
-            Err(status) => match Reason::try_from(&status) {
+            Ok(Err(status)) => match Reason::try_from(&status) {
                 // The status of a peer's operation of this kind (docs/protocol.md 3).
                 Ok(Reason::UserNotFound) => (1, Err(status)),
                 Ok(Reason::SessionNotFound) => (2, Err(status)),
-                _ => (order.status_of_a_failure(), Err(status)),
+                _ => (order.status_of_a_failure(), Err(said_by("registry", &status))),
             },
+            Err(late) => (order.status_of_a_failure(), Err(late)),
         };
         self.record(order.record(status)).await?;
         result

@@ -37,9 +37,13 @@ const ATTEMPTS: usize = 100;
 /// The largest number of entries in a page, which stays far below the 4 MiB of a message.
 const ENTRIES: usize = 1024;
 
-/// Gives every user with the user's files, then every recorded operation.
-pub fn export(backend: Backends) -> Answers<ExportIndexResponse> {
-    let users = stream::once(users(backend.clone())).try_flatten();
+/// Gives every user with the user's files, then every recorded operation. `held` is kept until all users were
+/// given.
+pub fn export(backend: Backends, held: impl Send + 'static) -> Answers<ExportIndexResponse> {
+    let users = stream::once(users(backend.clone())).try_flatten().map(move |page| {
+        let _until_the_last_user = &held;
+        page
+    });
     let operations = stream::once(operations(backend)).try_flatten();
     Box::pin(users.chain(operations))
 }
@@ -54,16 +58,45 @@ async fn users(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status
     let later = Arc::new(Mutex::new(Vec::new()));
     let noted = (backend.clone(), Arc::clone(&later));
     let parts = parts.and_then(move |users| described(noted.0.clone(), users, Arc::clone(&noted.1)));
-    let last = stream::once(async move {
-        let mut again = Vec::new();
-        let usernames = mem::take(&mut *later.lock());
-        for username in usernames {
-            again.extend(as_of_now(&backend, username).await?);
+    let pages = parts.map_ok(|entries| stream::iter(pages_of(entries))).try_flatten();
+    let last =
+        stream::once(async move { Ok::<_, Status>(Again::pages(backend, mem::take(&mut *later.lock()))) });
+    Ok(Box::pin(pages.chain(last.try_flatten())))
+}
+
+/// Users who are looked at again, and are then given in the order in which they have connected.
+struct Again {
+    backend: Backends,
+    left: vec::IntoIter<String>,
+    found: Vec<Described>,
+    is_over: bool,
+}
+
+type Page = Result<ExportIndexResponse, Status>;
+
+impl Again {
+    /// The pages of these users. While they are looked at, empty pages show the caller that something happens.
+    fn pages(backend: Backends, usernames: Vec<String>) -> Answers<ExportIndexResponse> {
+        let again = Self { backend, left: usernames.into_iter(), found: Vec::new(), is_over: false };
+        Box::pin(stream::try_unfold(again, Self::next).map_ok(stream::iter).try_flatten())
+    }
+
+    async fn next(mut self) -> Result<Option<(Vec<Page>, Self)>, Status> {
+        if self.is_over {
+            return Ok(None);
         }
-        again.sort_by_key(Described::opened_at_ms);
-        Ok(again.into_iter().flat_map(Described::entries).collect())
-    });
-    Ok(Box::pin(parts.chain(last).map_ok(|entries| stream::iter(pages_of(entries))).try_flatten()))
+        let part: Vec<_> = self.left.by_ref().take(SESSIONS).collect();
+        if part.is_empty() {
+            self.is_over = true;
+            self.found.sort_by_key(Described::opened_at_ms);
+            let entries = mem::take(&mut self.found).into_iter().flat_map(Described::entries);
+            return Ok(Some((pages_of(entries.collect()).collect(), self)));
+        }
+        let looked = stream::iter(part).map(|username| as_of_now(&self.backend, username)).buffered(LISTS);
+        let some: Vec<_> = looked.try_collect().await?;
+        self.found.extend(some.into_iter().flatten());
+        Ok(Some((vec![Ok(ExportIndexResponse::default())], self)))
+    }
 }
 
 /// A user with the files of the user's session.
@@ -133,7 +166,10 @@ async fn as_of_now(backend: &Backends, username: String) -> Result<Option<Descri
         let request = ListUsersRequest { username: username.clone() };
         let mut pages = in_time("registry", backend.registry.list_users(request)).await?;
         let page = in_time("registry", pages.try_next()).await?;
-        let Some(user) = page.and_then(|mut page| page.users.pop()) else { return Ok(None) };
+        // An older registry gives every user.
+        let users = page.map(|page| page.users).unwrap_or_default();
+        let user = users.into_iter().find(|user| user.username == username);
+        let Some(user) = user else { return Ok(None) };
         let now = with_files(backend, user).await?;
         if ended(backend, slice::from_ref(&now)).await?.is_empty() {
             return Ok(Some(now));

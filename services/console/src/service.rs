@@ -130,10 +130,9 @@ impl ConsoleService for ConsoleGrpc {
         &self,
         _: Request<ExportIndexRequest>,
     ) -> Result<Response<Self::ExportIndexStream>, Status> {
-        let places = (self.place()?, place_for_all(&self.all)?);
-        let pages = export(self.backend.clone());
-        let pages = pages.map(move |page| {
-            let _held_until_the_end = &places;
+        let (place, for_all) = (self.place()?, place_for_all(&self.all)?);
+        let pages = export(self.backend.clone(), for_all).map(move |page| {
+            let _held_until_the_end = &place;
             page
         });
         Ok(Response::new(Box::pin(pages)))
