@@ -261,10 +261,8 @@ fn loaded(config: &Config, index: &Index, classes: u64, costs: &[Cost]) -> anyho
         list.as_nanos() as f64 / 1000.0,
         late.as_secs_f64() * 1000.0
     );
-    for kind in [Kind::Disconnect, Kind::Unregister] {
-        ask_all(index.port(), kind, online, online)?;
-    }
-    Ok(())
+    // Some of the users have just disconnected.
+    ask_all(index.port(), Kind::Unregister, online, online)
 }
 
 fn total(index: &Index) -> anyhow::Result<Duration> {
