@@ -50,7 +50,7 @@ BUGS = [
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    shared = {**os.environ, "CARGO_TARGET_DIR": str(REPOSITORY / "target"), **environment}
+    shared = {**os.environ, "CARGO_TARGET_DIR": str(REPOSITORY / "target" / "planted-build"), **environment}
     return subprocess.run(command, cwd=COPY, env=shared, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
