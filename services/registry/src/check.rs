@@ -28,11 +28,11 @@ impl Check {
     pub fn is_due(self, session: &Session, now_ms: i64, interval_ms: u64) -> bool {
         // The last bytes of an id are random.
         let [.., high, low] = session.id.to_bytes();
-        let share = |of: u64| of * u64::from(u16::from_be_bytes([high, low])) / (1 << 16);
+        let share = |of: u64| of.saturating_mul(u16::from_be_bytes([high, low]).into()) >> 16;
         let (since, wait) = match self {
             Self { at_ms: 0, .. } => (session.opened_at_ms, share(interval_ms / 2)),
             Self { refusals: 1.., .. } => (self.at_ms, interval_ms / HURRY),
-            _ => (self.at_ms, interval_ms + share(interval_ms / 4)),
+            _ => (self.at_ms, interval_ms.saturating_add(share(interval_ms / 4))),
         };
         // A time in the future is of a clock that is ahead, or was set back.
         (now_ms - since).unsigned_abs() >= wait
@@ -81,6 +81,7 @@ mod tests {
             due(Check::default(), 1_000_000, first);
             due(check, 2_000_000, later);
             due(Check { refusals: 1, ..check }, 2_000_000, 250);
+            assert!(!check.is_due(&session, 3_000_000, u64::MAX), "an interval without end");
             assert!(check.is_due(&session, 1_500_000, 1000), "the clock was set back");
             assert!(!check.is_due(&session, 1_999_500, 1000), "another registry's clock is ahead");
         }

@@ -18,8 +18,10 @@ use lonja_proto::{Failure, Reason, SessionId, registry::CheckResult};
 use parking_lot::Mutex;
 
 use super::{Listing, RemoteSession, Statistics, Store};
-use crate::check::Check;
-use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
+use crate::{
+    check::Check,
+    model::{Endpoint, Only, OpenSession, Registered, Session},
+};
 
 /// The number of changes that the log may hold besides two for each user and each session.
 const SLACK: u64 = 1024;
@@ -30,7 +32,7 @@ const CHECKS_SLACK: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct EmbeddedStore {
     log: Log<Registry>,
-    /// What is known of the peers of sessions. A restart forgets that: it is found out again.
+    /// What is known of the peers of sessions. A restart forgets it.
     checks: Arc<Mutex<HashMap<SessionId, Check>>>,
 }
 
@@ -66,8 +68,8 @@ impl Store for EmbeddedStore {
         only: Only,
     ) -> Result<SessionId, Failure> {
         let id = SessionId::fresh();
-        let opening =
-            Opening { id, endpoint, opened_at_ms: unix_ms(), dialect: Box::default(), least_order: 0 };
+        let session = Session { id, username: username.into(), endpoint, opened_at_ms: unix_ms() };
+        let opening = Opening { session, dialect: Box::default(), least_order: 0 };
         self.submit(username, Action::Open(opening, only)).await.map(|_| id)
     }
 
@@ -79,7 +81,7 @@ impl Store for EmbeddedStore {
     async fn session(&self, username: &str, only: Only) -> Result<OpenSession, Failure> {
         let state = self.log.state();
         let online = state.connected(username)?;
-        only.check(Some(online.at()), state.users.get(username).and_then(User::owner))?;
+        only.check(Some(online.at()), state.owner(username))?;
         let Online { session, dialect, .. } = online;
         Ok(OpenSession { id: session.id, endpoint: session.endpoint, dialect: dialect.clone() })
     }
@@ -128,28 +130,29 @@ impl Store for EmbeddedStore {
 
     async fn users(&self) -> Result<Vec<Registered>, Failure> {
         let (mut offline, mut online) = (Vec::new(), Vec::new());
-        // What takes long is done when others may change the state again.
-        for (username, user) in &self.log.state().users {
-            let registered = user.registered(username);
+        let state = self.log.state();
+        for (username, user) in &state.users {
+            let registered = state.registered(username, user);
             match &user.session {
                 Some(one) => online.push((one.order, registered)),
                 None => offline.push(registered),
             }
         }
+        // Others may change the state again while this takes its time.
+        drop(state);
         offline.sort_unstable_by(|one, other| one.username.cmp(&other.username));
         online.sort_unstable_by_key(|(order, _)| *order);
         Ok(offline.into_iter().chain(online.into_iter().map(|(_, user)| user)).collect())
     }
 
     async fn user(&self, username: &str) -> Result<Option<Registered>, Failure> {
-        Ok(self.log.state().users.get(username).map(|user| user.registered(username)))
+        let state = self.log.state();
+        Ok(state.users.get(username).map(|user| state.registered(username, user)))
     }
 
     async fn restore_session(&self, session: &Session, order: u64, dialect: &str) -> Result<(), Failure> {
-        let Session { id, username, endpoint, opened_at_ms } = session;
-        let (id, endpoint, opened_at_ms) = (*id, *endpoint, *opened_at_ms);
-        let opening = Opening { id, endpoint, opened_at_ms, dialect: dialect.into(), least_order: order };
-        self.submit(username, Action::Open(opening, Only::Any)).await.map(|_| ())
+        let opening = Opening { session: session.clone(), dialect: dialect.into(), least_order: order };
+        self.submit(&session.username, Action::Open(opening, Only::Any)).await.map(|_| ())
     }
 
     async fn take_checks(&self, interval_ms: u64, limit: usize) -> Result<Vec<Arc<Session>>, Failure> {
@@ -203,8 +206,6 @@ struct User {
     /// The row of the log that has the user's registration.
     row: Row,
     session: Option<Box<Online>>,
-    /// The address to which the user belongs; 0 if the user belongs to none.
-    owner: u32,
 }
 
 /// A session that is open, and the row of the log that has its opening.
@@ -222,41 +223,9 @@ impl Online {
     fn at(&self) -> (SessionId, Ipv4Addr) {
         (self.session.id, self.session.endpoint.address)
     }
-
-    /// The change that opens this session once more, with a dialect.
-    fn noted(&self, username: String, dialect: Box<str>) -> Opened {
-        Opened {
-            username,
-            id: self.session.id.to_bytes().to_vec(),
-            order: self.order,
-            ipv4: self.session.endpoint.address.to_bits(),
-            port: self.session.endpoint.port.into(),
-            opened_at_ms: self.session.opened_at_ms,
-            dialect: dialect.into(),
-        }
-    }
 }
 
 impl User {
-    fn new(row: Row, owner: u32) -> Self {
-        Self { row, session: None, owner }
-    }
-
-    fn owner(&self) -> Option<Ipv4Addr> {
-        (self.owner != 0).then(|| Ipv4Addr::from_bits(self.owner))
-    }
-
-    fn registered(&self, username: &str) -> Registered {
-        match &self.session {
-            Some(one) => Registered::online(Arc::clone(&one.session), &one.dialect, self.owner()),
-            None => Registered::offline(username.into(), self.owner()),
-        }
-    }
-
-    fn view(&self) -> View {
-        View { session: self.session.as_ref().map(|online| online.at()), owner: self.owner() }
-    }
-
     fn session_id(&self) -> Option<SessionId> {
         self.session.as_ref().map(|online| online.session.id)
     }
@@ -266,6 +235,8 @@ impl User {
 #[derive(Debug)]
 pub(crate) struct Registry {
     users: HashMap<Box<str>, User>,
+    /// The addresses to which users belong. Most indexes have none, and a user without takes no room here.
+    owners: HashMap<Box<str>, Ipv4Addr>,
     /// The sessions by the order in which they were opened.
     online: BTreeMap<u64, Arc<Session>>,
     next_order: u64,
@@ -294,9 +265,8 @@ enum Action {
 /// A session to open.
 #[derive(Debug)]
 struct Opening {
-    id: SessionId,
-    endpoint: Endpoint,
-    opened_at_ms: i64,
+    session: Session,
+    /// Empty if none was noted.
     dialect: Box<str>,
     /// The session's order if no session before has the same or a larger one.
     least_order: u64,
@@ -383,22 +353,20 @@ fn registered(username: String, owner: Option<Ipv4Addr>) -> Kind {
     }
 }
 
-impl Opening {
-    /// The change that opens the session.
-    fn opened(self, username: String, order: u64) -> Opened {
-        Opened {
-            username,
-            id: self.id.to_bytes().to_vec(),
+impl Opened {
+    /// The change that opens a session, or notes a dialect in one that is open.
+    fn of(session: &Session, order: u64, dialect: Box<str>) -> Self {
+        Self {
+            username: session.username.to_string(),
+            id: session.id.to_bytes().to_vec(),
             order,
-            ipv4: self.endpoint.address.to_bits(),
-            port: self.endpoint.port.into(),
-            opened_at_ms: self.opened_at_ms,
-            dialect: self.dialect.into(),
+            ipv4: session.endpoint.address.to_bits(),
+            port: session.endpoint.port.into(),
+            opened_at_ms: session.opened_at_ms,
+            dialect: dialect.into(),
         }
     }
-}
 
-impl Opened {
     fn session_id(&self) -> SessionId {
         SessionId::from_bytes(self.id.as_slice().try_into().unwrap_or_default())
     }
@@ -408,6 +376,7 @@ impl Registry {
     fn new() -> Self {
         Self {
             users: HashMap::new(),
+            owners: HashMap::new(),
             online: BTreeMap::new(),
             next_order: 0,
             run: SessionId::fresh(),
@@ -431,10 +400,29 @@ impl Registry {
         }
     }
 
-    fn register(&mut self, username: String, owner: u32, row: Row) {
-        let user = self.users.entry(username.into_boxed_str());
-        let user = user.and_modify(|user| user.row = row).or_insert(User::new(row, owner));
-        user.owner = owner;
+    fn owner(&self, username: &str) -> Option<Ipv4Addr> {
+        self.owners.get(username).copied()
+    }
+
+    fn view(&self, username: &str) -> Option<View> {
+        let session = self.users.get(username)?.session.as_ref().map(|online| online.at());
+        Some(View { session, owner: self.owner(username) })
+    }
+
+    fn registered(&self, username: &str, user: &User) -> Registered {
+        let owner = self.owner(username);
+        match &user.session {
+            Some(one) => Registered::online(Arc::clone(&one.session), &one.dialect, owner),
+            None => Registered::offline(username.into(), owner),
+        }
+    }
+
+    fn register(&mut self, username: Box<str>, owner: Option<Ipv4Addr>, row: Row) {
+        match owner {
+            Some(owner) => self.owners.insert(username.clone(), owner),
+            None => self.owners.remove(&username),
+        };
+        self.users.entry(username).and_modify(|user| user.row = row).or_insert(User { row, session: None });
     }
 
     fn start_session(&mut self, opened: &Opened, row: Row) {
@@ -442,7 +430,7 @@ impl Registry {
         // Cleaning moves changes to later rows. So the user's registration may stand behind this
         // change in the log; the user gets the right row when the registration is applied. If the
         // session has ended, the change that ended the session stands behind this change too.
-        let user = self.users.entry(opened.username.as_str().into()).or_insert(User::new(row, 0));
+        let user = self.users.entry(opened.username.as_str().into()).or_insert(User { row, session: None });
         if let Some(online) = user.session.as_mut().filter(|online| online.session.id == id) {
             online.row = row;
             online.dialect = opened.dialect.as_str().into();
@@ -483,7 +471,7 @@ impl State for Registry {
         let Command { username, action } = command;
         let known = match staged.users.get(&username) {
             Some(view) => *view,
-            None => self.users.get(&username).map(User::view),
+            None => self.view(&username),
         };
         let name = username.to_string();
         let (after, kind, outcome) = match (action, known) {
@@ -505,13 +493,14 @@ impl State for Registry {
                     return Err(Reason::SessionExists);
                 }
                 if let (None, Some(owner)) = (view.owner, only.claim()) {
-                    changes.push(registered(name.clone(), Some(owner)).into());
+                    changes.push(registered(name, Some(owner)).into());
                 }
                 let order = self.next_order.max(staged.next_order).max(opening.least_order);
                 staged.next_order = order + 1;
-                let session = Some((opening.id, opening.endpoint.address));
+                let Opening { session: opened, dialect, .. } = opening;
+                let session = Some((opened.id, opened.endpoint.address));
                 let after = View { session, owner: view.owner.or(only.claim()) };
-                (Some(after), Kind::Opened(opening.opened(name, order)), session)
+                (Some(after), Kind::Opened(Opened::of(&opened, order, dialect)), session)
             }
             (Action::Close(_) | Action::Note(..), Some(View { session: None, .. })) => {
                 return Err(Reason::SessionNotFound);
@@ -525,7 +514,7 @@ impl State for Registry {
                 if online.dialect == dialect {
                     return Ok(None);
                 }
-                (Some(view), Kind::Opened(online.noted(name, dialect)), None)
+                (Some(view), Kind::Opened(Opened::of(&online.session, online.order, dialect)), None)
             }
             (Action::Close(only), Some(view)) => {
                 only.check(view.session, view.owner)?;
@@ -539,9 +528,12 @@ impl State for Registry {
 
     fn apply(&mut self, change: RegistryChange, row: Row) {
         match change.kind {
-            Some(Kind::Registered(username)) => self.register(username, 0, row),
-            Some(Kind::Owned(Owned { username, owner })) => self.register(username, owner, row),
+            Some(Kind::Registered(username)) => self.register(username.into(), None, row),
+            Some(Kind::Owned(Owned { username, owner })) => {
+                self.register(username.into(), Some(Ipv4Addr::from_bits(owner)), row);
+            }
             Some(Kind::Unregistered(username)) => {
+                self.owners.remove(username.as_str());
                 let session = self.users.remove(username.as_str()).and_then(|user| user.session);
                 self.end_session(session);
             }

@@ -9,8 +9,10 @@ use std::{future::Future, net::Ipv4Addr, sync::Arc};
 
 use lonja_proto::{Failure, SessionId, registry::CheckResult};
 
-use crate::check::Check;
-use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
+use crate::{
+    check::Check,
+    model::{Endpoint, Only, OpenSession, Registered, Session},
+};
 
 pub use embedded::EmbeddedStore;
 pub use redis::RedisStore;

@@ -14,8 +14,10 @@ use redis::cmd;
 use tokio::sync::Semaphore;
 
 use super::{Listing, RemoteSession, Statistics, Store};
-use crate::check::Check;
-use crate::model::{Endpoint, Only, OpenSession, Registered, Session};
+use crate::{
+    check::Check,
+    model::{Endpoint, Only, OpenSession, Registered, Session},
+};
 
 const SCRIPT: &str = include_str!("redis.lua");
 /// The names of a shard's keys, in the script's order.
