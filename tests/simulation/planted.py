@@ -34,7 +34,7 @@ BUGS = [
     ("a record that is late is taken for stored", SIMULATION, "services/gateway/src/recorder.rs",
      'Err(_) => self.out_of_reach("the service does not answer"),',
      "Err(_) => { self.delivered(count); true }"),
-    ("the revision of the sessions is not bumped", SIMULATION, "services/registry/src/store/embedded.rs",
+    ("the revision of the sessions is not bumped", SIMULATION, "services/registry/src/store/embedded/state.rs",
      "self.next_order = self.next_order.max(opened.order + 1);\n        self.session_changes += 1;",
      "self.next_order = self.next_order.max(opened.order + 1);"),
     ("a call that may have been carried out is sent again", SIMULATION, "crates/rpc/src/batch/conversation.rs",
