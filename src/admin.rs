@@ -13,7 +13,7 @@ use lonja_wire::Printable;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use crate::console_client::ConsoleUrl;
+use crate::{audit::is_closed_pipe, console_client::ConsoleUrl};
 
 /// Settings of `lonja admin`.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,11 +54,12 @@ enum Order {
 
 /// Carries out an order.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    match &config.order {
+    let done = match &config.order {
         Order::Users { json } => config.list(*json, |_| true).await,
         Order::Sessions { json } => config.list(*json, |user| !user.address.is_empty()).await,
         change => config.change(change).await,
-    }
+    };
+    done.or_else(|error| if is_closed_pipe(&error) { Ok(()) } else { Err(error) })
 }
 
 impl Config {

@@ -124,12 +124,12 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     let _written_at_the_end = lonja_telemetry::init(&cli.log)?;
     // Each connection needs a descriptor. If the system grants too few, accepting waits.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let exporter = traces::init(cli.command.service())?;
     let shutdown = CancellationToken::new();
     if let Command::Export(_) | Command::Import(_) = cli.command {
-        // They may wait for another program's output or input, and nothing is lost when they are killed.
+        // A signal ends them at once, even while they wait for a pipe: whatever they were doing, nothing is lost.
         return Box::pin(serve(cli.command, shutdown)).await;
     }
+    let exporter = traces::init(cli.command.service())?;
     let signals = shutdown::on_signal(shutdown.clone()).context("signal handlers")?;
     let result = tokio::select! {
         result = Box::pin(serve(cli.command, shutdown)) => result,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use lonja_proto::audit::OperationRecord;
 
-use super::line::{handled_at, operation};
+use super::line::{handled_at, operation_name};
 
 /// The names of the columns.
 pub(super) const HEADING: &str =
@@ -14,7 +14,7 @@ pub(super) const HEADING: &str =
 pub(super) fn write(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
     let cells = [
         handled_at(record),
-        operation(record).to_owned(),
+        operation_name(record).to_owned(),
         record.username.clone(),
         record.subject.clone(),
         record.status.to_string(),

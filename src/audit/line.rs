@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use lonja_proto::audit::OperationRecord;
+use lonja_proto::audit::{Operation, OperationRecord};
 use lonja_wire::Printable;
 use serde_json::json;
 
@@ -16,9 +16,17 @@ pub(super) fn handled_at(record: &OperationRecord) -> String {
     format!("{moment:.3}")
 }
 
+/// What the names of operations begin with in the proto.
+const PREFIX: &str = "OPERATION_";
+
 /// The name of a record's operation, as peers write it.
-pub(super) fn operation(record: &OperationRecord) -> &'static str {
-    record.operation().as_str_name().trim_start_matches("OPERATION_")
+pub(crate) fn operation_name(record: &OperationRecord) -> &'static str {
+    record.operation().as_str_name().trim_start_matches(PREFIX)
+}
+
+/// The operation of this name.
+pub(crate) fn operation_named(name: &str) -> Option<Operation> {
+    Operation::from_str_name(&format!("{PREFIX}{name}"))
 }
 
 /// The function that writes records as JSON objects, or else as lines for people.
@@ -28,7 +36,7 @@ pub(super) fn printer(json: bool) -> &'static Print {
 
 fn write_line(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
     let (user, subject) = (Printable(&record.username), Printable(&record.subject));
-    let (at, operation, status) = (handled_at(record), operation(record), record.status);
+    let (at, operation, status) = (handled_at(record), operation_name(record), record.status);
     let address = match record.operator.as_str() {
         "" => Printable(&record.peer_address).to_string(),
         operator => format!("by {}", Printable(operator)),
@@ -40,7 +48,7 @@ fn write_line(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
 fn write_json(record: &OperationRecord, out: &mut dyn Write) -> io::Result<()> {
     let object = json!({
         "handled_at": handled_at(record),
-        "operation": operation(record),
+        "operation": operation_name(record),
         "username": record.username,
         "subject": record.subject,
         "status": record.status,

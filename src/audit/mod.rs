@@ -20,6 +20,7 @@ use lonja_proto::{
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::line::{operation_name, operation_named};
 use crate::console_client::ConsoleAt;
 
 /// How long a tail waits before it calls the console again.
@@ -136,7 +137,8 @@ pub(crate) async fn run(look: Look, shutdown: CancellationToken) -> anyhow::Resu
     }
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
+/// Whether the reader of the output has closed the pipe, as `head` does.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 

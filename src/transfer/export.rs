@@ -1,9 +1,12 @@
 //! Writing an export.
 
-use std::io::{self, BufWriter, Write};
+use std::{
+    io::{self, BufWriter, Write},
+    path::Path,
+};
 
-use anyhow::Context as _;
-use futures_util::{Stream, TryStreamExt as _, pin_mut};
+use anyhow::{Context as _, bail};
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use lonja_chassis::{operation_log::OperationLog, service::Backends};
 use lonja_proto::console::{ExportIndexRequest, ExportIndexResponse, ExportedEntry};
@@ -16,8 +19,8 @@ use super::{
 };
 use crate::{console_client::ConsoleAt, up};
 
-/// Prints an export, and says on standard error how much it was.
-pub(super) async fn run(config: ExportConfig) -> anyhow::Result<()> {
+/// Prints everything that an index keeps, and says on standard error how much it was.
+pub(crate) async fn export(config: ExportConfig) -> anyhow::Result<()> {
     let counts = match &config.store {
         StoreAt { data_dir: Some(directory), .. } => from_directory(directory).await?,
         StoreAt { store: Some(url), redis_prefix, .. } => from_redis(url, redis_prefix).await?,
@@ -37,10 +40,10 @@ async fn from_console(console: &ConsoleAt) -> anyhow::Result<Counts> {
     export.end()
 }
 
-async fn from_directory(directory: &std::path::Path) -> anyhow::Result<Counts> {
+async fn from_directory(directory: &Path) -> anyhow::Result<Counts> {
     let file = format!("{}.redb", up::JOURNAL);
     if !directory.join(&file).exists() {
-        anyhow::bail!(
+        bail!(
             "{} has no {file}: give the --data-dir of `lonja up`, or export from a running index with --console",
             directory.display()
         );
@@ -65,14 +68,9 @@ async fn from_redis(url: &StoreUrl, prefix: &str) -> anyhow::Result<Counts> {
 }
 
 async fn from_services(services: Backends) -> anyhow::Result<Counts> {
-    let pages = lonja_console::export(services, ());
-    write_all(pages.map_err(|status| anyhow::anyhow!("{}", status.message()))).await
-}
-
-async fn write_all(pages: impl Stream<Item = anyhow::Result<ExportIndexResponse>>) -> anyhow::Result<Counts> {
-    pin_mut!(pages);
+    let mut pages = lonja_console::export(services, ());
     let mut export = Export::begin()?;
-    while let Some(page) = pages.try_next().await? {
+    while let Some(page) = pages.try_next().await.map_err(|status| anyhow::anyhow!("{}", status.message()))? {
         export.write(page)?;
     }
     export.end()

@@ -6,10 +6,12 @@ use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
 use lonja_proto::{
-    audit::{Operation, OperationRecord},
+    audit::OperationRecord,
     console::{ExportedFile, ExportedSession, ExportedUser, exported_entry::Entry},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::audit::{operation_name, operation_named};
 
 /// The version of the format that this program writes, and the newest that it reads.
 pub(super) const VERSION: u32 = 1;
@@ -145,7 +147,7 @@ impl From<OperationRecord> for Record {
         let handled_at = record.handled_at.as_ref().map(|at| Timestamp::new(at.seconds, at.nanos));
         Self {
             handled_at: handled_at.and_then(Result::ok).unwrap_or_default(),
-            operation: record.operation().as_str_name().trim_start_matches(PREFIX).to_owned(),
+            operation: operation_name(&record).to_owned(),
             username: record.username,
             subject: record.subject,
             status: record.status,
@@ -158,14 +160,11 @@ impl From<OperationRecord> for Record {
     }
 }
 
-/// What the names of operations begin with in the proto.
-const PREFIX: &str = "OPERATION_";
-
 impl TryFrom<Record> for OperationRecord {
     type Error = String;
 
     fn try_from(record: Record) -> Result<Self, String> {
-        let operation = Operation::from_str_name(&format!("{PREFIX}{}", record.operation));
+        let operation = operation_named(&record.operation);
         let operation = operation.ok_or_else(|| format!("unknown operation {:?}", record.operation))?;
         let at = record.handled_at;
         Ok(Self {

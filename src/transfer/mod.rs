@@ -16,6 +16,7 @@ use lonja_audit::AuditConfig;
 use lonja_catalog::CatalogConfig;
 use lonja_redis::StoreUrl;
 
+pub(crate) use self::{export::export, target::import};
 use crate::console_client::ConsoleAt;
 
 /// Settings of `lonja export`.
@@ -62,13 +63,3 @@ pub(crate) struct StoreAt {
 /// The sizes that limit a store when it runs do not matter here: what an index has kept is kept.
 const CATALOG: CatalogConfig = CatalogConfig { max_files_per_session: usize::MAX };
 const AUDIT: AuditConfig = AuditConfig { max_audit_records: u64::MAX };
-
-/// Prints everything that an index keeps.
-pub(crate) async fn export(config: ExportConfig) -> anyhow::Result<()> {
-    export::run(config).await
-}
-
-/// Fills an empty store.
-pub(crate) async fn import(config: ImportConfig) -> anyhow::Result<()> {
-    target::import(config).await
-}

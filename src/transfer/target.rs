@@ -25,8 +25,8 @@ use crate::up::{self, Stores};
 
 type BoxedLines = Box<dyn Iterator<Item = anyhow::Result<(Place, Line)>> + Send>;
 
-/// Fills a store, and says how much it was.
-pub(super) async fn import(config: ImportConfig) -> anyhow::Result<()> {
+/// Fills an empty store, and says on standard output with how much.
+pub(crate) async fn import(config: ImportConfig) -> anyhow::Result<()> {
     match &config.store {
         StoreAt { data_dir: Some(directory), .. } => {
             let counts = into_directory(&config, directory).await?;
@@ -87,8 +87,8 @@ fn show(staging: &Path, directory: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// Waits for nobody: if another import goes to a directory beside this one, this one ends. The lock is on the
-/// directory that holds both.
+/// Takes a lock on the directory that holds the data directory, so that no two imports are made there at one
+/// time. Fails at once if another import has the lock.
 fn alone_beside(directory: &Path) -> anyhow::Result<File> {
     let parent = parent(directory);
     let unusable = || format!("cannot use {}", parent.display());

@@ -2,7 +2,8 @@
 //!
 //! Registry, catalog and audit are asked one after the other, and users come and go meanwhile. What is
 //! given of a user is nevertheless as the user was at one moment: a list of files counts only if its
-//! session was still open afterwards. The audit is asked last, so that no operation is without its record.
+//! session was still open afterwards. The audit is asked last, because operations are recorded a moment after
+//! they are carried out.
 
 use std::{collections::HashSet, iter, mem, net::Ipv4Addr, slice, sync::Arc, vec};
 
@@ -37,8 +38,8 @@ const ATTEMPTS: usize = 100;
 /// The largest number of entries in a page, which stays far below the 4 MiB of a message.
 const ENTRIES: usize = 1024;
 
-/// Gives every user with the user's files, then every recorded operation. `held` is kept until all users were
-/// given.
+/// Gives every user with the user's files, then every recorded operation. `held`, such as a permit, is dropped
+/// when all users have been given.
 pub fn export(backend: Backends, held: impl Send + 'static) -> Answers<ExportIndexResponse> {
     let users = stream::once(users(backend.clone())).try_flatten().map(move |page| {
         let _until_the_last_user = &held;
@@ -54,11 +55,11 @@ async fn users(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status
     let users = pages.map_ok(|page| stream::iter(page.users.into_iter().map(Ok))).try_flatten();
     let parts = users.map_err(|status| said_by("registry", &status)).try_chunks(SESSIONS);
     let parts = parts.map_err(|error| error.1);
-    // Who has connected again meanwhile comes last, as in the list of users by now.
+    // Users who have connected again meanwhile come last, where the list of users has them by now.
     let later = Arc::new(Mutex::new(Vec::new()));
     let noted = (backend.clone(), Arc::clone(&later));
     let parts = parts.and_then(move |users| described(noted.0.clone(), users, Arc::clone(&noted.1)));
-    let pages = parts.map_ok(|entries| stream::iter(pages_of(entries))).try_flatten();
+    let pages = parts.map_ok(|entries| stream::iter(pages_of(entries.into_iter()))).try_flatten();
     let last =
         stream::once(async move { Ok::<_, Status>(Again::pages(backend, mem::take(&mut *later.lock()))) });
     Ok(Box::pin(pages.chain(last.try_flatten())))
@@ -75,7 +76,7 @@ struct Again {
 type Page = Result<ExportIndexResponse, Status>;
 
 impl Again {
-    /// The pages of these users. While they are looked at, empty pages show the caller that something happens.
+    /// The pages of these users. Empty pages come first, which show the caller that the export goes on.
     fn pages(backend: Backends, usernames: Vec<String>) -> Answers<ExportIndexResponse> {
         let again = Self { backend, left: usernames.into_iter(), found: Vec::new(), is_over: false };
         Box::pin(stream::try_unfold(again, Self::next).map_ok(stream::iter).try_flatten())
@@ -90,7 +91,7 @@ impl Again {
             self.is_over = true;
             self.found.sort_by_key(Described::opened_at_ms);
             let entries = mem::take(&mut self.found).into_iter().flat_map(Described::entries);
-            return Ok(Some((pages_of(entries.collect()).collect(), self)));
+            return Ok(Some((pages_of(entries).collect(), self)));
         }
         let looked = stream::iter(part).map(|username| as_of_now(&self.backend, username)).buffered(LISTS);
         let some: Vec<_> = looked.try_collect().await?;
@@ -198,10 +199,12 @@ async fn operations(backend: Backends) -> Result<Answers<ExportIndexResponse>, S
     Ok(Box::pin(pages))
 }
 
-fn pages_of(entries: Vec<Entry>) -> vec::IntoIter<Result<ExportIndexResponse, Status>> {
-    let entries: Vec<_> = entries.into_iter().map(entry).collect();
-    let pages = entries.chunks(ENTRIES).map(|page| Ok(ExportIndexResponse { entries: page.to_vec() }));
-    pages.collect::<Vec<_>>().into_iter()
+fn pages_of(entries: impl Iterator<Item = Entry>) -> impl Iterator<Item = Page> {
+    let mut entries = entries.map(entry);
+    iter::from_fn(move || {
+        let entries: Vec<_> = entries.by_ref().take(ENTRIES).collect();
+        (!entries.is_empty()).then_some(Ok(ExportIndexResponse { entries }))
+    })
 }
 
 fn entry(entry: Entry) -> ExportedEntry {
