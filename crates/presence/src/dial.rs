@@ -1,7 +1,7 @@
 //! One call of a peer, which must not hurt the peer.
 //!
 //! An original peer serves one caller at a time, and may fall over a caller that says nothing. So the call
-//! is a whole GET_FILE (docs/protocol.md 5) of a file that cannot exist, and its answer is waited for.
+//! is a whole GET_FILE (docs/protocol.md 6) of a file that cannot exist, and its answer is waited for.
 
 use std::{io, net::SocketAddrV4, time::Duration};
 
@@ -25,7 +25,7 @@ pub(crate) enum Dialled {
     Reached(Conversation),
     /// The connection was refused: nobody listens.
     Refused,
-    /// Anything else.
+    /// No connection came about, for another reason or for none: nothing is known of the peer.
     Silent,
 }
 
@@ -50,8 +50,8 @@ pub(crate) async fn dial(address: SocketAddrV4) -> Dialled {
 }
 
 impl Conversation {
-    /// Reads the answer, which nobody needs: a peer that answers a connection that is closed already may
-    /// fall over that.
+    /// Waits until the peer has answered, for [`ANSWER`] at most. Nobody needs the answer, but a peer may be
+    /// written so that it fails when it answers a connection that is closed.
     pub(crate) async fn finish(mut self) {
         let mut answer = [0; 64];
         let _ = time::timeout(ANSWER, self.0.read(&mut answer)).await;

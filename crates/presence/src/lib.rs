@@ -44,7 +44,7 @@ const REFUSALS: u32 = 3;
 const PARTS: u32 = 16;
 /// The longest time between two looks at whose turn it is.
 const LOOK: Duration = Duration::from_secs(10);
-/// The time until the next look if many sessions were due.
+/// The time until the next look if more sessions may be due than there were places.
 const SOON: Duration = Duration::from_millis(100);
 /// How long a service may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -83,12 +83,11 @@ impl Presence {
         while time::timeout(pause, shutdown.cancelled()).await.is_err() {
             pause = look;
             match shutdown.run_until_cancelled(checks.take()).await {
-                Some(Ok(taken)) => {
-                    // More may be due than there were places.
-                    if taken.len() >= DIALS / 2 {
+                Some(Ok(Taken { sessions, may_be_more })) => {
+                    if may_be_more {
                         pause = SOON.min(look);
                     }
-                    for (session, place) in taken {
+                    for (session, place) in sessions {
                         let (checks, shutdown) = (Arc::clone(&checks), shutdown.clone());
                         tasks.spawn(async move { checks.check(session, place, shutdown).await });
                     }
@@ -107,12 +106,21 @@ impl Presence {
     }
 }
 
+/// The sessions whose peers are to be dialled now, each with a place to dial.
+struct Taken {
+    sessions: Vec<(IdentifiedSession, OwnedSemaphorePermit)>,
+    /// Whether more sessions may be due than there were places.
+    may_be_more: bool,
+}
+
 /// What all checks share.
 struct Checks<R> {
     backend: Backends,
     interval: Duration,
     record: R,
+    /// Places of those who dial.
     places: Arc<Semaphore>,
+    /// Places of those who wait for an answer.
     waits: Semaphore,
     /// The sessions whose peers have not answered yet. A peer that is busy for long is not dialled twice.
     under_way: Mutex<HashSet<String>>,
@@ -144,20 +152,21 @@ where
     }
 
     /// Takes the sessions whose turn it is, as many as there are places.
-    async fn take(&self) -> Result<Vec<(IdentifiedSession, OwnedSemaphorePermit)>, Status> {
+    async fn take(&self) -> Result<Taken, Status> {
         let free = self.places.available_permits();
         if free == 0 {
-            return Ok(Vec::new());
+            return Ok(Taken { sessions: Vec::new(), may_be_more: true });
         }
         let interval_ms = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
         let request = TakeChecksRequest { interval_ms, limit: u32::try_from(free).unwrap_or(u32::MAX) };
         let taken = in_time(self.backend.registry.take_checks(request)).await?.sessions;
+        let may_be_more = taken.len() >= free;
         let with_place = |session| Some((session, Arc::clone(&self.places).try_acquire_owned().ok()?));
-        Ok(taken.into_iter().filter_map(with_place).collect())
+        Ok(Taken { sessions: taken.into_iter().filter_map(with_place).collect(), may_be_more })
     }
 
-    /// Dials the peer of a session, keeps what came of that, and ends the session of a peer that is gone. Only
-    /// waiting for a peer is cut short at shutdown.
+    /// Dials the peer of a session, keeps what came of that, and ends the session of a peer that is gone. At
+    /// shutdown only the waits for a peer are cut short.
     async fn check(
         &self,
         session: IdentifiedSession,
@@ -194,8 +203,8 @@ where
                 "what came of a check of a peer was not kept"
             );
         }
-        // Without a place the connection is closed at once. What an original peer answers is one byte, and the
-        // system takes it whether somebody listens or not.
+        // If too many peers are waited for, this one is not. An original peer does not notice that: it sends
+        // one byte, which its system takes even if nobody listens.
         if let (Some(conversation), Ok(_place)) = (conversation, self.waits.try_acquire()) {
             shutdown.run_until_cancelled(conversation.finish()).await;
         }
