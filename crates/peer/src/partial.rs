@@ -83,8 +83,9 @@ impl Target {
         Ok(Unverified { file: file.map_err(|source| self.write(source))? })
     }
 
-    /// Begins a copy of a file whose hash is known, or goes on with an earlier partial copy. With a tree, each
-    /// block is checked when it is there. The partial copy stays for another time unless it is finished or found wrong.
+    /// Begins a copy of a file whose hash is known, or goes on with an earlier partial copy. With a
+    /// tree, each block is checked when the block is there. The partial copy stays for another time unless
+    /// it is finished or discarded.
     ///
     /// # Errors
     /// When a file is there that may not be replaced, the copy cannot be written, or another
@@ -110,7 +111,7 @@ impl Target {
         let (file, length) = file.ok_or_else(|| KeepError::Busy(self.path.clone()))?;
         let mut verified = Verified::new(path, file, length, *head, tree);
         if length > head.size {
-            verified.clear().map_err(|source| self.write(source))?;
+            verified.cut(0).map_err(|source| self.write(source))?;
         }
         Ok(verified)
     }
@@ -180,8 +181,8 @@ impl Verified {
         Self { path, file, length, head, tree, hash }
     }
 
-    /// Keeps the blocks that are right, up to the first that is not, for a copy whose further blocks are
-    /// checked before they are appended. A copy without a tree stays as it is.
+    /// Keeps the blocks that are right, up to the first that is not, and stops hashing: the blocks that are
+    /// still to come are checked by whoever appends them. A copy without a tree stays as it is.
     ///
     /// # Errors
     /// When the copy cannot be read or cut, or the interrupt is raised.
@@ -199,7 +200,7 @@ impl Verified {
         Ok(())
     }
 
-    /// The first byte that is not proven right, once a block was found wrong.
+    /// Once a block was found wrong: the first byte that is not proven right.
     pub(crate) fn wrong(&self) -> Option<u64> {
         Some(self.hash.as_ref()?.right_before_a_wrong_one()? * BLOCK)
     }
@@ -273,14 +274,6 @@ impl Verified {
             Err(_) if hash.right_before_a_wrong_one().is_some() => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// Removes the bytes that are there, so that the copy begins anew.
-    ///
-    /// # Errors
-    /// When the bytes cannot be removed.
-    pub fn clear(&mut self) -> io::Result<()> {
-        self.cut(0)
     }
 
     /// Removes the partial copy.
@@ -366,7 +359,7 @@ mod tests {
         let mut part = target.resume(&head(b"hello"), None).unwrap();
         part.append(b"hellO and more").unwrap();
         assert!(part.is_whole() && !part.is_right(&Interrupt::default()).unwrap());
-        part.clear().unwrap();
+        part.cut(0).unwrap();
         part.append(b"hello").unwrap();
         assert!(part.is_right(&Interrupt::default()).unwrap());
         part.discard();

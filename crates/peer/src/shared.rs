@@ -216,8 +216,8 @@ impl SharedFiles {
         Ok(Opened { file, size: metadata.len(), modified: metadata.mtime(), stamp: Stamp::of(&metadata) })
     }
 
-    /// The hash of a file that was opened, and what each of its blocks is. Another thread computes hashes, one file at a time.
-    /// `None` if the hash is not there in time (`HASH_WAIT`), too many files wait for theirs
+    /// The hash of a file that was opened, and what each of its blocks is. Another thread computes
+    /// hashes, one file at a time. `None` if the hash is not there in time (`HASH_WAIT`), too many files wait for theirs
     /// (`HASHES`), or the file has changed or is withdrawn meanwhile.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ impl Job<'_> {
                 copy.finish(self.target)?;
                 return Ok(Some(copied(&head, resumed)));
             }
-            // Bytes of an earlier attempt may be wrong: they come once more, from the first wrong block on.
+            // From the first byte on that is not proven right, the copy comes once more.
             let right = copy.wrong().unwrap_or(0);
             let is_of_source = right >= resumed;
             copy.cut(right).map_err(|error| self.cannot_write(error))?;
@@ -154,8 +154,8 @@ impl Job<'_> {
         }
     }
 
-    /// Says why a peer has sent a wrong block. `None` if the file has become another one meanwhile. The blocks
-    /// before are kept for another attempt.
+    /// Finds out why a peer has sent a wrong block: its file has changed (`None`), or the peer is to blame.
+    /// The blocks before are kept for another attempt.
     fn blame(
         &self,
         source: &Source,
@@ -177,8 +177,8 @@ impl Job<'_> {
         Err(CopyError::WrongBlock(source.user.clone(), copy.length()))
     }
 
-    /// Appends what is missing, with as many connections as that takes, until a block is found wrong. False if the file
-    /// has become another one.
+    /// Appends what is missing, with as many connections as that takes, until a block is found wrong.
+    /// False if the file has become another one.
     fn complete(&self, source: &Source, head: &Head, copy: &mut Verified) -> Result<bool, CopyError> {
         let mut attempt = 0;
         while !copy.is_whole() && copy.wrong().is_none() {
