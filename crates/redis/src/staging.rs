@@ -22,6 +22,7 @@ for i = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[i]) == 1 then redis.call('RENAME', KEYS[i], KEYS[i + 1]) end
 end
 ";
+/// Ends a script that has found nothing in the way.
 const DONE: &str = "return ''";
 /// The number of keys that one command removes.
 const REMOVED_AT_ONCE: usize = 1000;
@@ -31,9 +32,9 @@ const REMOVED_AT_ONCE: usize = 1000;
 pub struct KeyMove {
     /// The shard of the key, before and after.
     pub shard: u16,
-    /// The key.
+    /// What the key is called now.
     pub from: String,
-    /// What the key is to become.
+    /// What the key is called after the move.
     pub to: String,
 }
 

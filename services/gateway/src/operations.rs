@@ -159,7 +159,8 @@ impl Operations {
             );
         }
         let endpoint = Endpoint { ipv4: advertised.address.to_bits(), port: port.get().into() };
-        // Whose name it is says only who owns it: of a connected user, the answer is that the user is.
+        // Only an owner keeps others from connecting the user. Without owners, a CONNECT for a connected user is
+        // answered with "already connected", whoever asks.
         let only_for = self.only_for(peer).filter(|only| only.as_owner);
         let endpoint = Some(endpoint);
         let request = OpenSessionRequest { username: username.to_string(), endpoint, only_for };
@@ -310,8 +311,8 @@ impl Operations {
     }
 
     /// Keeps in the user's session that the user's peer reads this dialect; `None` forgets what was
-    /// kept. A user without a session needs nothing to be kept.
-    /// A peer that may not act for the user changes nothing.
+    /// kept. A user without a session needs nothing to be kept, and a peer that may not act for the user
+    /// changes nothing.
     pub(crate) async fn note(&self, username: &Username, peer: SocketAddr, dialect: Option<Dialect>) {
         let dialect = dialect.map(Dialect::name).unwrap_or_default().to_owned();
         let only_for = self.only_for(peer);

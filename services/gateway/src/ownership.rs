@@ -22,8 +22,8 @@ pub enum OwnNames {
     Off,
     /// While the user is connected, only peers at the address at which the user is listed
     Connected,
-    /// Only peers at the address that registered the user, who else may not connect the user either; until
-    /// an operator frees the user
+    /// Only peers at the address that registered the user, which alone may connect the user too, until an
+    /// operator frees the user
     Registered,
 }
 

@@ -16,7 +16,7 @@ pub struct Endpoint {
 /// What must be so for a request to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Only {
-    /// Nothing.
+    /// Nothing: the request is carried out for anyone.
     Any,
     /// The user has the session with this id.
     Session(SessionId),
@@ -48,7 +48,7 @@ impl Only {
         if owner.is_none_or(|owner| owner == asker) { Ok(()) } else { Err(Reason::NotOwner) }
     }
 
-    /// The address to which a user belongs from then on who belonged to none.
+    /// The address to which a user who belonged to none belongs, once the request is carried out.
     #[must_use]
     pub fn claim(self) -> Option<Ipv4Addr> {
         match self {
