@@ -112,11 +112,7 @@ pub(crate) fn right_blocks(
     let checked = Blocks::new(Arc::clone(file), end, end, Some(Arc::clone(tree)));
     checked.hash_with(threads(), interrupt);
     let state = checked.state.lock();
-    match (state.is_wrong, state.failed) {
-        (true, _) => Ok(state.proven()),
-        (false, Some(kind)) => Err(kind.into()),
-        (false, None) => Ok(blocks),
-    }
+    state.failed.map_or_else(|| Ok(state.proven()), |kind| Err(kind.into()))
 }
 
 fn threads() -> usize {
@@ -156,7 +152,7 @@ impl Growing {
     /// Once a block was found wrong: the number of blocks, from the first on, that are proven right.
     pub(crate) fn right_before_a_wrong_one(&self) -> Option<u64> {
         let state = self.blocks.state.lock();
-        state.is_wrong.then(|| state.proven())
+        state.wrong.map(|_| state.proven())
     }
 
     /// The hash of the file, of which all bytes must be there.
@@ -205,8 +201,8 @@ struct State {
     /// For each block that was taken, the value of the subtree over it, once that is computed.
     values: Vec<Option<ChainingValue>>,
     failed: Option<io::ErrorKind>,
-    /// Whether a block was found wrong. Hashing has failed then.
-    is_wrong: bool,
+    /// The first of the blocks that were found wrong. No block behind it is hashed any more.
+    wrong: Option<usize>,
 }
 
 impl State {
@@ -214,11 +210,18 @@ impl State {
     fn proven(&self) -> u64 {
         self.values.iter().take_while(|value| value.is_some()).count() as u64
     }
+
+    /// Whether a thread still hashes one of the blocks that were taken. What is behind a wrong block does not
+    /// count.
+    fn is_at_work(&self) -> bool {
+        let counted = self.wrong.unwrap_or(self.values.len());
+        self.failed.is_none() && self.values[..counted].contains(&None)
+    }
 }
 
 impl Blocks {
     fn new(file: Arc<File>, size: u64, there: u64, tree: Option<Arc<Tree>>) -> Self {
-        let state = State { there, values: Vec::new(), failed: None, is_wrong: false };
+        let state = State { there, values: Vec::new(), failed: None, wrong: None };
         Self { file, size, tree, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -246,7 +249,8 @@ impl Blocks {
         }
         self.hash_with(threads, interrupt);
         let state = self.state.lock();
-        if let Some(kind) = state.failed {
+        let wrong = state.wrong.map(|_| io::ErrorKind::InvalidData);
+        if let Some(kind) = state.failed.or(wrong) {
             return Err(kind.into());
         }
         let values: Vec<_> = state.values.iter().flatten().copied().collect();
@@ -263,13 +267,13 @@ impl Blocks {
             self.hash_until_the_end(interrupt);
         });
         let mut state = self.state.lock();
-        while state.failed.is_none() && state.values.contains(&None) {
-            // Another thread still hashes one of the last blocks.
+        while state.is_at_work() {
+            // The follower is the slower one.
             self.changed.wait(&mut state);
         }
     }
 
-    /// Hashes one block after the other until none is left or one fails.
+    /// Hashes one block after the other until none is left, one is wrong, or hashing has failed.
     fn hash_until_the_end(&self, interrupt: &Interrupt) {
         let mut piece = vec![0; PIECE];
         while let Some((index, length)) = self.take() {
@@ -278,27 +282,30 @@ impl Blocks {
             } else {
                 self.subtree(&mut piece, index as u64 * BLOCK, length)
             };
-            let mut state = self.state.lock();
-            match value {
-                Ok(value) if self.tree.as_ref().is_some_and(|tree| !tree.is_value(index as u64, &value)) => {
-                    state.is_wrong = true;
-                    state.failed = state.failed.or(Some(io::ErrorKind::InvalidData));
-                }
-                Ok(value) => state.values[index] = Some(value),
-                Err(error) => state.failed = state.failed.or(Some(error.kind())),
-            }
-            self.changed.notify_all();
+            self.have_hashed(index, value);
         }
     }
 
-    /// Waits until the bytes of the next block are there, and gives its index and length. `None` if
-    /// there is no next block, or hashing has failed.
+    fn have_hashed(&self, index: usize, value: io::Result<ChainingValue>) {
+        let mut state = self.state.lock();
+        match value {
+            Ok(value) if self.tree.as_ref().is_some_and(|tree| !tree.is_value(index as u64, &value)) => {
+                state.wrong = Some(state.wrong.map_or(index, |wrong| wrong.min(index)));
+            }
+            Ok(value) => state.values[index] = Some(value),
+            Err(error) => state.failed = state.failed.or(Some(error.kind())),
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until the bytes of the next block are there, and gives the index and the length of the block.
+    /// `None` if there is no next block, a block was found wrong, or hashing has failed.
     fn take(&self) -> Option<(usize, u64)> {
         let mut state = self.state.lock();
         loop {
             let index = state.values.len();
             let start = index as u64 * BLOCK;
-            if state.failed.is_some() || start >= self.size {
+            if state.failed.is_some() || state.wrong.is_some() || start >= self.size {
                 return None;
             }
             let length = BLOCK.min(self.size - start);
@@ -427,6 +434,32 @@ mod tests {
     }
 
     #[test]
+    fn slower_threads_prove_the_blocks_before_a_wrong_one() {
+        let mut content = content();
+        let size = content.len() as u64;
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.write_all_at(&content, 0).unwrap();
+        let tree = Arc::new(of_file(&file, size, &Interrupt::default()).unwrap());
+        content[BLOCK as usize] ^= 1;
+        file.write_all_at(&content, 0).unwrap();
+        let blocks = Blocks::new(file, size, size, Some(tree));
+        let (first, length) = blocks.take().unwrap();
+        thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                blocks.hash_with(1, &Interrupt::default());
+                blocks.state.lock().proven()
+            });
+            let mut state = blocks.state.lock();
+            while state.wrong.is_none() {
+                blocks.changed.wait(&mut state);
+            }
+            drop(state);
+            blocks.have_hashed(first, blocks.subtree(&mut vec![0; PIECE], 0, length));
+            assert_eq!(others.join().unwrap(), 1);
+        });
+    }
+
+    #[test]
     fn a_wrong_block_is_found_and_those_before_are_right() {
         let mut content = content();
         let size = content.len() as u64;
@@ -441,7 +474,7 @@ mod tests {
         assert_eq!([BLOCK, 3 * BLOCK + 8, size].map(right), [1, 3, 3]);
         let growing = Growing::new(Arc::clone(&file), size, size, Some(Arc::clone(&tree)));
         assert_eq!(growing.finish(&Interrupt::default()).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert!(growing.right_before_a_wrong_one().is_some_and(|right| right <= 3));
+        assert_eq!(growing.right_before_a_wrong_one(), Some(3));
         // Values of another file are not taken.
         let mut values = tree.values().to_vec();
         values[5] ^= 1;
