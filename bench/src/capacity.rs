@@ -254,7 +254,7 @@ fn loaded(config: &Config, index: &Index, classes: u64, costs: &[Cost]) -> anyho
     let used = (total(index)? - before).as_secs_f64() / config.seconds;
     println!(
         "{classes} classes, {online} peers online, {:.0} requests/s: {:.1} % of a processor, {:.1} % expected; one \
-         LIST_USERS {:.0} us; the latest of 100 requests took {:.1} ms",
+         LIST_USERS {:.0} us; p99 {:.1} ms",
         asked as f64 / config.seconds,
         used * 100.0,
         expected * 100.0,
@@ -269,8 +269,8 @@ fn total(index: &Index) -> anyhow::Result<Duration> {
     Ok(index.cpu()?.iter().map(|(_, cpu)| *cpu).sum())
 }
 
-/// Asks at the rate of a class, whatever the answers take. Gives how much was asked, and the 99th percentile of
-/// the answers' times.
+/// Asks at the rate of a class, however long the answers take. Gives the number of requests, and the 99th
+/// percentile of the times until an answer.
 fn ask_steadily(config: &Config, port: u16, online: u64) -> anyhow::Result<(u64, Duration)> {
     let asked = Rc::new(Cell::new(0));
     let kinds = Cell::new(0);

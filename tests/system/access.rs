@@ -185,7 +185,7 @@ fn a_flood_of_registrations_adds_what_the_rate_allows() {
     assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Register), 0, "another address is served");
 }
 
-/// Bug: a peer that was refused for a user of another address, and stayed, changed how the user's own peer was
+/// Bug: a peer at another address was refused, kept its connection, and changed how the user's own peer was
 /// answered from then on.
 #[test]
 fn a_peer_that_is_refused_changes_nothing_of_the_user() {

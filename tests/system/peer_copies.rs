@@ -266,14 +266,14 @@ fn a_file_is_copied_from_several_peers_at_one_time() {
 /// Where the bytes begin behind what a reply to GET_PART says about the file.
 const HEADING: usize = 1 + get_part::HEAD;
 
-/// Says that the first byte of each range is wrong.
+/// Has [`lie`] change the first byte of each range.
 const ALL: u64 = u64::MAX;
 
-/// Says that the file is announced as empty, with the hash that it has.
+/// Has [`lie`] announce the file as empty, with the hash of the whole file.
 const EMPTY: u64 = u64::MAX - 1;
 
-/// A peer that answers what an honest peer would, but for one byte of the file, or [`ALL`], or [`EMPTY`]. Gives where it
-/// listens.
+/// A peer that passes on what an honest peer answers, with one change: the byte `wrong` of the file, or [`ALL`],
+/// or [`EMPTY`]. Gives the address of the peer.
 fn lie(honest: SocketAddr, wrong: u64) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

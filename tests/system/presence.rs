@@ -3,14 +3,16 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lonja_wire::{Command, Encoding};
 use tempfile::TempDir;
 
 use crate::{
+    PATIENCE,
     cluster::{Cluster, on_each_store},
     eventually,
     peer::{Peer, Shell as _},
@@ -41,33 +43,50 @@ fn checks(index: &Index, result: &str) -> u32 {
     index.metric(&format!("lonja_gateway_peer_checks_total{{result=\"{result}\"}}")) as u32
 }
 
-/// A peer that answers as an original one does to whoever asks for a file that it has not, until told to
-/// end. Gives how many have asked, and for which name.
-fn serve(listener: TcpListener) -> thread::JoinHandle<Vec<String>> {
-    thread::spawn(move || {
-        let mut asked = Vec::new();
-        loop {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut operation = [0; 9];
-            if stream.read_exact(&mut operation).is_err() {
-                return asked;
+/// A peer that answers whoever asks for a file that it has not, as an original peer does.
+struct Peerlike {
+    address: SocketAddr,
+    /// When somebody asked, and for which name.
+    asked: mpsc::Receiver<(Instant, String)>,
+    serving: thread::JoinHandle<()>,
+}
+
+impl Peerlike {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asks, asked) = mpsc::channel();
+        let serving = thread::spawn(move || {
+            loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut operation = [0; 9];
+                if stream.read_exact(&mut operation).is_err() {
+                    return;
+                }
+                assert_eq!(&operation, b"GET_FILE\0");
+                let mut name = [0; 256];
+                let length = stream.read(&mut name).unwrap();
+                let name = String::from_utf8(name[..length].to_vec()).unwrap();
+                asks.send((Instant::now(), name)).unwrap();
+                stream.write_all(b"1").unwrap();
             }
-            assert_eq!(&operation, b"GET_FILE\0");
-            let mut name = [0; 256];
-            let length = stream.read(&mut name).unwrap();
-            asked.push(String::from_utf8(name[..length].to_vec()).unwrap());
-            stream.write_all(b"1").unwrap();
-        }
-    })
+        });
+        Self { address, asked, serving }
+    }
+
+    /// Ends the peer. Gives what was asked that nobody has taken yet.
+    fn end(self) -> Vec<(Instant, String)> {
+        drop(TcpStream::connect(self.address).unwrap());
+        self.serving.join().unwrap();
+        self.asked.iter().collect()
+    }
 }
 
 #[test]
 fn who_was_there_and_is_gone_is_ended_on_the_record() {
     let index = index();
-    let alive = TcpListener::bind("127.0.0.1:0").unwrap();
-    let alive_at = alive.local_addr().unwrap();
-    arrive(index.peers, "observer", alive_at.port());
-    let serving = serve(alive);
+    let alive = Peerlike::start();
+    arrive(index.peers, "observer", alive.address.port());
     let gone: Vec<_> = (0..50).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     for (number, listener) in gone.iter().enumerate() {
         arrive(index.peers, &format!("gone{number}"), listener.local_addr().unwrap().port());
@@ -86,38 +105,34 @@ fn who_was_there_and_is_gone_is_ended_on_the_record() {
         (list.lines().count() == 50 && list.contains(" 0 EXPIRE       gone49")).then_some(())
     });
     // It is as if the peer had disconnected: the user may come back, and shares nothing.
-    arrive_again(index.peers, "gone0", alive_at.port());
+    assert_eq!(wire::connect_as(index.peers, "gone0", alive.address.port()), 0);
     assert_eq!(wire::list_content(index.peers, "observer", "gone0", Encoding::Padded).unwrap(), Vec::new());
     // A peer that never could be reached proves nothing, however often it is refused.
     let refused = checks(&index, "refused");
     eventually("many more checks", || (checks(&index, "refused") >= refused + 20).then_some(()));
     assert!(listed(index.peers, "observer").contains(&"never-there".to_owned()));
     drop(index);
-    drop(TcpStream::connect(alive_at).unwrap());
-    let asked = serving.join().unwrap();
-    assert!(asked.iter().all(|name| name == "/nonexistent/lonja-check\0"), "{asked:?}");
+    let asked = alive.end();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|(_, name)| name == "/nonexistent/lonja-check\0"), "{asked:?}");
 }
 
-fn arrive_again(peers: SocketAddr, name: &str, port: u16) {
-    assert_eq!(wire::connect_as(peers, name, port), 0, "{name} is still registered");
-}
-
-/// A listener that takes connections until its backlog is full, and from then on drops what comes: as a
-/// firewall does.
-fn deaf() -> (TcpListener, Vec<TcpStream>) {
+/// A listener with the shortest backlog. Unless somebody accepts, the system soon drops what comes, as a firewall
+/// does.
+fn with_short_backlog() -> TcpListener {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let listener = socket.listen(1).unwrap().into_std().unwrap();
-    (listener, Vec::new())
+    listener.set_nonblocking(false).unwrap();
+    listener
 }
 
 #[test]
 fn no_answer_proves_nothing() {
     let index = index();
-    let (listener, mut waiting) = deaf();
-    listener.set_nonblocking(false).unwrap();
+    let listener = with_short_backlog();
     let address = listener.local_addr().unwrap();
     for number in 0..50 {
         arrive(index.peers, &format!("behind{number}"), address.port());
@@ -128,6 +143,7 @@ fn no_answer_proves_nothing() {
         reached.push(listener.accept().unwrap().0);
     }
     let timeout = Duration::from_millis(200);
+    let mut waiting = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&address, timeout) {
         waiting.push(stream);
     }
@@ -180,17 +196,14 @@ fn several_gateways_share_the_checks() {
         let arguments = [&services[..], &["--check-peers", "1"]].concat();
         let gateways =
             [(); 2].map(|()| crate::cluster::Service::start_at("127.0.0.1:0", "gateway", &arguments, &[]));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        arrive(cluster.peers, "alice", address.port());
-        let serving = serve(listener);
-        let began = std::time::Instant::now();
-        thread::sleep(Duration::from_secs(4));
+        let alice = Peerlike::start();
+        arrive(cluster.peers, "alice", alice.address.port());
+        let moments: Vec<_> = (0..5).map(|_| alice.asked.recv_timeout(PATIENCE).unwrap().0).collect();
+        // Each gateway alone would ask once in a second, and both together five times in two seconds.
+        let time = moments[4] - moments[0];
+        assert!(time > Duration::from_secs(3), "asked five times in {time:?}");
         drop(gateways);
-        let seconds = began.elapsed().as_secs() as usize + 1;
-        drop(TcpStream::connect(address).unwrap());
-        let asked = serving.join().unwrap().len();
-        assert!((1..=seconds).contains(&asked), "{asked} times in {seconds} s");
         assert_eq!(wire::ask(cluster.peers, "alice", Command::Disconnect), 0);
+        alice.end();
     });
 }

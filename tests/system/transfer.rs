@@ -175,7 +175,7 @@ fn each_user_of_an_index_in_use_is_exported_as_at_one_moment() {
             let export = lines(&printed(&["export", "--console", &console]));
             for ((name, states), before) in names.iter().zip(&histories).zip(before) {
                 let states = states.lock().unwrap();
-                // The last state before may not have been reached before the export began.
+                // The request for the last state may not be carried out yet when the export begins.
                 let possible = &states[before.saturating_sub(2)..];
                 let state = state_in(&export, name);
                 assert!(possible.contains(&state), "{name} was {state:?}, and not one of {possible:?}");

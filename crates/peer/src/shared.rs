@@ -216,9 +216,9 @@ impl SharedFiles {
         Ok(Opened { file, size: metadata.len(), modified: metadata.mtime(), stamp: Stamp::of(&metadata) })
     }
 
-    /// The hash of a file that was opened, and what each of its blocks is. Another thread computes
-    /// hashes, one file at a time. `None` if the hash is not there in time (`HASH_WAIT`), too many files wait for theirs
-    /// (`HASHES`), or the file has changed or is withdrawn meanwhile.
+    /// The hash of a file that was opened, and the value of each of its blocks. Another thread computes
+    /// hashes, one file at a time. `None` if the hash is not there in time (`HASH_WAIT`), too many files
+    /// wait for their hashes (`HASHES`), or the file has changed or is withdrawn meanwhile.
     ///
     /// # Errors
     /// When no thread can be started.
