@@ -14,6 +14,7 @@ mod load;
 mod process;
 mod services;
 mod sink;
+mod transfer;
 
 use clap::{Parser, Subcommand};
 
@@ -51,6 +52,8 @@ enum Command {
     Disk(disk::Config),
     /// Measure what each kind of request costs, and whether the sum of that is what many peers cost
     Capacity(capacity::Config),
+    /// Import and export a large index through both stores, and export an index in use
+    Transfer(transfer::Config),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -68,5 +71,6 @@ fn main() -> anyhow::Result<()> {
         Command::Held(config) => held::run(&config),
         Command::Disk(config) => disk::run(&config),
         Command::Capacity(config) => capacity::run(&config),
+        Command::Transfer(config) => transfer::run(&config),
     }
 }
