@@ -21,10 +21,10 @@ pub(crate) struct Config {
     #[command(flatten)]
     console: ConsoleUrl,
     /// The token for operators
-    #[arg(long, env = "LONJA_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(long, env = "LONJA_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
     /// Your name in the audit; if not given, the name of the user who runs this
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(long = "as", value_name = "NAME", global = true)]
     operator: Option<String>,
     #[command(subcommand)]
     order: Order,

@@ -46,7 +46,13 @@ impl ConsoleAt {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ConsoleUrl {
     /// URL of the index's console
-    #[arg(long, env = "LONJA_CONSOLE", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "LONJA_CONSOLE",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080",
+        global = true
+    )]
     console: String,
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AUDIT, CATALOG, ExportConfig, StoreAt,
     line::{Counts, Heading, Line, VERSION},
+    must_answer,
 };
 use crate::{console_client::ConsoleAt, up};
 
@@ -56,7 +57,9 @@ async fn from_directory(directory: &Path) -> anyhow::Result<Counts> {
 
 async fn from_redis(url: &StoreUrl, prefix: &str) -> anyhow::Result<Counts> {
     let redis = |service| Redis::new(url, prefix, service);
-    let (registry, _) = lonja_registry::store::RedisStore::new(redis("registry")?);
+    let of_registry = redis("registry")?;
+    must_answer(&of_registry, url).await?;
+    let (registry, _) = lonja_registry::store::RedisStore::new(of_registry);
     let (catalog, _) = lonja_catalog::store::RedisStore::new(redis("catalog")?, &CATALOG);
     let audit = lonja_audit::store::RedisStore::new(redis("audit")?, &AUDIT);
     let services = Backends {

@@ -12,9 +12,10 @@ mod target;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use lonja_audit::AuditConfig;
 use lonja_catalog::CatalogConfig;
-use lonja_redis::StoreUrl;
+use lonja_redis::{Redis, StoreUrl};
 
 pub(crate) use self::{export::export, target::import};
 use crate::console_client::ConsoleAt;
@@ -58,6 +59,12 @@ pub(crate) struct StoreAt {
     /// What every key in Redis begins with
     #[arg(long, env = "LONJA_REDIS_PREFIX", value_name = "PREFIX", default_value = "lonja")]
     redis_prefix: String,
+}
+
+/// Fails, and says what to do, if a Redis does not answer.
+async fn must_answer(redis: &Redis, url: &StoreUrl) -> anyhow::Result<()> {
+    let answered = redis.is_complete().await.map(|_| ());
+    answered.with_context(|| format!("cannot use {url}: start it, or check the address, user and password"))
 }
 
 /// The sizes that limit a store when it runs do not matter here: what an index has kept is kept.

@@ -48,15 +48,18 @@ impl Lines {
         };
         let place = Place { file: file.into(), line: 0 };
         let mut lines = Self { reader, place, counts: Counts::default(), is_at_end: false };
-        let is_export = "no export of lonja: its first line does not begin with {\"lonja_export\":";
-        match lines.read().with_context(|| format!("{} is {is_export}", lines.place.file))? {
-            Some(Line::LonjaExport(heading)) if heading.version == VERSION => Ok(lines),
-            Some(Line::LonjaExport(heading)) => bail!(
+        match lines.read() {
+            Ok(Some(Line::LonjaExport(heading))) if heading.version == VERSION => Ok(lines),
+            Ok(Some(Line::LonjaExport(heading))) => bail!(
                 "{} has version {} of the format, and this lonja reads version {VERSION}: use a newer lonja",
                 lines.place.file,
                 heading.version
             ),
-            _ => bail!("{} is {is_export}", lines.place.file),
+            Err(error) if error.is::<io::Error>() => Err(error),
+            _ => bail!(
+                "{} is no export of lonja: its first line does not begin with {{\"lonja_export\":",
+                lines.place.file
+            ),
         }
     }
 

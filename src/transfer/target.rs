@@ -18,7 +18,7 @@ use super::{
     AUDIT, CATALOG, ImportConfig, StoreAt,
     fill::fill,
     line::{Counts, Line},
-    original,
+    must_answer, original,
     source::{Lines, Place},
 };
 use crate::up::{self, Stores};
@@ -204,6 +204,7 @@ async fn into_redis(config: &ImportConfig, url: &StoreUrl, prefix: &str) -> anyh
     let (shown, _) = Keys::open(url, prefix)?;
     let (staged, [first, second]) = Keys::open(url, &format!("{prefix}.import"))?;
     let import = async {
+        must_answer(&staged.redis, url).await?;
         if staged.redis.is_complete().await? {
             staged.show(&shown, url).await?;
             println!("{url} holds now what an import had brought that was cut short at its very end");

@@ -306,6 +306,15 @@ fn what_cannot_be_imported_is_named_with_its_line() {
     let said = complaint(&["import", file, "--data-dir", directory.path().to_str().unwrap()]);
     assert!(said.contains("is not empty: choose another --data-dir"), "{said}");
     assert!(complaint(&["import", file]).contains("Give --data-dir DIR or --store URL"));
+    let away = "redis://user:secret@127.0.0.1:1";
+    for arguments in [&["import", file, "--store", away][..], &["export", "--store", away]] {
+        let said = complaint(arguments);
+        assert!(said.contains("cannot use redis://127.0.0.1:1: start it, or check the address"), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    let mistyped = run(&["import", file, "--store", "rediss://user:secret@127.0.0.1:1"]);
+    let said = String::from_utf8(mistyped.stderr).unwrap();
+    assert!(said.contains("unknown kind of store; give embedded:DIR") && !said.contains("secret"), "{said}");
     assert!(complaint(&["export", "--data-dir", data]).contains("has no lonja.redb"));
 }
 
