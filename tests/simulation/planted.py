@@ -1,4 +1,4 @@
-"""Plants ten bugs, one after the other, in a copy of what is committed, and has the simulations find each.
+"""Plants bugs, one after the other, in a copy of what is committed, and has the simulations find each.
 
 A judge that never condemns is no judge: the output says with which seed each bug was found. `make planted`
 plants all; words behind the script's name choose among the bugs. docs/testing.md has the seeds.
@@ -43,6 +43,14 @@ BUGS = [
     ("a registration that failed is answered with success", SIMULATION, "services/gateway/src/operations.rs",
      "self.backend.registry.register_user(request).await?;",
      "let _ = self.backend.registry.register_user(request).await;"),
+    ("a request waits for the audit for ever", SIMULATION, "services/gateway/src/connection.rs",
+     "time::timeout_at(deadline, self.recorder.record(record(request, peer, status, dialect))).await;",
+     "(deadline, self.recorder.record(record(request, peer, status, dialect)).await);"),
+    ("a file that nobody has published has an owner", SIMULATION, "services/gateway/src/operations.rs",
+     " && !self.has_published(&first.session_id, second).await?", ""),
+    ("an export does not ask whether a session has ended", SIMULATION, "services/console/src/export.rs",
+     "one.session().is_some_and(|session| ended.contains(session));",
+     "one.session().is_some_and(|session| ended.contains(session) && false);"),
     ("nobody sweeps", SIMULATION, "services/gateway/src/sweeper.rs",
      "match shutdown.run_until_cancelled(sweep(&backend)).await {",
      "let _ = sweep;\n        match shutdown.run_until_cancelled(async { let _ = &backend; Ok::<u64, Status>(0) }).await {"),

@@ -1,12 +1,16 @@
 //! What peers asked and what they were told, and what was broken meanwhile.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
 use crate::hosts::GATEWAYS;
 
-/// An operation that concerns one user alone.
+/// What a peer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
     Register,
@@ -15,20 +19,21 @@ pub(crate) enum Asked {
     Disconnect,
     Publish(u8),
     Delete(u8),
-    /// LIST_CONTENT of the user's own list.
-    List,
-    /// LIST_USERS. What counts of the list is that it has the user who asks.
+    /// LIST_USERS.
     Users,
-    /// The first look of a LIST_CONTENT: whether the user who asks is connected.
-    Look,
-    /// The second look of a LIST_CONTENT: what the user has published.
-    ListOf,
+    /// LIST_CONTENT of a user.
+    Files(usize),
+    /// GET_FILE that names the user who asks, and the owner.
+    Owner(usize),
+    /// GET_FILE that names the user who asks, as the owner, and a file.
+    OwnerOf(u8),
 }
 
 /// What a peer was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Told {
     Status(u8),
+    Users(BTreeSet<usize>),
     Files(BTreeSet<u8>),
 }
 
@@ -37,6 +42,8 @@ pub(crate) enum Told {
 pub(crate) struct Event {
     /// A number that no other request of the world has. The peer claims the number as its datetime.
     pub(crate) number: usize,
+    /// The peer that asked.
+    pub(crate) peer: usize,
     pub(crate) user: usize,
     pub(crate) asked: Asked,
     pub(crate) gateway: usize,
@@ -45,16 +52,38 @@ pub(crate) struct Event {
     /// When the peer was told, and what. `None` if the peer was told nothing, or "any other failure":
     /// what was asked may be done or not, now or later.
     pub(crate) told: Option<(usize, Told)>,
+    /// Whether the peer dies before it can have the answer.
+    pub(crate) dies: bool,
     /// Whether the gateway said "any other failure".
     pub(crate) failed: bool,
     /// The simulated time at which the request was sent, and at which the peer was told anything.
     pub(crate) between: (Duration, Option<Duration>),
+    /// The simulated time at which the peer had an answer, or the connection had ended.
+    pub(crate) over: Option<Duration>,
+}
+
+/// All users as an export has them, and the moments between which the export was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Export {
+    pub(crate) began: usize,
+    pub(crate) made: usize,
+    /// The users who are registered: those who are connected with their files.
+    pub(crate) users: BTreeMap<usize, Option<BTreeSet<u8>>>,
 }
 
 /// A time in which a gateway could not store records.
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     gateway: usize,
+    from: Duration,
+    until: Duration,
+}
+
+/// A time in which a gateway could not be reached: by one peer, or by any.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    gateway: usize,
+    peer: Option<usize>,
     from: Duration,
     until: Duration,
 }
@@ -78,6 +107,15 @@ struct Events {
     /// Which gateway was killed, at which moment and simulated time.
     kills: Vec<(usize, usize, Duration)>,
     outages: Vec<Outage>,
+    silences: Vec<Silence>,
+    exports: Vec<Export>,
+}
+
+impl Events {
+    fn moment(&mut self) -> usize {
+        self.moments += 1;
+        self.moments
+    }
 }
 
 fn now() -> Duration {
@@ -85,19 +123,28 @@ fn now() -> Duration {
 }
 
 impl History {
-    pub(crate) fn sent(&self, user: usize, asked: Asked, gateway: usize) -> usize {
+    pub(crate) fn sent(&self, peer: usize, user: usize, asked: Asked, gateway: usize, dies: bool) -> usize {
         let mut events = self.0.lock();
-        events.moments += 1;
-        let (number, sent) = (events.events.len(), events.moments);
-        let between = (now(), None);
-        events.events.push(Event { number, user, asked, gateway, sent, told: None, failed: false, between });
+        let (number, sent) = (events.events.len(), events.moment());
+        events.events.push(Event {
+            number,
+            peer,
+            user,
+            asked,
+            gateway,
+            sent,
+            told: None,
+            dies,
+            failed: false,
+            between: (now(), None),
+            over: None,
+        });
         number
     }
 
     pub(crate) fn told(&self, number: usize, told: Told) {
         let mut events = self.0.lock();
-        events.moments += 1;
-        let moment = events.moments;
+        let moment = events.moment();
         let event = &mut events.events[number];
         event.between.1 = Some(now());
         if told == Told::Status(event.asked.failure()) {
@@ -107,11 +154,47 @@ impl History {
         }
     }
 
-    pub(crate) fn killed(&self, gateway: usize, now: Duration) {
+    /// Notes that nothing more comes for a request.
+    pub(crate) fn over(&self, number: usize) {
+        self.0.lock().events[number].over = Some(now());
+    }
+
+    /// The moment at which an export begins.
+    pub(crate) fn export_begins(&self) -> usize {
+        self.0.lock().moment()
+    }
+
+    pub(crate) fn exported(&self, began: usize, users: BTreeMap<usize, Option<BTreeSet<u8>>>) {
         let mut events = self.0.lock();
-        events.moments += 1;
-        let moment = events.moments;
+        let made = events.moment();
+        events.exports.push(Export { began, made, users });
+    }
+
+    pub(crate) fn exports(&self) -> Vec<Export> {
+        self.0.lock().exports.clone()
+    }
+
+    /// Notes that a gateway was killed, and is down until it is started again.
+    pub(crate) fn killed(&self, gateway: usize, now: Duration, until: Duration) {
+        let mut events = self.0.lock();
+        let moment = events.moment();
         events.kills.push((gateway, moment, now));
+        events.silences.push(Silence { gateway, peer: None, from: now, until });
+    }
+
+    /// Notes that something is wrong with the link between a gateway and a peer.
+    pub(crate) fn cut_off(&self, gateway: usize, peer: usize, from: Duration, until: Duration) {
+        self.0.lock().silences.push(Silence { gateway, peer: Some(peer), from, until });
+    }
+
+    /// Whether a peer could not reach the gateway that it asked, at any time between these two.
+    pub(crate) fn was_cut_off(&self, event: &Event, from: Duration, until: Duration) -> bool {
+        self.0.lock().silences.iter().any(|silence| {
+            silence.gateway == event.gateway
+                && silence.peer.is_none_or(|peer| peer == event.peer)
+                && silence.from <= until
+                && silence.until >= from
+        })
     }
 
     /// Notes that a gateway cannot store records for a while, or that none can.
@@ -148,9 +231,9 @@ impl Asked {
     /// The status that says "any other failure" (docs/protocol.md 3).
     pub(crate) fn failure(self) -> u8 {
         match self {
-            Self::Register | Self::Unregister => 2,
+            Self::Register | Self::Unregister | Self::Owner(_) | Self::OwnerOf(_) => 2,
             Self::Connect | Self::Disconnect | Self::Users => 3,
-            Self::Publish(_) | Self::Delete(_) | Self::List | Self::Look | Self::ListOf => 4,
+            Self::Publish(_) | Self::Delete(_) | Self::Files(_) => 4,
         }
     }
 }

@@ -6,8 +6,9 @@ use anyhow::{Context as _, ensure};
 use futures_util::StreamExt as _;
 use lonja_chassis::service::Backends;
 use lonja_proto::{
-    audit::{ListOperationsRequest, Operation, OperationRecord},
+    audit::{Operation, OperationRecord},
     catalog::ListSessionsRequest,
+    console::exported_entry::Entry,
     registry::{FindEndedSessionsRequest, SessionKey},
 };
 use tokio::time::{self, Instant};
@@ -15,8 +16,8 @@ use tokio::time::{self, Instant};
 use crate::{
     history::{Asked, Event, History, Told},
     hosts::GATEWAYS,
-    linear::is_linear,
-    peer::{Manner, PATIENCE, USERS, ask, datetime, name},
+    linear::{is_linear, step_of_export, steps},
+    peer::{Manner, PATIENCE, USERS, ask, datetime, name, number},
 };
 
 /// How long a world may take to come to rest once nothing breaks any more. Nothing is sent again in the
@@ -25,6 +26,10 @@ const REST: time::Duration = time::Duration::from_secs(30);
 
 /// The time between two looks at a world that is not at rest yet.
 const PAUSE: time::Duration = time::Duration::from_millis(500);
+
+/// How long a request takes at most, whatever is broken behind its gateway: the 2 s of a gateway, the time in which
+/// a peer shows what it reads, and the way to and fro.
+const DEADLINE: time::Duration = time::Duration::from_millis(2500);
 
 /// How soon every request is answered in a world at rest.
 const SOON: time::Duration = time::Duration::from_secs(3);
@@ -45,13 +50,13 @@ pub(crate) async fn rest(backends: &Backends, history: &History) -> anyhow::Resu
         ensure!(began.elapsed() < REST, "the catalog at rest: {error:#}");
         time::sleep(PAUSE).await;
     }
-    while let Err(error) = audited(history, &records(backends).await?) {
+    while let Err(error) = audited(history, &export(backends, history).await?) {
         ensure!(began.elapsed() < REST, "the audit at rest: {error:#}");
         time::sleep(PAUSE).await;
     }
     // Nothing may come twice later.
     time::sleep(10 * PAUSE).await;
-    audited(history, &records(backends).await?)?;
+    audited(history, &export(backends, history).await?)?;
     all_are_served().await
 }
 
@@ -74,17 +79,18 @@ async fn all_are_served() -> anyhow::Result<()> {
 /// Asks for a fresh user until each step was answered. An attempt without an answer may have been carried
 /// out: then the next one is told so.
 async fn serves(gateway: usize, began: Instant) -> anyhow::Result<()> {
+    let user = FRESH + gateway;
     let steps = [
         (Asked::Register, Told::Status(0), Some(Told::Status(1))),
         (Asked::Connect, Told::Status(0), Some(Told::Status(2))),
         (Asked::Publish(1), Told::Status(0), Some(Told::Status(3))),
-        (Asked::List, Told::Files(BTreeSet::from([1])), None),
+        (Asked::Files(user), Told::Files(BTreeSet::from([1])), None),
         (Asked::Disconnect, Told::Status(0), Some(Told::Status(2))),
     ];
     for (step, (asked, done, again)) in steps.into_iter().enumerate() {
         let number = LATE + 100 * (gateway + 1) + step;
         for attempt in 0.. {
-            let asking = ask(GATEWAYS[gateway], FRESH + gateway, asked, number, Manner::Whole);
+            let asking = ask(GATEWAYS[gateway], user, asked, number, Manner::Whole);
             match time::timeout(PATIENCE, asking).await {
                 Ok(Ok(told)) if told == done || (attempt > 0 && Some(&told) == again.as_ref()) => break,
                 told => ensure!(began.elapsed() < REST, "{asked:?}: {told:?}"),
@@ -111,22 +117,55 @@ async fn no_orphans(backends: &Backends) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn records(backends: &Backends) -> anyhow::Result<Vec<OperationRecord>> {
-    let mut pages = backends.audit.list_operations(ListOperationsRequest::default()).await?;
-    let mut records = Vec::new();
+/// Exports the index as `lonja export` does, notes what the export has of the users, and gives its operations.
+pub(crate) async fn export(backends: &Backends, history: &History) -> anyhow::Result<Vec<OperationRecord>> {
+    let began = history.export_begins();
+    let (mut users, mut records) = (BTreeMap::new(), Vec::new());
+    let mut last = None;
+    let mut pages = lonja_console::export(backends.clone(), ());
     while let Some(page) = pages.next().await {
-        records.extend(page?.records);
+        for entry in page?.entries.into_iter().filter_map(|entry| entry.entry) {
+            match entry {
+                Entry::User(user) => {
+                    let number = number(&user.username)?;
+                    let is_new = users.insert(number, user.session.map(|_| BTreeSet::new())).is_none();
+                    ensure!(is_new, "{} is exported twice", user.username);
+                    last = Some(number);
+                }
+                Entry::File(file) => {
+                    let files =
+                        last.and_then(|user| users.get_mut(&user)?.as_mut()).context("a file of nobody")?;
+                    ensure!(files.insert(file.filename.parse()?), "{} is exported twice", file.filename);
+                }
+                Entry::Operation(record) => records.push(record),
+            }
+        }
     }
+    history.exported(began, users);
     Ok(records)
 }
 
-/// Whether the answers to each user can be those of one index that does one thing at a time.
+/// Whether all that was seen of each user can be of one index that does one thing at a time.
 pub(crate) fn linear(history: &History) -> anyhow::Result<()> {
-    let events = history.events();
-    let users: BTreeSet<usize> = events.iter().map(|event| event.user).collect();
-    for user in users {
-        let of_user: Vec<Event> = events.iter().filter(|event| event.user == user).cloned().collect();
-        ensure!(is_linear(&of_user), "no index could have answered user {user} so: {of_user:#?}");
+    let (events, exports) = (history.events(), history.exports());
+    for user in 0..USERS {
+        let of_events = events.iter().flat_map(|event| steps(event, user));
+        let of_exports = exports.iter().map(|export| step_of_export(export, user));
+        let steps: Vec<_> = of_events.chain(of_exports).collect();
+        ensure!(is_linear(&steps), "no index could have shown user {user} so: {steps:#?}");
+    }
+    Ok(())
+}
+
+/// Whether every request was over in time that nothing kept from its gateway, whatever else was broken.
+pub(crate) fn in_time(history: &History) -> anyhow::Result<()> {
+    for event in history.events().iter().filter(|event| !event.dies) {
+        let sent = event.between.0;
+        let took = event.over.map(|over| over - sent);
+        ensure!(
+            took.is_some_and(|took| took <= DEADLINE) || history.was_cut_off(event, sent, sent + DEADLINE),
+            "{event:?} took {took:?}"
+        );
     }
     Ok(())
 }
@@ -169,7 +208,7 @@ fn audited(history: &History, records: &[OperationRecord]) -> anyhow::Result<()>
 fn says_the_same(event: &Event, record: &OperationRecord) -> anyhow::Result<()> {
     let status = match &event.told {
         Some((_, Told::Status(status))) => Some(*status),
-        Some((_, Told::Files(_))) => Some(0),
+        Some((_, Told::Files(_) | Told::Users(_))) => Some(0),
         None if event.failed => Some(event.asked.failure()),
         None => None,
     };
@@ -181,7 +220,8 @@ fn says_the_same(event: &Event, record: &OperationRecord) -> anyhow::Result<()> 
         Asked::Publish(_) => Operation::Publish,
         Asked::Delete(_) => Operation::Delete,
         Asked::Users => Operation::ListUsers,
-        Asked::List | Asked::Look | Asked::ListOf => Operation::ListContent,
+        Asked::Files(_) => Operation::ListContent,
+        Asked::Owner(_) | Asked::OwnerOf(_) => Operation::GetFile,
     };
     ensure!(
         status.is_none_or(|status| record.status == u32::from(status))
@@ -190,4 +230,31 @@ fn says_the_same(event: &Event, record: &OperationRecord) -> anyhow::Result<()> 
         "{event:?} is recorded as {record:?}"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_never_over_needs_a_reason() {
+        let history = History::default();
+        let number = history.sent(0, 0, Asked::Users, 1, false);
+        assert!(in_time(&history).is_err());
+        let (from, until) = (DEADLINE / 2, DEADLINE);
+        history.cut_off(1, 1, from, until);
+        history.killed(0, from, until);
+        assert!(in_time(&history).is_err(), "another peer, another gateway");
+        history.cut_off(1, 0, 2 * DEADLINE, 3 * DEADLINE);
+        assert!(in_time(&history).is_err(), "later");
+        history.cut_off(1, 0, from, until);
+        assert!(in_time(&history).is_ok());
+        history.sent(2, 0, Asked::Users, 1, false);
+        assert!(in_time(&history).is_err());
+        history.killed(1, from, until);
+        assert!(in_time(&history).is_ok());
+        history.over(number);
+        history.sent(0, 0, Asked::Users, 0, true);
+        assert!(in_time(&history).is_ok());
+    }
 }

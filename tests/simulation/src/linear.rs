@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::history::{Asked, Event, Told};
+use crate::history::{Asked, Event, Export, Told};
 
 /// A user as the protocol sees one: not registered, registered, or connected with these files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -14,64 +14,157 @@ enum User {
     Connected(BTreeSet<u8>),
 }
 
+/// What is done to a user, or seen of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Act {
+    Register,
+    Unregister,
+    Connect,
+    Disconnect,
+    Publish(u8),
+    Delete(u8),
+    /// Somebody asks in the user's name, for which the user must be connected.
+    Look,
+    /// The user is not registered.
+    IsUnknown,
+    IsConnected(bool),
+    /// Whether the user is connected and has published the file.
+    Has(u8, bool),
+    /// What the user has published: nothing, if the user is not connected.
+    Files(BTreeSet<u8>),
+    /// All that an index keeps of the user.
+    Is(User),
+}
+
+/// A step of one user's history. The user is told a status, or what the act says.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    sent: usize,
+    /// When the answer was there; `None` if there was no answer, and the act may have happened or not, at any
+    /// time after it was asked for.
+    told: Option<usize>,
+    act: Act,
+    status: u8,
+}
+
 impl User {
-    /// What an index tells the user, and what becomes of the user.
-    fn ask(&self, asked: Asked) -> (Told, Self) {
-        let status = |status| (Told::Status(status), self.clone());
-        match (self, asked) {
-            (Self::Connected(files), Asked::ListOf) => (Told::Files(files.clone()), self.clone()),
-            (_, Asked::ListOf) => (Told::Files(BTreeSet::new()), self.clone()),
-            (Self::Connected(_), Asked::Look | Asked::Users) => status(0),
-            (Self::Unknown, Asked::Register) => (Told::Status(0), Self::Registered),
-            (_, Asked::Register) | (Self::Unknown, _) => status(1),
-            (_, Asked::Unregister) => (Told::Status(0), Self::Unknown),
-            (Self::Registered, Asked::Connect) => (Told::Status(0), Self::Connected(BTreeSet::new())),
-            (Self::Connected(_), Asked::Connect) | (Self::Registered, _) => status(2),
-            (Self::Connected(_), Asked::Disconnect) => (Told::Status(0), Self::Registered),
-            (Self::Connected(files), Asked::List) => (Told::Files(files.clone()), self.clone()),
-            (Self::Connected(files), Asked::Publish(file) | Asked::Delete(file)) => {
+    /// The status that an index gives, and what becomes of the user. What is seen of a user who is otherwise has a
+    /// status that nobody is told.
+    fn take(&self, act: &Act) -> (u8, Self) {
+        let same = |status| (status, self.clone());
+        let seen = |is_so: bool| same(if is_so { 0 } else { u8::MAX });
+        let files = match self {
+            Self::Connected(files) => Some(files),
+            _ => None,
+        };
+        match (self, act) {
+            (_, Act::IsUnknown) => seen(*self == Self::Unknown),
+            (_, Act::IsConnected(is_connected)) => seen(files.is_some() == *is_connected),
+            (_, Act::Has(file, has)) => seen(files.is_some_and(|files| files.contains(file)) == *has),
+            (_, Act::Files(listed)) => seen(files.map_or(listed.is_empty(), |files| files == listed)),
+            (_, Act::Is(user)) => seen(self == user),
+            (Self::Unknown, Act::Register) => (0, Self::Registered),
+            (_, Act::Register) | (Self::Unknown, _) => same(1),
+            (_, Act::Unregister) => (0, Self::Unknown),
+            (Self::Registered, Act::Connect) => (0, Self::Connected(BTreeSet::new())),
+            (Self::Connected(_), Act::Connect) | (Self::Registered, _) => same(2),
+            (Self::Connected(_), Act::Disconnect) => (0, Self::Registered),
+            (Self::Connected(_), Act::Look) => same(0),
+            (Self::Connected(files), Act::Publish(file) | Act::Delete(file)) => {
                 let mut changed = files.clone();
-                let done =
-                    if asked == Asked::Publish(file) { changed.insert(file) } else { changed.remove(&file) };
-                if done { (Told::Status(0), Self::Connected(changed)) } else { status(3) }
+                let done = match act {
+                    Act::Publish(_) => changed.insert(*file),
+                    _ => changed.remove(file),
+                };
+                if done { (0, Self::Connected(changed)) } else { same(3) }
             }
         }
     }
 }
 
-/// Makes two requests of a LIST_CONTENT whose reply had no files. The gateway looks first whether the user
-/// who asks is connected, and then at the list, which is empty if the user has gone meanwhile
-/// (docs/protocol.md 4).
-fn in_two_looks(event: &Event) -> [Option<Event>; 2] {
-    match &event.told {
-        Some((moment, Told::Files(files))) if files.is_empty() => {
-            let connected = Some((*moment, Told::Status(0)));
-            let look = Event { asked: Asked::Look, told: connected, ..event.clone() };
-            [Some(look), Some(Event { asked: Asked::ListOf, ..event.clone() })]
-        }
-        _ => [Some(event.clone()), None],
+/// What a request says of a user.
+pub(crate) fn steps(event: &Event, user: usize) -> Vec<Step> {
+    let (told, what) = event.told.as_ref().map(|(moment, told)| (*moment, told)).unzip();
+    let status = match what {
+        Some(Told::Status(status)) => *status,
+        _ => 0,
+    };
+    let step = |act, status| Step { sent: event.sent, told, act, status };
+    if event.user == user
+        && let Some(act) = own_act(event.asked)
+    {
+        return vec![step(act, status)];
     }
+    let Some(what) = what else { return Vec::new() };
+    let mut steps = Vec::new();
+    // A status that an operation gives to whoever asks says nothing of others.
+    let refused = matches!(event.asked, Asked::Users | Asked::Files(_)) && matches!(status, 1 | 2);
+    if event.user == user && matches!(event.asked, Asked::Users | Asked::Files(_)) {
+        // A list of users that leaves out the user who asks is told to nobody.
+        let is_left_out = matches!(what, Told::Users(users) if !users.contains(&user));
+        let status = if is_left_out {
+            u8::MAX
+        } else if refused {
+            status
+        } else {
+            0
+        };
+        steps.push(step(Act::Look, status));
+    }
+    let seen = match (event.asked, what) {
+        _ if refused => None,
+        (Asked::Users, Told::Users(users)) => Some(Act::IsConnected(users.contains(&user))),
+        (Asked::Files(of), Told::Files(files)) if of == user => Some(Act::Files(files.clone())),
+        (Asked::Files(of), Told::Status(_)) if of == user => Some(Act::IsUnknown),
+        (Asked::Owner(of), Told::Status(status)) if of == user => Some(Act::IsConnected(*status == 0)),
+        (Asked::OwnerOf(file), Told::Status(status)) if event.user == user => {
+            Some(Act::Has(file, *status == 0))
+        }
+        _ => None,
+    };
+    steps.extend(seen.map(|act| step(act, 0)));
+    steps
 }
 
-/// Whether the events of one user have an order in which each answer is right. An event without an answer
-/// may have happened at any time after it was sent, or never.
-pub(crate) fn is_linear(events: &[Event]) -> bool {
-    let events: Vec<Event> = events.iter().flat_map(in_two_looks).flatten().collect();
-    assert!(events.len() <= 128, "a set of events is 128 bits");
-    search(&events, 0, &User::default(), &mut HashSet::new())
+/// What a request does to the user who asks.
+fn own_act(asked: Asked) -> Option<Act> {
+    Some(match asked {
+        Asked::Register => Act::Register,
+        Asked::Unregister => Act::Unregister,
+        Asked::Connect => Act::Connect,
+        Asked::Disconnect => Act::Disconnect,
+        Asked::Publish(file) => Act::Publish(file),
+        Asked::Delete(file) => Act::Delete(file),
+        Asked::Users | Asked::Files(_) | Asked::Owner(_) | Asked::OwnerOf(_) => return None,
+    })
 }
 
-fn search(events: &[Event], done: u128, user: &User, seen: &mut HashSet<(u128, User)>) -> bool {
-    let open = || events.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
-    let answered = open().filter_map(|(_, event)| event.told.as_ref().map(|(moment, _)| *moment));
-    let Some(first) = answered.min() else { return true };
+/// What an export says of a user.
+pub(crate) fn step_of_export(export: &Export, user: usize) -> Step {
+    let is = match export.users.get(&user) {
+        None => User::Unknown,
+        Some(None) => User::Registered,
+        Some(Some(files)) => User::Connected(files.clone()),
+    };
+    Step { sent: export.began, told: Some(export.made), act: Act::Is(is), status: 0 }
+}
+
+/// Whether the steps of one user have an order in which each answer is right.
+pub(crate) fn is_linear(steps: &[Step]) -> bool {
+    assert!(steps.len() <= 128, "a set of steps is 128 bits");
+    search(steps, 0, &User::default(), &mut HashSet::new())
+}
+
+fn search(steps: &[Step], done: u128, user: &User, seen: &mut HashSet<(u128, User)>) -> bool {
+    let open = || steps.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
+    let Some(first) = open().filter_map(|(_, step)| step.told).min() else { return true };
     if !seen.insert((done, user.clone())) {
         return false;
     }
-    open().filter(|(_, event)| event.sent < first).any(|(index, event)| {
-        let (told, next) = user.ask(event.asked);
-        let is_right = event.told.as_ref().is_none_or(|(_, was)| *was == told);
-        is_right && search(events, done | (1 << index), &next, seen)
+    open().filter(|(_, step)| step.sent < first).any(|(index, step)| {
+        let (status, next) = user.take(&step.act);
+        let is_right = step.told.is_none() || status == step.status;
+        is_right && search(steps, done | (1 << index), &next, seen)
     })
 }
 
@@ -79,47 +172,119 @@ fn search(events: &[Event], done: u128, user: &User, seen: &mut HashSet<(u128, U
 mod tests {
     use super::*;
 
-    /// Requests one after the other, with what was told.
-    fn in_turn(told: &[(Asked, Option<u8>)]) -> Vec<Event> {
-        let event = |(index, (asked, status)): (usize, &(Asked, Option<u8>))| Event {
+    /// Requests of user 0 one after the other, with what was told.
+    fn in_turn(told: &[(Asked, Option<Told>)]) -> Vec<Event> {
+        let event = |(index, (asked, told)): (usize, &(Asked, Option<Told>))| Event {
             number: index,
+            peer: 0,
             user: 0,
             asked: *asked,
             gateway: 0,
             sent: 2 * index,
-            told: status.map(|status| (2 * index + 1, Told::Status(status))),
+            told: told.clone().map(|told| (2 * index + 1, told)),
+            dies: false,
             failed: false,
             between: Default::default(),
+            over: None,
         };
         told.iter().enumerate().map(event).collect()
     }
 
+    fn are_right(events: &[Event]) -> bool {
+        (0..2).all(|user| is_linear(&events.iter().flat_map(|event| steps(event, user)).collect::<Vec<_>>()))
+    }
+
+    fn status(status: u8) -> Option<Told> {
+        Some(Told::Status(status))
+    }
+
+    fn files<const N: usize>(files: [u8; N]) -> Option<Told> {
+        Some(Told::Files(files.into()))
+    }
+
+    fn users<const N: usize>(users: [usize; N]) -> Option<Told> {
+        Some(Told::Users(users.into()))
+    }
+
+    use Asked::*;
+
+    /// What makes user 0 a connected user with file 1.
+    fn published() -> Vec<(Asked, Option<Told>)> {
+        vec![(Register, status(0)), (Connect, status(0)), (Publish(1), status(0))]
+    }
+
+    /// Whether user 0, who has published file 1, may be told this.
+    fn may_be_told(asked: Asked, told: Option<Told>) -> bool {
+        are_right(&in_turn(&[published(), vec![(asked, told)]].concat()))
+    }
+
     #[test]
     fn an_index_that_forgets_is_found_out() {
-        use Asked::*;
-        assert!(is_linear(&in_turn(&[(Register, Some(0)), (Connect, Some(0)), (Publish(1), Some(0))])));
-        assert!(!is_linear(&in_turn(&[(Register, Some(0)), (Register, Some(0))])));
-        assert!(!is_linear(&in_turn(&[(Register, Some(0)), (Publish(1), Some(0))])));
-        let published = [(Register, Some(0)), (Connect, Some(0)), (Publish(1), Some(0))];
-        assert!(!is_linear(&in_turn(&[&published[..], &[(Publish(1), Some(0))]].concat())));
-        assert!(!is_linear(&in_turn(&[&published[..], &[(Delete(2), Some(0))]].concat())));
+        assert!(are_right(&in_turn(&published())));
+        assert!(!are_right(&in_turn(&[(Register, status(0)), (Register, status(0))])));
+        assert!(!are_right(&in_turn(&[(Register, status(0)), (Publish(1), status(0))])));
+        assert!(!may_be_told(Publish(1), status(0)));
+        assert!(!may_be_told(Delete(2), status(0)));
+    }
+
+    #[test]
+    fn what_is_seen_of_a_user_is_judged() {
+        for (asked, told, may_be) in [
+            (Users, users([0]), true),
+            (Users, users([]), false),
+            (Users, users([0, 1]), false),
+            (Users, status(2), false),
+            (Files(0), files([1]), true),
+            (Files(0), files([]), false),
+            (Files(0), status(3), false),
+            (Files(1), status(3), true),
+            (Files(1), files([]), true),
+            (Files(1), files([1]), false),
+            (Owner(1), status(1), true),
+            (Owner(1), status(0), false),
+            (Owner(0), status(1), false),
+            (OwnerOf(1), status(0), true),
+            (OwnerOf(1), status(1), false),
+            (OwnerOf(2), status(0), false),
+        ] {
+            assert_eq!(may_be_told(asked, told.clone()), may_be, "{asked:?}: {told:?}");
+        }
+        let is_away = [(Register, status(0)), (Files(0), files([]))];
+        assert!(!are_right(&in_turn(&is_away)), "a user who is not connected has no lists");
+    }
+
+    #[test]
+    fn an_export_has_each_user_as_at_one_moment() {
+        let events = in_turn(&[published(), vec![(Delete(1), status(0)), (Disconnect, status(0))]].concat());
+        let is_right = |began: usize, made: usize, user: Option<Option<&[u8]>>| {
+            let user = user.map(|files| files.map(|files| files.iter().copied().collect()));
+            let export = Export { began, made, users: user.map(|user| (0, user)).into_iter().collect() };
+            let of_events = events.iter().flat_map(|event| steps(event, 0));
+            is_linear(&of_events.chain([step_of_export(&export, 0)]).collect::<Vec<_>>())
+        };
+        // Between the answers to PUBLISH, at 5, and to DELETE, at 7.
+        assert!(is_right(6, 7, Some(Some(&[1]))));
+        assert!(is_right(5, 8, Some(Some(&[]))));
+        assert!(!is_right(5, 6, Some(Some(&[]))));
+        assert!(!is_right(5, 6, Some(None)));
+        assert!(!is_right(5, 6, None));
+        assert!(!is_right(10, 11, Some(Some(&[1]))));
+        assert!(is_right(10, 11, Some(None)));
     }
 
     #[test]
     fn what_was_not_answered_may_have_happened_or_not_and_late() {
-        use Asked::*;
-        assert!(is_linear(&in_turn(&[(Register, None), (Register, Some(0))])));
-        assert!(is_linear(&in_turn(&[(Register, None), (Register, Some(1))])));
-        assert!(is_linear(&in_turn(&[(Register, None), (Connect, Some(1)), (Connect, Some(0))])));
-        assert!(!is_linear(&in_turn(&[(Register, None), (Connect, Some(0)), (Connect, Some(0))])));
+        assert!(are_right(&in_turn(&[(Register, None), (Register, status(0))])));
+        assert!(are_right(&in_turn(&[(Register, None), (Register, status(1))])));
+        assert!(are_right(&in_turn(&[(Register, None), (Connect, status(1)), (Connect, status(0))])));
+        assert!(!are_right(&in_turn(&[(Register, None), (Connect, status(0)), (Connect, status(0))])));
     }
 
     #[test]
     fn requests_at_one_time_may_have_either_order() {
-        use Asked::*;
-        let mut events = in_turn(&[(Register, Some(0)), (Connect, Some(2)), (Connect, Some(0))]);
-        assert!(!is_linear(&events));
+        let mut events = in_turn(&[(Register, status(0)), (Connect, status(2)), (Connect, status(0))]);
+        assert!(!are_right(&events));
         events[2].sent = events[1].sent;
-        assert!(is_linear(&events));
+        assert!(are_right(&events));
     }
 }

@@ -40,7 +40,9 @@ fn request(user: usize, asked: Asked, number: usize) -> anyhow::Result<Vec<u8>> 
         Asked::Publish(file) => Command::Publish(filename(file)?, Description::from_bytes(b"a file")?),
         Asked::Delete(file) => Command::Delete(filename(file)?),
         Asked::Users => Command::ListUsers,
-        Asked::List | Asked::Look | Asked::ListOf => Command::ListContent(Some(username.clone())),
+        Asked::Files(of) => Command::ListContent(Some(name(of).parse()?)),
+        Asked::Owner(of) => Command::GetFile(Some(name(of).parse()?)),
+        Asked::OwnerOf(file) => Command::GetFile(Some(file.to_string().parse()?)),
     };
     let datetime = Datetime::from_bytes(datetime(number).as_bytes())?;
     let mut bytes = Vec::new();
@@ -85,8 +87,8 @@ pub(crate) async fn ask(
     }
     let status = read_status(stream.read_u8().await?)?;
     match asked {
-        Asked::List if status == 0 => files(&mut stream).await,
-        Asked::Users if status == 0 => users(&mut stream, user).await,
+        Asked::Files(_) if status == 0 => files(&mut stream).await,
+        Asked::Users if status == 0 => users(&mut stream).await,
         _ => Ok(Told::Status(status)),
     }
 }
@@ -108,15 +110,22 @@ async fn files(stream: &mut TcpStream) -> anyhow::Result<Told> {
     Ok(Told::Files(files))
 }
 
-/// Reads who is connected. A user who asks and is not in the list is told something that is never right.
-async fn users(stream: &mut TcpStream, user: usize) -> anyhow::Result<Told> {
-    let mut is_listed = false;
+/// Reads who is connected. Users whom only judges ask for are left out.
+async fn users(stream: &mut TcpStream) -> anyhow::Result<Told> {
+    let mut users = BTreeSet::new();
     for _ in 0..count(stream).await? {
         let mut entry = [0; USER_ENTRY];
         stream.read_exact(&mut entry).await?;
-        is_listed |= read_user(&entry)?.username.as_str() == name(user);
+        let user = number(read_user(&entry)?.username.as_str())?;
+        ensure!(users.insert(user), "user {user} is listed twice");
     }
-    Ok(Told::Status(if is_listed { 0 } else { u8::MAX }))
+    users.retain(|user| *user < USERS);
+    Ok(Told::Users(users))
+}
+
+/// The number of the user of this name.
+pub(crate) fn number(name: &str) -> anyhow::Result<usize> {
+    name.strip_prefix("user-").and_then(|number| number.parse().ok()).context("the name of a user")
 }
 
 pub(crate) fn name(user: usize) -> String {

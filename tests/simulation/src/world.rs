@@ -28,6 +28,8 @@ use crate::{
 const PEERS: usize = 4;
 /// How many requests a peer makes.
 const REQUESTS: usize = 14;
+/// How often the index is exported while things break.
+const EXPORTS: usize = 3;
 /// For how long things break.
 const TROUBLE: Duration = Duration::from_secs(5);
 
@@ -161,6 +163,7 @@ impl World {
         let (at_rest, busy) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(PEERS)));
         self.begin_judge(&names, &at_rest);
         self.begin_peers(&busy);
+        self.begin_exports(&names);
         let mut next = Duration::from_millis(self.random.u64(50..500));
         loop {
             let now = self.sim.elapsed();
@@ -178,6 +181,7 @@ impl World {
         }
         let events = self.history.events();
         judge::linear(&self.history)?;
+        judge::in_time(&self.history)?;
         self.faults.requests = events.len() as u64;
         self.faults.answers = events.iter().filter(|event| event.told.is_some()).count() as u64;
         self.faults.failures = events.iter().filter(|event| event.failed).count() as u64;
@@ -210,11 +214,25 @@ impl World {
         for peer in 0..PEERS {
             let (history, random, busy) = (self.history.clone(), self.random.fork(), Arc::clone(busy));
             self.sim.client(format!("peer-{peer}"), async move {
-                ask_again_and_again(peer % USERS, history, random).await;
+                ask_again_and_again(peer, history, random).await;
                 busy.fetch_sub(1, Ordering::Release);
                 Ok(())
             });
         }
+    }
+
+    /// An operator who exports the index now and then while things break.
+    fn begin_exports(&mut self, names: &Names) {
+        let (history, names, mut random) = (self.history.clone(), names.clone(), self.random.fork());
+        self.sim.client("operator", async move {
+            let backends = backends(&names)?;
+            for _ in 0..EXPORTS {
+                time::sleep(Duration::from_millis(random.u64(0..2000))).await;
+                // An export whose service does not answer fails, and says nothing.
+                let _ = time::timeout(PATIENCE, judge::export(&backends, &history)).await;
+            }
+            Ok(())
+        });
     }
 
     fn any<T: Copy>(&mut self, of: &[T]) -> T {
@@ -268,7 +286,7 @@ impl World {
         }
         self.note(now, &format!("kill {} until {until:?}", GATEWAYS[gateway]));
         self.faults.gateway_kills += 1;
-        self.history.killed(gateway, now);
+        self.history.killed(gateway, now, until);
         killing(|| self.sim.crash(GATEWAYS[gateway]));
         self.down.push(GATEWAYS[gateway]);
         self.mends.push((until, Mend::Start(GATEWAYS[gateway])));
@@ -283,6 +301,15 @@ impl World {
         (gateway, self.any(&SERVICES).to_owned())
     }
 
+    /// Notes a trouble of the link between a gateway and a host, if the host is a peer.
+    fn no_peer_of(&self, host: &str, gateway: &str, from: Duration, until: Duration) {
+        let peer = host.strip_prefix("peer-").and_then(|number| number.parse().ok());
+        let gateway = GATEWAYS.iter().position(|name| *name == gateway);
+        if let (Some(peer), Some(gateway)) = (peer, gateway) {
+            self.history.cut_off(gateway, peer, from, until);
+        }
+    }
+
     /// Notes a trouble of a host, or of the link between a gateway and the host, if the host is the audit.
     fn no_audit_of(&self, host: &str, gateway: Option<&str>, from: Duration, until: Duration) {
         if host == AUDIT {
@@ -294,6 +321,7 @@ impl World {
     fn cut_off(&mut self, now: Duration, until: Duration) {
         let (one, other) = self.ends();
         self.no_audit_of(&other, Some(&one), now, until);
+        self.no_peer_of(&other, &one, now, until);
         self.note(now, &format!("cut {one} from {other} until {until:?}"));
         match self.random.u32(..3) {
             0 => {
@@ -315,6 +343,7 @@ impl World {
     fn delay(&mut self, now: Duration, until: Duration) {
         let (one, other) = self.ends();
         self.no_audit_of(&other, Some(&one), now, until);
+        self.no_peer_of(&other, &one, now, until);
         self.note(now, &format!("hold {one} and {other} until {until:?}"));
         self.faults.delays += 1;
         self.sim.hold(one.as_str(), other.as_str());
@@ -354,7 +383,8 @@ impl World {
 }
 
 /// A peer of one user: asks, thinks, and asks again.
-async fn ask_again_and_again(user: usize, history: History, mut random: fastrand::Rng) {
+async fn ask_again_and_again(peer: usize, history: History, mut random: fastrand::Rng) {
+    let user = peer % USERS;
     for _ in 0..REQUESTS {
         time::sleep(Duration::from_millis(random.u64(0..700))).await;
         let asked = match random.u32(..100) {
@@ -364,8 +394,10 @@ async fn ask_again_and_again(user: usize, history: History, mut random: fastrand
             44..54 => Asked::Disconnect,
             54..74 => Asked::Publish(random.u8(..3)),
             74..82 => Asked::Delete(random.u8(..3)),
-            82..90 => Asked::Users,
-            _ => Asked::List,
+            82..88 => Asked::Users,
+            88..91 => Asked::Owner(random.usize(..USERS)),
+            91..94 => Asked::OwnerOf(random.u8(..3)),
+            _ => Asked::Files(random.usize(..USERS)),
         };
         let gateway = random.usize(..GATEWAYS.len());
         let manner = match random.u32(..16) {
@@ -373,9 +405,12 @@ async fn ask_again_and_again(user: usize, history: History, mut random: fastrand
             4 => Manner::Dying(random.usize(1..80), Duration::from_millis(random.u64(..200))),
             _ => Manner::Whole,
         };
-        let number = history.sent(user, asked, gateway);
+        let dies = matches!(manner, Manner::Dying(..));
+        let number = history.sent(peer, user, asked, gateway, dies);
         let answer = time::timeout(PATIENCE, ask(GATEWAYS[gateway], user, asked, number, manner)).await;
-        if let Ok(Ok(told)) = answer {
+        let Ok(answer) = answer else { continue };
+        history.over(number);
+        if let Ok(told) = answer {
             history.told(number, told);
         }
     }
