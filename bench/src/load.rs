@@ -299,6 +299,10 @@ pub(crate) async fn exchange(
         Some(b'H') => read.abs_diff(reply) <= 1,
         _ => false,
     };
-    ensure!(right, "answered {status:?} in {read} bytes, not {reply}");
+    ensure!(
+        right,
+        "answered {status:?} in {read} bytes, not {reply} (if it is a running lonja, start it without rates: \
+         LONJA_MAX_REGISTRATIONS_PER_ADDRESS=0 LONJA_MAX_REQUESTS_PER_ADDRESS=0)"
+    );
     Ok(())
 }

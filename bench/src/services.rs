@@ -13,7 +13,7 @@ use lonja_testing::RedisServer;
 use crate::{
     compare::in_pairs,
     load::{Asked, Load, load},
-    process::Server,
+    process::{HIGH_RATES, Server},
     sink::Sink,
 };
 
@@ -67,7 +67,7 @@ impl Stack {
         let command = |role: &str| {
             let mut command = Command::new(lonja);
             command.args([role, "--listen", "0.0.0.0:0"]);
-            command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+            command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").envs(HIGH_RATES);
             if let Some(traces) = traces {
                 command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &traces.endpoint);
                 command.env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");

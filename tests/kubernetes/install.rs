@@ -38,6 +38,9 @@ impl<'a> Release<'a> {
             format!("image.tag={tag}"),
             "jaeger.enabled=true".to_owned(),
             "tracing.ratio=1".to_owned(),
+            // All load comes from one address.
+            "gateway.maxRegistrationsPerAddress=0".to_owned(),
+            "gateway.maxRequestsPerAddress=0".to_owned(),
         ];
         let chart = env::var_os("LONJA_TEST_CHART").map_or_else(|| repository("helm/lonja"), PathBuf::from);
         let mut outside = None;

@@ -6,10 +6,11 @@ use std::{
 };
 
 use lonja_wire::{Command, Encoding, Outcome};
+use tempfile::TempDir;
 
 use crate::{
     eventually,
-    process::{Index, lonja},
+    process::{Index, Process, lonja},
     wire::{self, bytes, connect_from},
 };
 
@@ -183,6 +184,23 @@ fn a_flood_of_registrations_adds_what_the_rate_allows() {
     let refused = index.metric("lonja_gateway_requests_beyond_rate_total{rate=\"registrations\"}");
     assert_eq!(refused, (1000 - added) as f64);
     assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Register), 0, "another address is served");
+}
+
+/// 200 peers behind one address, each of which registers six times within a minute.
+#[test]
+fn a_class_does_not_meet_the_rates_that_nobody_has_set() {
+    let data = TempDir::new().unwrap();
+    let mut up = lonja();
+    up.env_remove("LONJA_MAX_REGISTRATIONS_PER_ADDRESS").env_remove("LONJA_MAX_REQUESTS_PER_ADDRESS");
+    up.args(["up", "--data-dir"]).arg(data.path());
+    up.args(["--gateway-listen", "127.0.0.1:0", "--datetime-listen", "127.0.0.1:0"]);
+    let mut up = Process::spawn(up.args(["--console-listen", "127.0.0.1:0"]));
+    let peers = up.address("peers connect to");
+    let register = |peer: usize| ask_from(OTHER, peers, &format!("peer{peer}"), Command::Register);
+    let statuses: Vec<_> = (0..1200).map(|number| register(number % 200)).collect();
+    assert!(statuses.iter().all(|status| matches!(status, 0 | 1)), "{statuses:?}");
+    let flood: Vec<_> = (200..700).map(register).collect();
+    assert!(flood.contains(&2), "a flood is refused: {flood:?}");
 }
 
 /// Bug: a peer at another address was refused, kept its connection, and changed how the user's own peer was

@@ -70,7 +70,8 @@ impl Rates {
         let address = network(address);
         let is_admitted = of_all.into_iter().chain(of_kind).all(|rate| rate.admit(address));
         if !is_admitted && let Some(suppressed) = BEYOND.admit() {
-            tracing::warn!(%address, operation = operation.name(), suppressed, "an address asks for too much");
+            tracing::warn!(%address, operation = operation.name(), suppressed, "an address asks for too much: if it is no \
+                 flood, raise --max-registrations-per-address or --max-requests-per-address");
         }
         is_admitted
     }

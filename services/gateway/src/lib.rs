@@ -73,11 +73,11 @@ pub struct GatewayConfig {
     pub operators: Networks,
     /// Registrations that one address may make at once, and then in each minute; more are answered with a
     /// failure; 0 is no limit
-    #[arg(long, env = "LONJA_MAX_REGISTRATIONS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "LONJA_MAX_REGISTRATIONS_PER_ADDRESS", value_name = "N", default_value_t = 1200)]
     pub max_registrations_per_address: u32,
     /// Requests of any kind that one address may make at once, and then in each minute; more are answered
     /// with a failure; 0 is no limit
-    #[arg(long, env = "LONJA_MAX_REQUESTS_PER_ADDRESS", value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "LONJA_MAX_REQUESTS_PER_ADDRESS", value_name = "N", default_value_t = 60_000)]
     pub max_requests_per_address: u32,
     /// Seconds that a peer may take to send its request
     #[arg(long, env = "LONJA_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
