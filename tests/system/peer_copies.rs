@@ -2,15 +2,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{self, Seek as _, SeekFrom, Write as _},
+    net::SocketAddr,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
+use lonja_testing::{Lie, liar};
 use lonja_wire::{Encoding, get_part};
 use serde_json::json;
 use tempfile::TempDir;
@@ -263,49 +263,6 @@ fn a_file_is_copied_from_several_peers_at_one_time() {
     assert!(!bobs.path().join("third").exists());
 }
 
-/// Where the bytes begin behind what a reply to GET_PART says about the file.
-const HEADING: usize = 1 + get_part::HEAD;
-
-/// Has [`lie`] change the first byte of each range.
-const ALL: u64 = u64::MAX;
-
-/// Has [`lie`] announce the file as empty, with the hash of the whole file.
-const EMPTY: u64 = u64::MAX - 1;
-
-/// A peer that passes on what an honest peer answers, with one change: the byte `wrong` of the file, or [`ALL`],
-/// or [`EMPTY`]. Gives the address of the peer.
-fn lie(honest: SocketAddr, wrong: u64) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for caller in listener.incoming() {
-            // A caller that is gone needs no answer.
-            let _ = caller.and_then(|caller| relay(caller, honest, wrong));
-        }
-    });
-    address
-}
-
-fn relay(mut caller: TcpStream, honest: SocketAddr, wrong: u64) -> io::Result<()> {
-    let mut request = vec![0; get_part::MAX_REQUEST];
-    let length = caller.read(&mut request)?;
-    let mut owner = TcpStream::connect(honest)?;
-    owner.write_all(&request[..length])?;
-    let mut reply = Vec::new();
-    owner.read_to_end(&mut reply)?;
-    if wrong == EMPTY {
-        reply.truncate(HEADING);
-        reply[1..9].fill(0);
-    } else if let get_part::Progress::Complete(part) = get_part::decode(&request[..length])
-        && part.offset != get_part::OFFSET_OF_VALUES
-    {
-        let behind = if wrong == ALL { Some(0) } else { wrong.checked_sub(part.offset) };
-        let byte = behind.and_then(|behind| reply.get_mut(HEADING + behind as usize));
-        byte.into_iter().for_each(|byte| *byte ^= 1);
-    }
-    caller.write_all(&reply)
-}
-
 /// Where a user serves files.
 fn address_of(index: &Index, asker: &str, user: &str) -> SocketAddr {
     let users = wire::list_users(index.peers, asker, Encoding::Padded).unwrap();
@@ -328,7 +285,7 @@ fn who_sends_a_wrong_block_is_named_and_the_others_go_on() {
         })
         .collect();
     let wrong = 5 * get_part::BLOCK + 77;
-    let mallory = lie(address_of(&index, "alice", "alice"), wrong);
+    let mallory = liar(address_of(&index, "alice", "alice"), Lie::ByteAt(wrong));
     assert_eq!(wire::register(index.peers, "mallory"), 0);
     assert_eq!(wire::connect_as(index.peers, "mallory", mallory.port()), 0);
     assert_eq!(wire::publish(index.peers, "mallory", "big"), 0);
@@ -359,7 +316,7 @@ fn who_sends_a_wrong_block_is_named_and_the_others_go_on() {
         assert_same(&right, &bobs.path().join(copy));
     }
     // If every block of the liar is wrong, the liar is always found out.
-    let mallory = lie(address_of(&index, "alice", "alice"), ALL);
+    let mallory = liar(address_of(&index, "alice", "alice"), Lie::EachRange);
     assert_eq!(wire::ask(index.peers, "mallory", lonja_wire::Command::Disconnect), 0);
     assert_eq!(wire::connect_as(index.peers, "mallory", mallory.port()), 0);
     assert_eq!(wire::publish(index.peers, "mallory", "big"), 0);
@@ -369,7 +326,7 @@ fn who_sends_a_wrong_block_is_named_and_the_others_go_on() {
     assert_same(&right, &bobs.path().join("last"));
 
     // An empty file has no block, and not the hash of another one. The other peer is gone.
-    let mallory = lie(address_of(&index, "alice", "alice"), EMPTY);
+    let mallory = liar(address_of(&index, "alice", "alice"), Lie::Empty);
     assert_eq!(wire::ask(index.peers, "mallory", lonja_wire::Command::Disconnect), 0);
     assert_eq!(wire::connect_as(index.peers, "mallory", mallory.port()), 0);
     assert_eq!(wire::publish(index.peers, "mallory", "big"), 0);

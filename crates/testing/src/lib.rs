@@ -1,13 +1,15 @@
 //! What Lonja's tests share: Redis servers and a name server that a test starts itself on free
-//! ports, a receiver of traces, and a certificate authority. Failures panic, because this crate is for tests only.
+//! ports, a peer that lies, a receiver of traces, and a certificate authority. Failures panic, because this crate is for tests only.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod authority;
 mod dns;
+mod liar;
 mod redis;
 mod traces;
 
 pub use authority::{Authority, Identity};
 pub use dns::NameServer;
+pub use liar::{Lie, liar};
 pub use redis::{RedisCluster, RedisServer};
 pub use traces::TraceReceiver;
