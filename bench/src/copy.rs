@@ -2,18 +2,20 @@
 //! copy.
 //!
 //! The copies overwrite the same existing file in memory (`/dev/shm`), since a copy to a new file
-//! measures how fast the host hands out pages. One row shows the copy to a new file as well.
+//! measures how fast the host hands out pages. One row shows the copy to a new file as well. At the end the file
+//! is copied from several peers, of which one lies.
 
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Stdio},
+    rc::Rc,
     time::Instant,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use lonja_peer::{
     copy::Job,
     fetch::{Described, Source},
@@ -21,9 +23,14 @@ use lonja_peer::{
     partial::{Target, Verified},
     progress::Progress,
 };
+use lonja_testing::{Lie, liar};
+use lonja_wire::Command;
 use tempfile::TempDir;
 
-use crate::process::Server;
+use crate::{
+    load::{drive, encode, exchange},
+    process::Server,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Config {
@@ -39,6 +46,8 @@ pub(crate) struct Config {
 }
 
 const NAME: &str = "file";
+/// The user who copies from several others.
+const READER: &str = "reader";
 
 /// A Python program that serves a file and copies it, in pieces of 8 KiB as the original peers do.
 const PYTHON: &str = "
@@ -68,7 +77,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let target = directory.path().join("copy");
     fill(&target, config.bytes)?;
     let index = Server::lonja(&config.lonja, &directory.path().join("data"), &["--no-operation-log"])?;
-    let peer = SharingPeer::start(&config.lonja, index.port, &shared, directory.path())?;
+    let peer = SharingPeer::start(&config.lonja, index.port, "bench", &shared, directory.path())?;
     let lonja = Lonja { source: Source { user: "bench".to_owned(), address: peer.address }, target };
 
     // The names of the measurements, in the order in which each round makes them.
@@ -89,6 +98,65 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     println!("unverified / iperf3 {:.2}", medians[2] / medians[0]);
     println!("unverified / Python {:.2}", medians[2] / medians[1]);
     println!("verified / unverified {:.2}", medians[3] / medians[2]);
+    println!("verified / iperf3 {:.2}", medians[3] / medians[0]);
+    drop(peer);
+    beside_a_liar(config, &index, &shared, directory.path())
+}
+
+/// Copies the file from three honest peers, and from these and a fourth that lies, by turns.
+fn beside_a_liar(config: &Config, index: &Server, shared: &Path, directory: &Path) -> anyhow::Result<()> {
+    let honest = ["one", "two", "three"];
+    let start = |name: &&str| SharingPeer::start(&config.lonja, index.port, name, shared, directory);
+    let peers: Vec<_> = honest.iter().map(start).collect::<anyhow::Result<_>>()?;
+    for (name, lie) in [("liar", Lie::EachRange), ("once", Lie::ByteAt(config.bytes / 2))] {
+        join(index.port, name, liar(peers[0].address, lie).port())?;
+    }
+    ask(index.port, READER, Command::Register)?;
+    let (mut alone, mut beside) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for _ in 0..config.rounds {
+        let copy = |names: &[&str]| timed(|| get(config, index.port, names, directory));
+        alone.push(copy(&honest)?);
+        beside[0].push(copy(&[&["liar"], &honest[..]].concat())?);
+        beside[1].push(copy(&[&["once"], &honest[..]].concat())?);
+    }
+    let honest = median(&mut alone);
+    println!("from three honest peers {:.2} s", honest);
+    for (what, times) in ["whose every range is wrong", "of whose bytes one is wrong"].iter().zip(&mut beside)
+    {
+        println!("from these and one {what}: {:.2} times that", median(times) / honest);
+    }
+    Ok(())
+}
+
+/// Has a user connect who shares the file at this port.
+fn join(index: u16, name: &str, port: u16) -> anyhow::Result<()> {
+    let port: lonja_wire::Port = std::num::NonZeroU16::new(port).context("a port")?.into();
+    let publish = Command::Publish(NAME.parse()?, "a file".parse()?);
+    [Command::Register, Command::Connect(port), publish]
+        .into_iter()
+        .try_for_each(|step| ask(index, name, step))
+}
+
+fn ask(index: u16, name: &str, command: Command) -> anyhow::Result<()> {
+    let request = Rc::new(encode(name, command)?);
+    drive(1, || {
+        let request = Rc::clone(&request);
+        async move { exchange(index, &request, 1, &mut [0; 16]).await }
+    })?;
+    Ok(())
+}
+
+/// Copies the file with `lonja peer get`, and checks what a person would have to see.
+fn get(config: &Config, index: u16, from: &[&str], directory: &Path) -> anyhow::Result<()> {
+    let target = directory.join("got");
+    let mut get = process::Command::new(&config.lonja);
+    get.args(["peer", "--as", READER, "-p", &index.to_string(), "--data-dir"]).arg(directory);
+    get.args(["get", NAME, "-o"]).arg(&target);
+    from.iter().for_each(|name| _ = get.args(["--from", name]));
+    let output = get.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the copy failed: {said}");
+    fs::remove_file(&target)?;
     Ok(())
 }
 
@@ -123,14 +191,15 @@ fn iperf3(bytes: u64) -> anyhow::Result<f64> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
     let install = "needs iperf3: apt-get install iperf3";
     let server = ["-s", "-1", "-p", &port, "--forceflush"];
-    let mut server = Command::new("iperf3").args(server).stdout(Stdio::piped()).spawn().context(install)?;
+    let mut server =
+        process::Command::new("iperf3").args(server).stdout(Stdio::piped()).spawn().context(install)?;
     let listening = BufReader::new(server.stdout.take().context("no output")?).lines();
     // The server says when it listens.
     if !listening.map_while(Result::ok).any(|line| line.contains("listening")) {
         bail!("iperf3 does not listen");
     }
     let client = ["-c", "127.0.0.1", "-p", &port, "-n", &bytes.to_string(), "-l", "256K", "-J"];
-    let output = Command::new("iperf3").args(client).output()?;
+    let output = process::Command::new("iperf3").args(client).output()?;
     server.wait()?;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let speed = report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 failed")? / 8.0;
@@ -138,7 +207,7 @@ fn iperf3(bytes: u64) -> anyhow::Result<f64> {
 }
 
 fn python(source: &Path, target: &Path, bytes: u64) -> anyhow::Result<()> {
-    let mut python = Command::new("python3");
+    let mut python = process::Command::new("python3");
     let status = python.args(["-c", PYTHON]).arg(source).arg(target).arg(bytes.to_string()).status()?;
     if !status.success() {
         bail!("the Python copy failed");
@@ -153,9 +222,9 @@ struct SharingPeer {
 }
 
 impl SharingPeer {
-    fn start(program: &Path, index: u16, shared: &Path, data: &Path) -> anyhow::Result<Self> {
-        let mut child = Command::new(program)
-            .args(["peer", "--as", "bench", "--bind", "127.0.0.1", "-p", &index.to_string(), "--data-dir"])
+    fn start(program: &Path, index: u16, name: &str, shared: &Path, data: &Path) -> anyhow::Result<Self> {
+        let mut child = process::Command::new(program)
+            .args(["peer", "--as", name, "--bind", "127.0.0.1", "-p", &index.to_string(), "--data-dir"])
             .arg(data)
             .arg("share")
             .arg(shared)
