@@ -3,8 +3,10 @@
 
 use std::{
     cell::Cell,
+    ops::Range,
     path::PathBuf,
     rc::Rc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +24,10 @@ use crate::{
     services::Stack,
 };
 
+/// How many requests of a kind are asked alone.
+const ALONE: u64 = 1000;
+/// How many lists of users are asked for at a time.
+const LISTS: u64 = 100;
 /// The files that each user publishes.
 const FILES: u64 = 4;
 /// The peers of a class, which is what a load is counted in.
@@ -137,29 +143,81 @@ impl Index {
 }
 
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    USERS.0.store(config.users, std::sync::atomic::Ordering::Relaxed);
     let up = || {
         let data = TempDir::new_in("target")?;
-        let server = Server::lonja(&config.lonja, data.path(), &["--max-connections-per-address", "16384"])?;
+        // Records of the audit have a bound of their own, so they are kept out of what a user takes.
+        let arguments = ["--max-connections-per-address", "16384", "--max-audit-records", "1000"];
+        let server = Server::lonja(&config.lonja, data.path(), &arguments)?;
         anyhow::Ok(Index::Up { server, _data: data })
     };
     let services = || anyhow::Ok(Index::Services(Stack::lonja(&config.lonja, None)?));
     for (shape, index) in [("lonja up", up()?), ("the services", services()?)] {
-        println!("\n{shape}: {} users with {FILES} files each, 64 connections", config.users);
+        println!("\n{shape}: {} users with {FILES} files each", config.users);
+        USERS.0.store(config.users, std::sync::atomic::Ordering::Relaxed);
+        let idle = idle(config, &index)?;
         let costs = costs(config, &index)?;
         for &classes in &config.classes {
-            loaded(config, &index, classes, &costs)?;
+            loaded(config, &index, classes, &costs, idle)?;
         }
     }
     Ok(())
 }
 
+/// The share of a processor that an index takes that nobody asks anything.
+fn idle(config: &Config, index: &Index) -> anyhow::Result<f64> {
+    let before = index.cpu()?;
+    thread::sleep(Duration::from_secs_f64(config.seconds));
+    let share = |after: Duration, before: Duration| (after - before).as_secs_f64() / config.seconds;
+    let each = index.cpu()?.into_iter().zip(before).map(|((name, now), (_, then))| (name, share(now, then)));
+    let each: Vec<_> = each.collect();
+    let parts = each.iter().map(|(name, share)| format!("{name} {:.2} %", share * 100.0));
+    println!("idle: {}", parts.collect::<Vec<_>>().join(", "));
+    Ok(each.iter().map(|(_, share)| share).sum())
+}
+
 /// What one request of a kind costs, all processes together.
 struct Cost {
     kind: Kind,
-    cpu: Duration,
+    /// When nothing else is asked at the same time, so that nothing is shared with others.
+    alone: Duration,
 }
 
+/// What an index has used so far.
+struct Used {
+    cpu: Vec<(&'static str, Duration)>,
+    commands: u64,
+    at: Instant,
+}
+
+impl Used {
+    fn so_far(index: &Index) -> anyhow::Result<Self> {
+        Ok(Self { cpu: index.cpu()?, commands: index.redis_commands()?, at: Instant::now() })
+    }
+
+    /// What one of `count` requests has used since then. Gives the processor time, and prints the parts.
+    fn each(&self, index: &Index, what: &str, count: u64) -> anyhow::Result<Duration> {
+        let now = Self::so_far(index)?;
+        let each: Vec<_> = now
+            .cpu
+            .iter()
+            .zip(&self.cpu)
+            .map(|((name, now), (_, before))| (*name, (*now - *before) / count as u32))
+            .collect();
+        let sum: Duration = each.iter().map(|(_, cpu)| *cpu).sum();
+        let us = |cpu: Duration| cpu.as_nanos() as f64 / 1000.0;
+        let parts = each.iter().map(|(name, cpu)| format!("{name} {:.0}", us(*cpu)));
+        println!(
+            "{what}: {:.0} requests/s, CPU {:.0} us ({}), {:.2} Redis commands",
+            count as f64 / (now.at - self.at).as_secs_f64(),
+            us(sum),
+            parts.collect::<Vec<_>>().join(", "),
+            (now.commands - self.commands) as f64 / count as f64
+        );
+        Ok(sum)
+    }
+}
+
+/// What each kind of request costs alone, and at 64 connections.
 fn costs(config: &Config, index: &Index) -> anyhow::Result<Vec<Cost>> {
     let users = config.users;
     let mut costs = Vec::new();
@@ -169,30 +227,18 @@ fn costs(config: &Config, index: &Index) -> anyhow::Result<Vec<Cost>> {
         (Kind::Connect, users, Some("session")),
         (Kind::Publish, users * FILES, Some("file")),
         (Kind::ListContent, users, None),
-        (Kind::ListUsers, 2000, None),
         (Kind::Delete, users * FILES, None),
         (Kind::Disconnect, users, None),
         (Kind::Unregister, users, None),
     ];
     for (kind, count, adds) in phases {
-        let (cpu, commands, began) = (index.cpu()?, index.redis_commands()?, Instant::now());
-        ask_all(index.port(), kind, count, users)?;
-        let elapsed = began.elapsed();
-        let each: Vec<_> = index
-            .cpu()?
-            .iter()
-            .zip(&cpu)
-            .map(|((name, now), (_, before))| (*name, (*now - *before) / count as u32))
-            .collect();
-        let sum: Duration = each.iter().map(|(_, cpu)| *cpu).sum();
-        let parts = each.iter().map(|(name, cpu)| format!("{name} {:.1}", cpu.as_nanos() as f64 / 1000.0));
-        let commands = (index.redis_commands()? - commands) as f64 / count as f64;
-        println!(
-            "{kind:?}: {:.0} requests/s, CPU {:.1} us ({}), {commands:.2} Redis commands",
-            count as f64 / elapsed.as_secs_f64(),
-            sum.as_nanos() as f64 / 1000.0,
-            parts.collect::<Vec<_>>().join(", ")
-        );
+        let few = count.min(ALONE);
+        let used = Used::so_far(index)?;
+        ask_all(index.port(), kind, 0..few, 1)?;
+        let alone = used.each(index, &format!("{kind:?}, alone"), few)?;
+        let used = Used::so_far(index)?;
+        ask_all(index.port(), kind, few..count, 64)?;
+        used.each(index, &format!("{kind:?}, at 64 connections"), count - few)?;
         if let Some(what) = adds {
             let now = index.resident_kib()?;
             let each = now.iter().zip(&memory).map(|((name, now), (_, before))| {
@@ -201,25 +247,26 @@ fn costs(config: &Config, index: &Index) -> anyhow::Result<Vec<Cost>> {
             println!("  memory of each {what}: {}", each.collect::<Vec<_>>().join(", "));
             memory = now;
         }
-        costs.push(Cost { kind, cpu: sum });
+        costs.push(Cost { kind, alone });
     }
     Ok(costs)
 }
 
-/// Asks `count` requests of a kind at 64 connections.
-fn ask_all(port: u16, kind: Kind, count: u64, online: u64) -> anyhow::Result<()> {
-    let next = Rc::new(Cell::new(0));
-    drive(64, || {
+/// Asks requests of a kind, by number.
+fn ask_all(port: u16, kind: Kind, numbers: Range<u64>, connections: usize) -> anyhow::Result<()> {
+    let next = Rc::new(Cell::new(numbers.start));
+    let end = numbers.end;
+    drive(connections, || {
         let next = Rc::clone(&next);
         async move {
             let mut buffer = vec![0; BUFFER];
             loop {
                 let number = next.get();
-                if number >= count {
+                if number >= end {
                     return Ok(());
                 }
                 next.set(number + 1);
-                let (request, reply) = kind.request(number, online)?;
+                let (request, reply) = kind.request(number, USERS.get())?;
                 exchange(port, &request, reply, &mut buffer).await?;
             }
         }
@@ -227,42 +274,61 @@ fn ask_all(port: u16, kind: Kind, count: u64, online: u64) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What a LIST_USERS of all who are online costs alone: if nobody has come or gone since the last, and if
+/// somebody has.
+fn lists(index: &Index, online: u64, costs: &[Cost]) -> anyhow::Result<(Duration, Duration)> {
+    let used = Used::so_far(index)?;
+    ask_all(index.port(), Kind::ListUsers, 0..LISTS, 1)?;
+    let same = used.each(index, &format!("ListUsers of {online}"), LISTS)?;
+    let used = Used::so_far(index)?;
+    for number in 0..LISTS {
+        // One of them goes and comes back, so two of three requests are not lists.
+        let user = online - 1;
+        ask_all(index.port(), Kind::Disconnect, user..user + 1, 1)?;
+        ask_all(index.port(), Kind::Connect, user..user + 1, 1)?;
+        ask_all(index.port(), Kind::ListUsers, number..number + 1, 1)?;
+    }
+    let all = used.each(index, &format!("ListUsers of {online}, Disconnect and Connect before"), LISTS)?;
+    let changes = cost(costs, Kind::Disconnect) + cost(costs, Kind::Connect);
+    Ok((same, all.saturating_sub(changes)))
+}
+
+fn cost(costs: &[Cost], kind: Kind) -> Duration {
+    costs.iter().find(|cost| cost.kind == kind).map_or(Duration::ZERO, |cost| cost.alone)
+}
+
 /// Loads an index as so many classes do, and compares what that costs with the sum of the costs.
-fn loaded(config: &Config, index: &Index, classes: u64, costs: &[Cost]) -> anyhow::Result<()> {
+fn loaded(config: &Config, index: &Index, classes: u64, costs: &[Cost], idle: f64) -> anyhow::Result<()> {
     let online = classes * CLASS;
     USERS.0.store(online, std::sync::atomic::Ordering::Relaxed);
-    for kind in [Kind::Register, Kind::Connect] {
-        ask_all(index.port(), kind, online, online)?;
+    println!("{classes} classes, {online} peers online");
+    for (kind, count) in [(Kind::Register, online), (Kind::Connect, online), (Kind::Publish, online * FILES)]
+    {
+        ask_all(index.port(), kind, 0..count, 64)?;
     }
-    ask_all(index.port(), Kind::Publish, online * FILES, online)?;
-    let cost = |kind| costs.iter().find(|cost| cost.kind == kind).map_or(Duration::ZERO, |cost| cost.cpu);
-    let rate = |hourly: f64| hourly * online as f64 / 3600.0;
-    // A LIST_USERS costs what its list is long, so it is measured at this length.
-    let lists = 500;
+    let (same, changed) = lists(index, online, costs)?;
+    let rate = |kind: Kind| {
+        let hourly = HOURLY.iter().find(|(of, _)| *of == kind).map_or(0.0, |(_, hourly)| *hourly);
+        hourly * online as f64 / 3600.0
+    };
+    // The part of the lists that are asked for after somebody has come or gone.
+    let changes = rate(Kind::Connect) + rate(Kind::Disconnect);
+    let is_changed = changes / (changes + rate(Kind::ListUsers));
+    let list = same.as_secs_f64() * (1.0 - is_changed) + changed.as_secs_f64() * is_changed;
+    let of_kind = |kind| if kind == Kind::ListUsers { list } else { cost(costs, kind).as_secs_f64() };
+    let asked: f64 = HOURLY.iter().map(|(kind, _)| rate(*kind) * of_kind(*kind)).sum();
     let before = total(index)?;
-    ask_all(index.port(), Kind::ListUsers, lists, online)?;
-    let list = (total(index)? - before) / lists as u32;
-    let expected: f64 = HOURLY
-        .iter()
-        .map(|(kind, hourly)| {
-            let cost = if *kind == Kind::ListUsers { list } else { cost(*kind) };
-            rate(*hourly) * cost.as_secs_f64()
-        })
-        .sum();
-    let before = total(index)?;
-    let (asked, late) = ask_steadily(config, index.port(), online)?;
+    let (asked_for, late) = ask_steadily(config, index.port(), online)?;
     let used = (total(index)? - before).as_secs_f64() / config.seconds;
     println!(
-        "{classes} classes, {online} peers online, {:.0} requests/s: {:.1} % of a processor, {:.1} % expected; one \
-         LIST_USERS {:.0} us; p99 {:.1} ms",
-        asked as f64 / config.seconds,
+        "  {:.0} requests/s: {:.1} % of a processor, {:.1} % expected; p99 {:.1} ms",
+        asked_for as f64 / config.seconds,
         used * 100.0,
-        expected * 100.0,
-        list.as_nanos() as f64 / 1000.0,
+        (idle + asked) * 100.0,
         late.as_secs_f64() * 1000.0
     );
     // Some of the users have just disconnected.
-    ask_all(index.port(), Kind::Unregister, online, online)
+    ask_all(index.port(), Kind::Unregister, 0..online, 64)
 }
 
 fn total(index: &Index) -> anyhow::Result<Duration> {

@@ -78,7 +78,8 @@ impl Stack {
         for role in ["registry", "catalog", "audit"] {
             let mut command = command(role);
             if role == "audit" {
-                command.arg("--no-operation-log");
+                // Records have a bound of their own, so that long loads do not fill Redis with them.
+                command.args(["--no-operation-log", "--max-audit-records", "1000"]);
             }
             let server = Server::start(command.args(["--store", &redis.url()]))?;
             urls.push(format!("http://127.0.0.1:{}", server.port));

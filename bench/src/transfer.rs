@@ -84,8 +84,9 @@ fn write(config: &Config, path: &Path) -> anyhow::Result<()> {
     let mut line = |value: serde_json::Value| writeln!(file, "{value}");
     line(json!({"lonja_export": {"version": 1, "made_at": "2026-01-01T00:00:00Z"}}))?;
     let away = config.users - config.sessions;
+    // An export has the users who are away by name.
     for user in 0..away {
-        line(json!({"user": {"name": format!("user-{user}")}}))?;
+        line(json!({"user": {"name": format!("user-{user:09}")}}))?;
     }
     let mut files = 0;
     for session in 0..config.sessions {
@@ -113,6 +114,7 @@ fn write(config: &Config, path: &Path) -> anyhow::Result<()> {
             "peer_address": "127.0.0.1:41822",
             "claimed_datetime": format!("01/01/2026 00:{minute:02}:{second:02}"),
             "trace_id": "",
+            "dialect": "char",
         }}))?;
     }
     let (users, sessions, operations) = (config.users, config.sessions, config.operations);
@@ -128,18 +130,18 @@ fn timed(lonja: &Path, name: &str, arguments: &[&str], output: Stdio) -> anyhow:
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Checks that two exports have the same lines, but for the first, which says when an export was made.
+/// Checks that two exports say the same in each line, but for the first, which says when an export was made.
 fn same(one: &str, other: &str) -> anyhow::Result<()> {
-    let read = |path: &str| anyhow::Ok(BufReader::new(File::open(path)?).lines().skip(1));
-    let (mut one, mut two) = (read(one)?, read(other)?);
-    for number in 2.. {
-        let (first, second) = (one.next().transpose()?, two.next().transpose()?);
-        ensure!(first == second, "line {number} of {other} is {second:?}, not {first:?}");
-        if first.is_none() {
-            break;
-        }
-    }
+    let mut lines = read(one)?.zip(read(other)?);
+    let differ = lines.position(|(one, two)| one.ok() != two.ok());
+    ensure!(differ.is_none(), "line {} of {one} and {other} differ", differ.unwrap_or_default() + 2);
+    ensure!(read(one)?.count() == read(other)?.count(), "{one} and {other} have different lengths");
     Ok(())
+}
+
+fn read(path: &str) -> anyhow::Result<impl Iterator<Item = anyhow::Result<serde_json::Value>>> {
+    let lines = BufReader::new(File::open(path)?).lines().skip(1);
+    Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
 }
 
 /// Measures what the peers of an index in use notice of an export.
