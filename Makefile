@@ -151,6 +151,8 @@ bench:
 	target/dist/lonja-bench console
 	target/dist/lonja-bench held
 	target/dist/lonja-bench disk
+	target/dist/lonja-bench transfer
+	target/dist/lonja-bench capacity
 
 # 20,000 power cuts of a simulated disk, and 10,000 simulated worlds: docs/testing.md.
 simulate:
