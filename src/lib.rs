@@ -8,12 +8,21 @@ mod health;
 mod transfer;
 mod up;
 
-use std::{io, num::NonZeroUsize, process::ExitCode};
+use std::{
+    io,
+    num::NonZeroUsize,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use lonja_chassis::shutdown;
 use lonja_telemetry::traces;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag::register_conditional_shutdown,
+};
 use tokio::runtime::{self, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -126,7 +135,7 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let shutdown = CancellationToken::new();
     if let Command::Export(_) | Command::Import(_) = cli.command {
-        // A signal ends them at once, even while they wait for a pipe: whatever they were doing, nothing is lost.
+        end_at_once_on_signal().context("signal handlers")?;
         return Box::pin(serve(cli.command, shutdown)).await;
     }
     let exporter = traces::init(cli.command.service())?;
@@ -139,6 +148,15 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(|| exporter.finish()).await?;
     }
     result
+}
+
+/// Has a signal end the process at once, even while it waits for a pipe. Without a handler, the first process of a
+/// container takes no signal but SIGKILL.
+fn end_at_once_on_signal() -> io::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        register_conditional_shutdown(signal, 128 + signal, Arc::new(AtomicBool::new(true)))?;
+    }
+    Ok(())
 }
 
 impl Command {

@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -244,6 +244,33 @@ fn an_import_that_is_killed_changes_nothing_and_the_next_begins_anew() {
     assert!(!staged());
     let end = lines(&printed(&["export", "--store", &url])).pop().unwrap();
     assert_eq!((&end["end"]["users"], &end["end"]["operations"]), (&json!(5000), &json!(40_000)));
+}
+
+/// Bug: as the first process of a container, which a signal without a handler does not end, an import that waits
+/// for a pipe could only be killed.
+#[test]
+fn an_import_that_waits_for_a_pipe_ends_by_a_handler() {
+    let data = TempDir::new().unwrap();
+    let data = data.path().join("data");
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let mut import = lonja();
+        import.args(["import", "-", "--data-dir"]).arg(&data).stdin(Stdio::piped());
+        let mut import = import.spawn().unwrap();
+        let caught = format!("/proc/{}/status", import.id());
+        let is_caught = || {
+            let status = fs::read_to_string(&caught).unwrap();
+            let signals = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let signals = u64::from_str_radix(signals.unwrap().trim(), 16).unwrap();
+            (signals & (1 << 14) != 0).then_some(())
+        };
+        eventually("the import has handlers", is_caught);
+        assert!(
+            Command::new("kill").args(["-s", name, &import.id().to_string()]).status().unwrap().success()
+        );
+        let ended = eventually("the import ends", || import.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(code), "by a handler, not by the signal");
+        assert!(!data.exists());
+    }
 }
 
 #[test]
