@@ -96,6 +96,16 @@ pub(crate) fn steps(event: &Event, user: usize) -> Vec<Step> {
         return vec![step(act, status)];
     }
     let Some(what) = what else { return Vec::new() };
+    // The last status that each operation has but "any other failure". Who is connected is registered, so nobody is
+    // told of the user's own list that its owner is not.
+    let last = match event.asked {
+        Asked::Files(of) if of != event.user => 3,
+        Asked::Files(_) | Asked::Users => 2,
+        _ => 1,
+    };
+    if status > last {
+        return if event.user == user { vec![step(Act::Look, u8::MAX)] } else { Vec::new() };
+    }
     let mut steps = Vec::new();
     // A status that an operation gives to whoever asks says nothing of others.
     let refused = matches!(event.asked, Asked::Users | Asked::Files(_)) && matches!(status, 1 | 2);
@@ -234,6 +244,7 @@ mod tests {
             (Users, users([]), false),
             (Users, users([0, 1]), false),
             (Users, status(2), false),
+            (Users, status(5), false),
             (Files(0), files([1]), true),
             (Files(0), files([]), false),
             (Files(0), status(3), false),
@@ -242,6 +253,7 @@ mod tests {
             (Files(1), files([1]), false),
             (Owner(1), status(1), true),
             (Owner(1), status(0), false),
+            (Owner(1), status(3), false),
             (Owner(0), status(1), false),
             (OwnerOf(1), status(0), true),
             (OwnerOf(1), status(1), false),

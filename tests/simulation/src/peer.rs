@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use lonja_wire::{
     Command, Datetime, Description, Encoding, Filename, Port, Request, Username,
     reply::{FILE_ENTRY, USER_ENTRY, read_count, read_file, read_status, read_user},
@@ -105,10 +105,15 @@ async fn files(stream: &mut TcpStream) -> anyhow::Result<Told> {
         let mut entry = [0; FILE_ENTRY];
         stream.read_exact(&mut entry).await?;
         let file = read_file(&entry)?.filename.as_str().parse().context("the name of a file")?;
-        ensure!(files.insert(file), "file {file} is listed twice");
+        if !files.insert(file) {
+            return Ok(NEVER_RIGHT);
+        }
     }
     Ok(Told::Files(files))
 }
+
+/// What a peer is told by a list that has an entry twice: a status that no operation has.
+const NEVER_RIGHT: Told = Told::Status(u8::MAX);
 
 /// Reads who is connected. Users whom only judges ask for are left out.
 async fn users(stream: &mut TcpStream) -> anyhow::Result<Told> {
@@ -117,7 +122,9 @@ async fn users(stream: &mut TcpStream) -> anyhow::Result<Told> {
         let mut entry = [0; USER_ENTRY];
         stream.read_exact(&mut entry).await?;
         let user = number(read_user(&entry)?.username.as_str())?;
-        ensure!(users.insert(user), "user {user} is listed twice");
+        if !users.insert(user) {
+            return Ok(NEVER_RIGHT);
+        }
     }
     users.retain(|user| *user < USERS);
     Ok(Told::Users(users))

@@ -30,6 +30,8 @@ const PEERS: usize = 4;
 const REQUESTS: usize = 14;
 /// How often the index is exported while things break.
 const EXPORTS: usize = 3;
+/// How often a world takes a step, and its troubles begin and end.
+const TICK: Duration = Duration::from_millis(5);
 /// For how long things break.
 const TROUBLE: Duration = Duration::from_secs(5);
 
@@ -139,7 +141,7 @@ impl World {
         let mut random = fastrand::Rng::with_seed(seed);
         let sim = Builder::new()
             .rng_seed(random.u64(..))
-            .tick_duration(Duration::from_millis(5))
+            .tick_duration(TICK)
             .simulation_duration(Duration::from_secs(120))
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(random.u64(2..20)))
@@ -229,7 +231,10 @@ impl World {
             for _ in 0..EXPORTS {
                 time::sleep(Duration::from_millis(random.u64(0..2000))).await;
                 // An export whose service does not answer fails, and says nothing.
-                let _ = time::timeout(PATIENCE, judge::export(&backends, &history)).await;
+                match time::timeout(PATIENCE, judge::export(&backends, &history)).await {
+                    Ok(Err(error)) if !error.is::<tonic::Status>() => return Err(error.into()),
+                    _ => {}
+                }
             }
             Ok(())
         });
@@ -286,7 +291,7 @@ impl World {
         }
         self.note(now, &format!("kill {} until {until:?}", GATEWAYS[gateway]));
         self.faults.gateway_kills += 1;
-        self.history.killed(gateway, now, until);
+        self.history.killed(gateway, now, until + TICK);
         killing(|| self.sim.crash(GATEWAYS[gateway]));
         self.down.push(GATEWAYS[gateway]);
         self.mends.push((until, Mend::Start(GATEWAYS[gateway])));
@@ -306,7 +311,8 @@ impl World {
         let peer = host.strip_prefix("peer-").and_then(|number| number.parse().ok());
         let gateway = GATEWAYS.iter().position(|name| *name == gateway);
         if let (Some(peer), Some(gateway)) = (peer, gateway) {
-            self.history.cut_off(gateway, peer, from, until);
+            // A link is mended at the next step.
+            self.history.cut_off(gateway, peer, from, until + TICK);
         }
     }
 
