@@ -16,11 +16,14 @@ fn main() -> ExitCode {
     lonja::run(lonja::Cli::try_parse().unwrap_or_else(|error| without_password(error).exit()))
 }
 
-/// The same error, which does not repeat the value of `--store`: a mistyped URL may have a password in it.
+/// The same error without what may be a password: the value of `--store`, or a URL where none is expected.
 fn without_password(mut error: clap::Error) -> clap::Error {
-    let of_store = |argument: &ContextValue| argument.to_string().starts_with("--store ");
-    if error.get(ContextKind::InvalidArg).is_some_and(of_store) {
-        error.insert(ContextKind::InvalidValue, ContextValue::String("...".to_owned()));
+    let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let hidden = || ContextValue::String("...".to_owned());
+    if argument.starts_with("--store ") {
+        error.insert(ContextKind::InvalidValue, hidden());
+    } else if argument.contains("://") && argument.contains('@') {
+        error.insert(ContextKind::InvalidArg, hidden());
     }
     error
 }

@@ -56,7 +56,8 @@ impl Lines {
                 heading.version
             ),
             Err(error) if error.is::<io::Error>() => Err(error),
-            _ => bail!(
+            Err(error) => bail!("{} is no export of lonja: line 1: {}", lines.place.file, error.root_cause()),
+            Ok(_) => bail!(
                 "{} is no export of lonja: its first line does not begin with {{\"lonja_export\":",
                 lines.place.file
             ),

@@ -339,6 +339,8 @@ fn what_cannot_be_imported_is_named_with_its_line() {
         assert!(said.contains("cannot use redis://127.0.0.1:1: start it, or check the address"), "{said}");
         assert!(!said.contains("secret"), "{said}");
     }
+    let misplaced = String::from_utf8(run(&["export", away]).stderr).unwrap();
+    assert!(misplaced.contains("unexpected argument") && !misplaced.contains("secret"), "{misplaced}");
     let mistyped = run(&["import", file, "--store", "rediss://user:secret@127.0.0.1:1"]);
     let said = String::from_utf8(mistyped.stderr).unwrap();
     assert!(said.contains("unknown kind of store; give embedded:DIR") && !said.contains("secret"), "{said}");
