@@ -70,8 +70,13 @@ impl Rates {
         let address = network(address);
         let is_admitted = of_all.into_iter().chain(of_kind).all(|rate| rate.admit(address));
         if !is_admitted && let Some(suppressed) = BEYOND.admit() {
-            tracing::warn!(%address, operation = operation.name(), suppressed, "an address asks for too much: if it is no \
-                 flood, raise --max-registrations-per-address or --max-requests-per-address");
+            tracing::warn!(
+                %address,
+                operation = operation.name(),
+                suppressed,
+                "an address asks for too much: if it is no flood, raise --max-registrations-per-address or \
+                 --max-requests-per-address"
+            );
         }
         is_admitted
     }

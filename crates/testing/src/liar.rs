@@ -23,7 +23,7 @@ pub enum Lie {
 }
 
 /// Starts a peer on a port of its own that passes on what the honest peer answers, with one change. Gives the
-/// address of the peer, which ends with the process.
+/// peer's address. The peer ends with the process.
 ///
 /// # Panics
 /// When no port is free.
@@ -55,7 +55,8 @@ fn relay(mut caller: TcpStream, honest: SocketAddr, lie: Lie) -> io::Result<()> 
     {
         let behind = match lie {
             Lie::ByteAt(offset) => offset.checked_sub(part.offset),
-            Lie::EachRange | Lie::Empty => Some(0),
+            Lie::EachRange => Some(0),
+            Lie::Empty => None,
         };
         let byte = behind.and_then(|behind| reply.get_mut(HEADING + behind as usize));
         byte.into_iter().for_each(|byte| *byte ^= 1);

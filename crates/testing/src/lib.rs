@@ -1,5 +1,5 @@
-//! What Lonja's tests share: Redis servers and a name server that a test starts itself on free
-//! ports, a peer that lies, a receiver of traces, and a certificate authority. Failures panic, because this crate is for tests only.
+//! What Lonja's tests and benchmarks share: Redis servers and a name server on free ports, a peer that lies, a
+//! receiver of traces, and a certificate authority. Failures panic, because nothing of this is shipped.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod authority;
