@@ -21,16 +21,12 @@ use std::{
     thread,
 };
 
-use parking_lot::RwLock;
 use world::{Faults, play};
 
 /// How many worlds the tests have if nobody asks for more.
 const WORLDS: u64 = 400;
 /// How many worlds are played at one time.
 const THREADS: usize = 2;
-
-/// The lock of those who play worlds side by side, and, to write, of who must play alone.
-static SIDE_BY_SIDE: RwLock<()> = RwLock::new(());
 
 fn number(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
@@ -40,7 +36,6 @@ fn number(name: &str) -> Option<u64> {
 /// Three of four worlds are the same each time, the others are new.
 #[test]
 fn every_world_keeps_its_promises() {
-    let _others_too = SIDE_BY_SIDE.read();
     if let Some(seed) = number("LONJA_SEED") {
         println!("{:?}", play(seed));
         return;

@@ -24,6 +24,8 @@ use crate::{
     peer::{Manner, PATIENCE, USERS, ask},
 };
 
+/// The host on which a script runs.
+pub(crate) const SCRIPT: &str = "script";
 /// How many peers ask for the users.
 const PEERS: usize = 4;
 /// How many requests a peer makes.
@@ -131,7 +133,7 @@ pub(crate) fn play(seed: u64) -> Faults {
 pub(crate) fn play_script(script: impl Future<Output = Ran> + 'static) -> Ran {
     let mut world = World::new(0);
     world.begin_hosts(&Names::new(None)?);
-    world.sim.client("script", script);
+    world.sim.client(SCRIPT, script);
     world.sim.run()
 }
 
