@@ -26,8 +26,10 @@ use crate::{
 
 /// How many requests of a kind are asked alone.
 const ALONE: u64 = 1000;
+/// How many users are away while others come and go.
+const AWAY: u64 = 20;
 /// How many lists of users are asked for at a time.
-const LISTS: u64 = 100;
+const LISTS: u64 = 500;
 /// The files that each user publishes.
 const FILES: u64 = 4;
 /// The peers of a class, which is what a load is counted in.
@@ -236,9 +238,11 @@ fn costs(config: &Config, index: &Index) -> anyhow::Result<Vec<Cost>> {
         let used = Used::so_far(index)?;
         ask_all(index.port(), kind, 0..few, 1)?;
         let alone = used.each(index, &format!("{kind:?}, alone"), few)?;
-        let used = Used::so_far(index)?;
-        ask_all(index.port(), kind, few..count, 64)?;
-        used.each(index, &format!("{kind:?}, at 64 connections"), count - few)?;
+        if count > few {
+            let used = Used::so_far(index)?;
+            ask_all(index.port(), kind, few..count, 64)?;
+            used.each(index, &format!("{kind:?}, at 64 connections"), count - few)?;
+        }
         if let Some(what) = adds {
             let now = index.resident_kib()?;
             let each = now.iter().zip(&memory).map(|((name, now), (_, before))| {
@@ -317,17 +321,20 @@ fn loaded(config: &Config, index: &Index, classes: u64, costs: &[Cost], idle: f6
     let list = same.as_secs_f64() * (1.0 - is_changed) + changed.as_secs_f64() * is_changed;
     let of_kind = |kind| if kind == Kind::ListUsers { list } else { cost(costs, kind).as_secs_f64() };
     let asked: f64 = HOURLY.iter().map(|(kind, _)| rate(*kind) * of_kind(*kind)).sum();
-    let before = total(index)?;
-    let (asked_for, late) = ask_steadily(config, index.port(), online)?;
-    let used = (total(index)? - before).as_secs_f64() / config.seconds;
+    // Those who come back first have gone before.
+    ask_all(index.port(), Kind::Disconnect, online - AWAY..online, 64)?;
+    let (before, began) = (total(index)?, Instant::now());
+    let steady = ask_steadily(config, index.port(), online)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let used = (total(index)? - before).as_secs_f64() / seconds;
     println!(
-        "  {:.0} requests/s: {:.1} % of a processor, {:.1} % expected; p99 {:.1} ms",
-        asked_for as f64 / config.seconds,
+        "  {:.0} requests/s, of which {} changes were refused: {:.1} % of a processor, {:.1} % expected; p99 {:.1} ms",
+        steady.times.len() as f64 / seconds,
+        steady.refused,
         used * 100.0,
         (idle + asked) * 100.0,
-        late.as_secs_f64() * 1000.0
+        steady.late().as_secs_f64() * 1000.0
     );
-    // Some of the users have just disconnected.
     ask_all(index.port(), Kind::Unregister, 0..online, 64)
 }
 
@@ -335,51 +342,70 @@ fn total(index: &Index) -> anyhow::Result<Duration> {
     Ok(index.cpu()?.iter().map(|(_, cpu)| *cpu).sum())
 }
 
-/// Asks at the rate of a class, however long the answers take. Gives the number of requests, and the 99th
-/// percentile of the times until an answer.
-fn ask_steadily(config: &Config, port: u16, online: u64) -> anyhow::Result<(u64, Duration)> {
-    let asked = Rc::new(Cell::new(0));
+/// What came of a steady load.
+struct Steady {
+    /// The times until an answer, sorted.
+    times: Vec<Duration>,
+    refused: usize,
+}
+
+impl Steady {
+    /// The 99th percentile of the times.
+    fn late(&self) -> Duration {
+        self.times.get(self.times.len() * 99 / 100).copied().unwrap_or_default()
+    }
+}
+
+/// Asks at the rate of a class, however long the answers take.
+fn ask_steadily(config: &Config, port: u16, online: u64) -> anyhow::Result<Steady> {
     let kinds = Cell::new(0);
-    let times = drive(HOURLY.len(), || {
+    let answers = drive(HOURLY.len(), || {
         let (kind, hourly) = HOURLY[kinds.get()];
         kinds.set(kinds.get() + 1);
-        let asked = Rc::clone(&asked);
         let seconds = config.seconds;
         async move {
-            let pause = Duration::from_secs_f64(3600.0 / (hourly * online as f64));
-            let mut clock = time::interval(pause);
+            let mut clock = time::interval(Duration::from_secs_f64(3600.0 / (hourly * online as f64)));
             let end = Instant::now() + Duration::from_secs_f64(seconds);
             let mut requests = Vec::new();
-            let mut number = 0;
-            while Instant::now() < end {
+            for number in 0.. {
                 clock.tick().await;
-                // Files and sessions come and go: a DELETE takes what a PUBLISH has brought, and so on.
-                let behind = online * FILES + number;
-                let (bytes, reply) = match kind {
-                    Kind::Publish | Kind::Delete => kind.request(behind, online)?,
-                    // Who has disconnected comes back a while later.
-                    Kind::Connect => kind.request(number.saturating_sub(20), online)?,
-                    _ => kind.request(number, online)?,
-                };
-                number += 1;
-                asked.set(asked.get() + 1);
+                if Instant::now() >= end {
+                    break;
+                }
+                let (bytes, reply) = kind.request(of_steady(kind, number, online), online)?;
                 requests.push(tokio::task::spawn_local(async move {
                     let began = Instant::now();
                     let mut buffer = vec![0; BUFFER];
-                    // A user who is away just now is refused, which costs the same.
-                    let _ = exchange(port, &bytes, reply, &mut buffer).await;
-                    began.elapsed()
+                    // How long a list is changes while users come and go.
+                    let is_list = matches!(kind, Kind::ListUsers | Kind::ListContent);
+                    let is_done = exchange(port, &bytes, reply, &mut buffer).await.is_ok() || is_list;
+                    (began.elapsed(), is_done)
                 }));
             }
-            let mut times = Vec::new();
+            let mut answers = Vec::new();
             for request in requests {
-                times.push(request.await?);
+                answers.push(request.await?);
             }
-            Ok(times)
+            Ok(answers)
         }
     })?;
-    let mut times: Vec<_> = times.into_iter().flatten().collect();
+    let answers: Vec<_> = answers.into_iter().flatten().collect();
+    let mut times: Vec<_> = answers.iter().map(|(time, _)| *time).collect();
     times.sort_unstable();
-    let late = times.get(times.len() * 99 / 100).copied().unwrap_or_default();
-    Ok((asked.get(), late))
+    Ok(Steady { times, refused: answers.iter().filter(|(_, is_done)| !is_done).count() })
+}
+
+/// The number of the request that a steady load makes as its number-th of a kind, so that each finds what it needs:
+/// whoever connects has gone before, and a file that is deleted was published a while ago.
+fn of_steady(kind: Kind, number: u64, online: u64) -> u64 {
+    // Those who stay ask for lists, and change their files.
+    let staying = online / 2;
+    match kind {
+        Kind::Publish => online * FILES + number % staying + number / staying * online,
+        Kind::Delete => number % staying + number / staying * online,
+        Kind::Connect if number < AWAY => online - AWAY + number,
+        Kind::Connect => staying + (number - AWAY) % (staying - AWAY),
+        Kind::Disconnect => staying + number % (staying - AWAY),
+        _ => number % staying,
+    }
 }

@@ -146,7 +146,7 @@ fn ask(index: u16, name: &str, command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies the file with `lonja peer get`, and checks what a person would have to see.
+/// Copies the file with `lonja peer get`. A peer whose every range is wrong must be named.
 fn get(config: &Config, index: u16, from: &[&str], directory: &Path) -> anyhow::Result<()> {
     let target = directory.join("got");
     let mut get = process::Command::new(&config.lonja);
@@ -156,6 +156,8 @@ fn get(config: &Config, index: u16, from: &[&str], directory: &Path) -> anyhow::
     let output = get.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the copy failed: {said}");
+    let named = "liar sends bytes that are not those of the file, and is asked no more";
+    ensure!(!from.contains(&"liar") || said.contains(named), "the liar was not found out: {said}");
     fs::remove_file(&target)?;
     Ok(())
 }

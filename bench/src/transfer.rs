@@ -133,7 +133,7 @@ fn timed(lonja: &Path, name: &str, arguments: &[&str], output: Stdio) -> anyhow:
 /// Checks that two exports say the same in each line, but for the first, which says when an export was made.
 fn same(one: &str, other: &str) -> anyhow::Result<()> {
     let mut lines = read(one)?.zip(read(other)?);
-    let differ = lines.position(|(one, two)| one.ok() != two.ok());
+    let differ = lines.position(|(one, two)| !matches!((one, two), (Ok(one), Ok(two)) if one == two));
     ensure!(differ.is_none(), "line {} of {one} and {other} differ", differ.unwrap_or_default() + 2);
     ensure!(read(one)?.count() == read(other)?.count(), "{one} and {other} have different lengths");
     Ok(())
