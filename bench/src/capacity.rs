@@ -18,10 +18,10 @@ use lonja_wire::{
 use tempfile::TempDir;
 use tokio::time;
 
-use crate::{
+use crate::services::Stack;
+use lonja_load::{
     load::{BUFFER, drive, encode, exchange},
     process::Server,
-    services::Stack,
 };
 
 /// How many requests of a kind are asked alone.

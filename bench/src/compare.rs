@@ -9,7 +9,7 @@ use std::{
 use anyhow::ensure;
 use tempfile::TempDir;
 
-use crate::{
+use lonja_load::{
     load::{Asked, Figures, Load, load, prepare},
     process::Server,
 };

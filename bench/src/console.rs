@@ -18,11 +18,10 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::{Streaming, transport::Channel};
 
-use crate::{
-    compare::median,
+use crate::{compare::median, services::Stack};
+use lonja_load::{
     load::{Asked, Load, fill, load},
     process::Server,
-    services::Stack,
 };
 
 #[derive(Debug, clap::Args)]

@@ -27,7 +27,7 @@ use lonja_testing::{Lie, liar};
 use lonja_wire::Command;
 use tempfile::TempDir;
 
-use crate::{
+use lonja_load::{
     load::{drive, encode, exchange},
     process::Server,
 };

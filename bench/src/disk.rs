@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use tempfile::TempDir;
 
-use crate::{
+use lonja_load::{
     load::{Asked, Load, load},
     process::Server,
 };

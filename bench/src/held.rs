@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::{
+use lonja_load::{
     load::{Asked, Load, load},
     process::Server,
 };

@@ -10,8 +10,6 @@ mod copy;
 mod disk;
 mod held;
 mod limit;
-mod load;
-mod process;
 mod services;
 mod sink;
 mod transfer;
@@ -32,7 +30,7 @@ enum Command {
     /// Serve as the limit: accept, read, answer and close with system calls, without a runtime
     Limit(limit::Config),
     /// Load a running index or bare server, and print the results
-    Load(load::Config),
+    Load(lonja_load::load::Config),
     /// Start Lonja and a bare server, load them in turn, and print the ratios
     Compare(compare::Config),
     /// Serve as the front of the bare chain: accept, one gRPC call, answer
@@ -61,7 +59,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bare(config) => bare::run(&config),
         Command::Limit(config) => limit::run(&config),
-        Command::Load(config) => load::run(&config),
+        Command::Load(config) => lonja_load::load::run(&config),
         Command::Compare(config) => compare::run(&config),
         Command::ChainFront(config) => chain::front(&config),
         Command::ChainBack(config) => chain::back(&config),

@@ -10,11 +10,10 @@ use std::{
 
 use lonja_testing::RedisServer;
 
-use crate::{
-    compare::in_pairs,
+use crate::{compare::in_pairs, sink::Sink};
+use lonja_load::{
     load::{Asked, Load, load},
     process::{HIGH_RATES, Server},
-    sink::Sink,
 };
 
 #[derive(Debug, clap::Args)]
@@ -102,7 +101,7 @@ impl Stack {
         let cpu = |(name, server): (&'static str, &Server)| Ok((name, server.cpu()?));
         let mut each: Vec<_> =
             NAMES.into_iter().zip(&self.servers).map(cpu).collect::<anyhow::Result<_>>()?;
-        each.push(("Redis", crate::process::cpu(self.redis.id())?));
+        each.push(("Redis", lonja_load::process::cpu(self.redis.id())?));
         Ok(each)
     }
 
@@ -111,7 +110,7 @@ impl Stack {
         let memory = |(name, server): (&'static str, &Server)| Ok((name, server.resident_kib()?));
         let mut each: Vec<_> =
             NAMES.into_iter().zip(&self.servers).map(memory).collect::<anyhow::Result<_>>()?;
-        each.push(("Redis", crate::process::resident_kib(self.redis.id())?));
+        each.push(("Redis", lonja_load::process::resident_kib(self.redis.id())?));
         Ok(each)
     }
 
@@ -125,7 +124,7 @@ impl Stack {
     /// CPU time of all processes of the stack so far, Redis included.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let servers = self.servers.iter().map(Server::cpu).sum::<anyhow::Result<Duration>>()?;
-        Ok(servers + crate::process::cpu(self.redis.id())?)
+        Ok(servers + lonja_load::process::cpu(self.redis.id())?)
     }
 }
 

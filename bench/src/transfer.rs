@@ -15,7 +15,7 @@ use lonja_testing::RedisServer;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{
+use lonja_load::{
     load::{Asked, Load, load, prepare},
     process::Server,
 };

@@ -17,20 +17,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::load::TORRENT;
 
 /// Rates of an address that no load meets. They are counted as others are, so what is measured has their cost.
-pub(crate) const HIGH_RATES: [(&str, &str); 2] =
+pub const HIGH_RATES: [(&str, &str); 2] =
     [("LONJA_MAX_REGISTRATIONS_PER_ADDRESS", "4294967295"), ("LONJA_MAX_REQUESTS_PER_ADDRESS", "4294967295")];
 
-pub(crate) struct Server {
+/// A server under measurement, which ends when this value is dropped.
+#[derive(Debug)]
+pub struct Server {
     child: Child,
     /// The port that peers connect to.
-    pub(crate) port: u16,
+    pub port: u16,
     /// The URL of the console, in `lonja up`.
-    pub(crate) console: Option<String>,
+    pub console: Option<String>,
 }
 
 impl Server {
     /// Starts a server and reads the port from the line that it prints.
-    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         Ok(Self::start_and_read(command, 1)?.0)
     }
 
@@ -58,7 +60,7 @@ impl Server {
     }
 
     /// Starts `lonja up` on a directory, on ports that the system chooses.
-    pub(crate) fn lonja(program: &Path, data: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub fn lonja(program: &Path, data: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
         command.args(["up", "--gateway-listen", "0.0.0.0:0", "--datetime-listen", "127.0.0.1:0"]);
         command.args(["--console-listen", "127.0.0.1:0", "--data-dir"]).arg(data).args(arguments);
@@ -71,7 +73,7 @@ impl Server {
 
     /// Starts opentracker, a tracker in C that answers one request per connection from memory.
     /// Debian's build tracks only the torrents that a list names.
-    pub(crate) fn opentracker(program: &Path, directory: &Path) -> anyhow::Result<Self> {
+    pub fn opentracker(program: &Path, directory: &Path) -> anyhow::Result<Self> {
         let torrent: String = TORRENT.bytes().map(|byte| format!("{byte:02x}")).collect();
         fs::write(directory.join("torrents"), torrent + "\n")?;
         // opentracker becomes another user before it reads the list.
@@ -96,7 +98,7 @@ impl Server {
     }
 
     /// Ends the server as an operator does, with SIGTERM, and waits until it has ended.
-    pub(crate) fn terminate(mut self) -> anyhow::Result<()> {
+    pub fn terminate(mut self) -> anyhow::Result<()> {
         let id = Pid::from_child(&self.child);
         kill_process(id, Signal::TERM)?;
         self.child.wait()?;
@@ -104,25 +106,25 @@ impl Server {
     }
 
     /// The memory in use by the server, in KiB.
-    pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
+    pub fn resident_kib(&self) -> anyhow::Result<u64> {
         resident_kib(self.child.id())
     }
 
     /// CPU time of all threads of the server so far.
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
         cpu(self.child.id())
     }
 }
 
 /// The memory in use by a process, in KiB.
-pub(crate) fn resident_kib(process: u32) -> anyhow::Result<u64> {
+pub fn resident_kib(process: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// CPU time of all threads of a process so far.
-pub(crate) fn cpu(process: u32) -> anyhow::Result<Duration> {
+pub fn cpu(process: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;

@@ -28,12 +28,13 @@ use tokio::{
 /// The number of loopback addresses that are dialled in turn, so that ports do not run out.
 const ADDRESSES: u64 = 8;
 /// The largest number of bytes that are read at once.
-pub(crate) const BUFFER: usize = 65_536;
+pub const BUFFER: usize = 65_536;
 /// The number of users who publish in turn.
 const PUBLISHERS: u64 = 64;
 
+/// Settings of `lonja-bench load`.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Config {
+pub struct Config {
     /// Port of the server
     #[arg(long)]
     port: u16,
@@ -46,25 +47,29 @@ pub(crate) struct Config {
 
 /// What to ask, at how many connections, and for how long.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Load {
+pub struct Load {
     /// Operation to ask for
     #[arg(long, value_enum)]
-    pub(crate) operation: Asked,
+    pub operation: Asked,
     /// Users online for list-users
     #[arg(long, default_value_t = 10)]
-    pub(crate) online: u64,
+    pub online: u64,
     /// Connections at one time
     #[arg(long, default_value_t = 64)]
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// Seconds of the load
     #[arg(long, default_value_t = 3.0)]
-    pub(crate) seconds: f64,
+    pub seconds: f64,
 }
 
+/// The operation that a load asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Asked {
+pub enum Asked {
+    /// Register users who are new
     Register,
+    /// Publish files that are new
     Publish,
+    /// List the users who are online
     ListUsers,
     /// Have peers announce themselves, for an opentracker only
     Announce,
@@ -72,7 +77,7 @@ pub(crate) enum Asked {
 
 impl Load {
     /// The length of a reply in bytes.
-    pub(crate) fn reply(&self) -> usize {
+    pub fn reply(&self) -> usize {
         match self.operation {
             Asked::Register | Asked::Publish => 1,
             Asked::Announce => 163,
@@ -83,20 +88,28 @@ impl Load {
 
 /// The results of a load.
 #[derive(Debug)]
-pub(crate) struct Figures {
-    pub(crate) requests: u64,
-    pub(crate) elapsed: Duration,
+pub struct Figures {
+    /// How many requests were answered.
+    pub requests: u64,
+    /// How long the load took.
+    pub elapsed: Duration,
     /// Microseconds from connecting to the end of the reply.
-    pub(crate) latency: Histogram<u64>,
+    pub latency: Histogram<u64>,
 }
 
 impl Figures {
-    pub(crate) fn per_second(&self) -> f64 {
+    /// How many requests were answered in a second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
         self.requests as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+/// Loads a server, and prints the results.
+///
+/// # Errors
+/// When a request is not answered as it should be.
+pub fn run(config: &Config) -> anyhow::Result<()> {
     if !config.bare {
         prepare(config.port, &config.load)?;
     }
@@ -116,7 +129,11 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
 /// two register the same user or publish the same file.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-pub(crate) fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
+/// The bytes of a request as original peers send it.
+///
+/// # Errors
+/// When the name is none that a user may have.
+pub fn encode(username: &str, command: Command) -> anyhow::Result<Vec<u8>> {
     let request =
         Request { datetime: "12/05/2024 10:00:00".parse()?, username: Some(username.parse()?), command };
     let mut bytes = Vec::new();
@@ -138,7 +155,7 @@ fn request(asked: Asked, number: u64) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The only torrent that opentracker is told to track.
-pub(crate) const TORRENT: &str = "lonja-bench-torrent-";
+pub const TORRENT: &str = "lonja-bench-torrent-";
 
 fn announce(number: u64) -> Vec<u8> {
     format!(
@@ -149,7 +166,7 @@ fn announce(number: u64) -> Vec<u8> {
 }
 
 /// Registers and connects the users that the load needs.
-pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
+pub fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
     let users: Vec<_> = match load.operation {
         Asked::Register | Asked::Announce => return Ok(()),
         Asked::Publish => (0..PUBLISHERS).map(|number| format!("publisher-{number}")).collect(),
@@ -177,7 +194,7 @@ pub(crate) fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
 }
 
 /// Has `users` users register, connect and publish `files` files each.
-pub(crate) fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
+pub fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
     let listening: lonja_wire::Port = std::num::NonZeroU16::new(50_085).context("a port")?.into();
     let next = Rc::new(AtomicU64::new(0));
     drive(64, || {
@@ -204,7 +221,7 @@ pub(crate) fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
 }
 
 /// Loads a server. Every reply must begin with the status 0 and be `reply` bytes long.
-pub(crate) fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
+pub fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
     let asked = load.operation;
     let started = Instant::now();
     let end = started + Duration::from_secs_f64(load.seconds);
@@ -248,7 +265,7 @@ fn warn_of_dropped_packets() {
 }
 
 /// Runs a number of tasks on one thread and returns the result of each.
-pub(crate) fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
+pub fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
 where
     F: Future<Output = anyhow::Result<T>> + 'static,
 {
@@ -264,12 +281,7 @@ where
 }
 
 /// Opens a connection, sends a request, reads the reply and closes, as peers do.
-pub(crate) async fn exchange(
-    port: u16,
-    request: &[u8],
-    reply: usize,
-    buffer: &mut [u8],
-) -> anyhow::Result<()> {
+pub async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
     static DIALLED: AtomicU64 = AtomicU64::new(0);
     let host =
         Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);

@@ -1,0 +1,4 @@
+//! The load that benchmarks make, and the servers that they measure.
+
+pub mod load;
+pub mod process;
