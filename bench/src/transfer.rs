@@ -1,4 +1,4 @@
-//! How long a large index takes to be imported and exported, through both stores and back, and what the peers
+//! How long a large index takes to be imported into each store and exported from it, and what the peers
 //! of an index notice while the index is exported.
 
 use std::{
@@ -70,7 +70,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     for other in [&from_files, &from_redis] {
         same(&first, other)?;
     }
-    println!("every line is the same");
+    println!("every line says the same");
     notice(config, &files, &place("running"))
 }
 

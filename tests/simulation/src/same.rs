@@ -46,8 +46,8 @@ impl Lines {
     }
 }
 
-/// Plays a world, and gives each message of its network that is compared: when it was sent or came, from where, to where. What
-/// a message holds is left out, because gRPC tells the real time of day.
+/// Plays a world, and gives each message of its network that is compared: when the message was sent or came, from
+/// where, to where. What a message holds is left out, because gRPC tells the real time of day.
 fn messages(seed: u64) -> Vec<String> {
     let lines = Lines { begun: Instant::now(), text: Arc::default() };
     // While there is only one dispatcher, a line of code that another thread meets first is silent for all.
