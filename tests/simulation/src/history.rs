@@ -228,6 +228,11 @@ impl History {
 }
 
 impl Asked {
+    /// Whether the operation changes the user who asks. The others look at users.
+    pub(crate) fn changes_the_user(self) -> bool {
+        !matches!(self, Self::Users | Self::Files(_) | Self::Owner(_) | Self::OwnerOf(_))
+    }
+
     /// The status that says "any other failure" (docs/protocol.md 3).
     pub(crate) fn failure(self) -> u8 {
         match self {

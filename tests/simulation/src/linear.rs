@@ -17,12 +17,8 @@ enum User {
 /// What is done to a user, or seen of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Act {
-    Register,
-    Unregister,
-    Connect,
-    Disconnect,
-    Publish(u8),
-    Delete(u8),
+    /// What the user asks for, which changes the user.
+    Change(Asked),
     /// Somebody asks in the user's name, for which the user must be connected.
     Look,
     /// The user is not registered.
@@ -63,21 +59,30 @@ impl User {
             (_, Act::Has(file, has)) => seen(files.is_some_and(|files| files.contains(file)) == *has),
             (_, Act::Files(listed)) => seen(files.map_or(listed.is_empty(), |files| files == listed)),
             (_, Act::Is(user)) => seen(self == user),
-            (Self::Unknown, Act::Register) => (0, Self::Registered),
-            (_, Act::Register) | (Self::Unknown, _) => same(1),
-            (_, Act::Unregister) => (0, Self::Unknown),
-            (Self::Registered, Act::Connect) => (0, Self::Connected(BTreeSet::new())),
-            (Self::Connected(_), Act::Connect) | (Self::Registered, _) => same(2),
-            (Self::Connected(_), Act::Disconnect) => (0, Self::Registered),
+            (Self::Unknown, Act::Look) => same(1),
+            (Self::Registered, Act::Look) => same(2),
             (Self::Connected(_), Act::Look) => same(0),
-            (Self::Connected(files), Act::Publish(file) | Act::Delete(file)) => {
+            (_, Act::Change(asked)) => self.change(*asked),
+        }
+    }
+
+    /// The status of an operation that changes a user, and what becomes of the user.
+    fn change(&self, asked: Asked) -> (u8, Self) {
+        let same = |status| (status, self.clone());
+        match (self, asked) {
+            (Self::Unknown, Asked::Register) => (0, Self::Registered),
+            (_, Asked::Register) | (Self::Unknown, _) => same(1),
+            (_, Asked::Unregister) => (0, Self::Unknown),
+            (Self::Registered, Asked::Connect) => (0, Self::Connected(BTreeSet::new())),
+            (Self::Connected(_), Asked::Connect) | (Self::Registered, _) => same(2),
+            (Self::Connected(_), Asked::Disconnect) => (0, Self::Registered),
+            (Self::Connected(files), Asked::Publish(file) | Asked::Delete(file)) => {
                 let mut changed = files.clone();
-                let done = match act {
-                    Act::Publish(_) => changed.insert(*file),
-                    _ => changed.remove(file),
-                };
+                let done =
+                    if asked == Asked::Publish(file) { changed.insert(file) } else { changed.remove(&file) };
                 if done { (0, Self::Connected(changed)) } else { same(3) }
             }
+            (Self::Connected(_), _) => unreachable!("{asked:?} changes nobody"),
         }
     }
 }
@@ -90,10 +95,9 @@ pub(crate) fn steps(event: &Event, user: usize) -> Vec<Step> {
         _ => 0,
     };
     let step = |act, status| Step { sent: event.sent, told, act, status };
-    if event.user == user
-        && let Some(act) = own_act(event.asked)
-    {
-        return vec![step(act, status)];
+    if event.asked.changes_the_user() {
+        let of_user = (event.user == user).then(|| step(Act::Change(event.asked), status));
+        return of_user.into_iter().collect();
     }
     let Some(what) = what else { return Vec::new() };
     // The last status that each operation has but "any other failure". Who is connected is registered, so nobody is
@@ -134,19 +138,6 @@ pub(crate) fn steps(event: &Event, user: usize) -> Vec<Step> {
     };
     steps.extend(seen.map(|act| step(act, 0)));
     steps
-}
-
-/// What a request does to the user who asks.
-fn own_act(asked: Asked) -> Option<Act> {
-    Some(match asked {
-        Asked::Register => Act::Register,
-        Asked::Unregister => Act::Unregister,
-        Asked::Connect => Act::Connect,
-        Asked::Disconnect => Act::Disconnect,
-        Asked::Publish(file) => Act::Publish(file),
-        Asked::Delete(file) => Act::Delete(file),
-        Asked::Users | Asked::Files(_) | Asked::Owner(_) | Asked::OwnerOf(_) => return None,
-    })
 }
 
 /// What an export says of a user.
