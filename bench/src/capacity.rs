@@ -24,6 +24,8 @@ use lonja_load::{
     process::Server,
 };
 
+/// Records of the audit have a bound of their own, so they are kept out of what a user takes.
+const FEW_RECORDS: [&str; 2] = ["--max-audit-records", "1000"];
 /// How many requests of a kind are asked alone.
 const ALONE: u64 = 1000;
 /// How many users are away while others come and go.
@@ -147,12 +149,11 @@ impl Index {
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let up = || {
         let data = TempDir::new_in("target")?;
-        // Records of the audit have a bound of their own, so they are kept out of what a user takes.
-        let arguments = ["--max-connections-per-address", "16384", "--max-audit-records", "1000"];
+        let arguments = [&["--max-connections-per-address", "16384"], &FEW_RECORDS[..]].concat();
         let server = Server::lonja(&config.lonja, data.path(), &arguments)?;
         anyhow::Ok(Index::Up { server, _data: data })
     };
-    let services = || anyhow::Ok(Index::Services(Stack::lonja(&config.lonja, None)?));
+    let services = || anyhow::Ok(Index::Services(Stack::lonja(&config.lonja, None, &FEW_RECORDS)?));
     for (shape, index) in [("lonja up", up()?), ("the services", services()?)] {
         println!("\n{shape}: {} users with {FILES} files each", config.users);
         USERS.0.store(config.users, std::sync::atomic::Ordering::Relaxed);

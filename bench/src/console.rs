@@ -78,7 +78,7 @@ impl Index {
             let (peers, console) = (server.port, server.console.clone().context("no console")?);
             return Ok(Self { peers, console, servers: vec![server], stack: None, _data: data });
         }
-        let stack = Stack::lonja(&config.lonja, None)?;
+        let stack = Stack::lonja(&config.lonja, None, &[])?;
         let peers = stack.port();
         let console = Server::start(
             Command::new(&config.lonja)

@@ -59,7 +59,8 @@ impl Stack {
         Ok(Self { servers: vec![back, front], redis, urls: Vec::new() })
     }
 
-    pub(crate) fn lonja(lonja: &Path, traces: Option<&Sink>) -> anyhow::Result<Self> {
+    /// Starts the services, with further `audit` options for the audit.
+    pub(crate) fn lonja(lonja: &Path, traces: Option<&Sink>, audit: &[&str]) -> anyhow::Result<Self> {
         let redis = RedisServer::start_with(&EVERY_SECOND);
         let mut servers = Vec::new();
         let mut urls = Vec::new();
@@ -77,8 +78,7 @@ impl Stack {
         for role in ["registry", "catalog", "audit"] {
             let mut command = command(role);
             if role == "audit" {
-                // Records have a bound of their own, so that long loads do not fill Redis with them.
-                command.args(["--no-operation-log", "--max-audit-records", "1000"]);
+                command.arg("--no-operation-log").args(audit);
             }
             let server = Server::start(command.args(["--store", &redis.url()]))?;
             urls.push(format!("http://127.0.0.1:{}", server.port));
@@ -132,14 +132,14 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let traces = Sink::start()?;
     println!("{} pairs of {} s, REGISTER; medians; ratios pair by pair", config.pairs, config.seconds);
     for &connections in &config.connections {
-        let services = Stack::lonja(&config.lonja, None)?;
+        let services = Stack::lonja(&config.lonja, None, &[])?;
         if let Some(other) = &config.other {
-            let other = Stack::lonja(other, None)?;
+            let other = Stack::lonja(other, None, &[])?;
             compare(config, connections, "services / other", &services, &other)?;
             continue;
         }
         compare(config, connections, "services / chain", &services, &Stack::chain()?)?;
-        let traced = Stack::lonja(&config.lonja, Some(&traces))?;
+        let traced = Stack::lonja(&config.lonja, Some(&traces), &[])?;
         compare(config, connections, "traced / untraced", &traced, &services)?;
     }
     Ok(())
