@@ -85,6 +85,19 @@ pub(crate) struct TableFile {
     database: RwLock<Option<Database>>,
 }
 
+impl Drop for TableFile {
+    fn drop(&mut self) {
+        close(self.database.get_mut().take());
+    }
+}
+
+/// Closes a database. redb panics there if it panicked before, over damage that has been reported then.
+fn close(database: Option<Database>) {
+    if without_panic(|| drop(database)).is_err() {
+        tracing::error!("the data file could not be closed in order: the next start checks it");
+    }
+}
+
 impl TableFile {
     /// Opens the file, and makes it if it is not there.
     pub(crate) fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, OpenError> {
@@ -104,7 +117,7 @@ impl TableFile {
     fn reopen(&self) -> Result<(), OpenError> {
         let mut database = self.database.write();
         // A process may have the file open only once, so the file is closed first.
-        *database = None;
+        close(database.take());
         *database = Some(open(&*self.disk, &self.path)?);
         Ok(())
     }
@@ -181,4 +194,61 @@ fn open(disk: &dyn Disk, path: &Path) -> Result<Database, OpenError> {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
         other => OpenError::of(path, redb::Error::from(other).into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::{StorageBackend, backends::InMemoryBackend};
+
+    use super::*;
+    use crate::disk::FileSystem;
+
+    /// A file over whose length redb panics, as redb does over some wrong bits.
+    #[derive(Debug)]
+    struct Damaged(InMemoryBackend, Arc<AtomicBool>);
+
+    impl StorageBackend for Damaged {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            assert!(!self.1.load(Ordering::Relaxed), "damage");
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    /// Bug: redb panicked over a wrong bit while a start folded rows, and once more
+    /// while the file was closed. The second panic was not turned into an error.
+    #[test]
+    fn closing_after_redb_has_panicked_is_no_panic() {
+        let is_damaged = Arc::new(AtomicBool::new(false));
+        let damaged = Damaged(InMemoryBackend::new(), Arc::clone(&is_damaged));
+        let database = Builder::new().create_with_backend(damaged).unwrap();
+        let path = PathBuf::from("test.redb");
+        let file = TableFile { disk: Arc::new(FileSystem), path, database: RwLock::new(Some(database)) };
+        is_damaged.store(true, Ordering::Relaxed);
+        let folded = without_panic(|| {
+            file.write(|transaction| {
+                transaction.open_table(table("log"))?.insert(1, vec![1; 32 << 20].as_slice())?;
+                Ok(())
+            })
+        });
+        assert!(folded.is_err(), "redb panics");
+        drop(file);
+    }
 }
