@@ -11,7 +11,7 @@ use std::{
 use crate::repository;
 
 /// The crates of Lonja that each crate may use in what is shipped, floor by floor.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("lonja-wire", &[]),
     ("lonja-telemetry", &[]),
     ("lonja-journal", &["lonja-telemetry"]),
@@ -29,6 +29,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("lonja-console", &["lonja-chassis", "lonja-proto", "lonja-rpc"]),
     ("lonja-origin", &["lonja-chassis", "lonja-telemetry", "lonja-wire"]),
     ("lonja-presence", &["lonja-chassis", "lonja-proto", "lonja-telemetry", "lonja-wire"]),
+    ("lonja-recorder", &["lonja-proto", "lonja-telemetry"]),
     (
         "lonja-gateway",
         &[
@@ -36,6 +37,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "lonja-origin",
             "lonja-presence",
             "lonja-proto",
+            "lonja-recorder",
             "lonja-rpc",
             "lonja-telemetry",
             "lonja-wire",

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use lonja_chassis::{clock, operation_log::OperationLog};
 use lonja_origin::Rates;
 use lonja_proto::audit::{self, OperationRecord};
+use lonja_recorder::Recorder;
 use lonja_rpc::{HELD_AT_MOST, in_time};
 use lonja_telemetry::{
     throttle::Throttle,
@@ -31,7 +32,6 @@ use crate::{
     lists::Rendered,
     metrics::Metrics,
     operations::{Content, Done, Hints, Operations},
-    recorder::Recorder,
     stream::{LINGER, PeerStream, linger, write},
 };
 

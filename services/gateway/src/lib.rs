@@ -1,7 +1,7 @@
 //! The gateway: the peer protocol outside, gRPC inside.
 //!
 //! One task serves one connection (`connection`): it collects a request, has the
-//! operation carried out (`operations`), has it recorded (`recorder`), answers, learns
+//! operation carried out (`operations`), has it recorded (`lonja_recorder`), answers, learns
 //! what the peer reads (`learning`) and closes. Limits and the accept loop are in `server`.
 
 mod backend;
@@ -15,7 +15,6 @@ mod metrics;
 mod operations;
 mod ownership;
 mod proxy;
-mod recorder;
 mod server;
 mod stream;
 mod sweeper;

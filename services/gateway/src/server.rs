@@ -12,6 +12,7 @@ use lonja_chassis::{
 };
 use lonja_origin::{Advertise, Place, Places, Rates};
 use lonja_presence::Presence;
+use lonja_recorder::Recorder;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
 use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, task::JoinError, time};
@@ -27,7 +28,6 @@ use crate::{
     operations::Operations,
     ownership::Ownership,
     proxy,
-    recorder::Recorder,
     stream::{PeerSocket, PeerStream},
     sweeper::sweep_until,
 };

@@ -36,7 +36,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Takes the records of connections for delivery. Clones share one queue.
 #[derive(Debug, Clone)]
-pub(crate) struct Recorder {
+pub struct Recorder {
     shared: Arc<SharedQueue>,
 }
 
@@ -64,7 +64,10 @@ struct Waiting {
 }
 
 impl Recorder {
-    pub(crate) fn new() -> Self {
+    /// Makes a recorder whose records wait until [`Self::deliver`] runs.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a recorder that nobody has deliver is of no use")]
+    pub fn new() -> Self {
         let shared = SharedQueue {
             queue: Mutex::new(Queue { waiting: VecDeque::new(), reachable: true }),
             filled: Notify::new(),
@@ -76,7 +79,7 @@ impl Recorder {
 
     /// Queues a record and waits until it is stored, for one second at most. Returns at once while
     /// the audit cannot be reached. A record that finds the queue full is dropped and counted.
-    pub(crate) async fn record(&self, record: OperationRecord) {
+    pub async fn record(&self, record: OperationRecord) {
         let (stored, wait) = oneshot::channel();
         let reachable = {
             let mut queue = self.shared.queue.lock();
@@ -100,7 +103,7 @@ impl Recorder {
 
     /// Delivers records until `finished` is cancelled, and then for [`FAREWELL`] at most those that
     /// are left. Records that are left after that are lost.
-    pub(crate) async fn deliver(&self, audit: AuditClient, finished: CancellationToken) {
+    pub async fn deliver(&self, audit: AuditClient, finished: CancellationToken) {
         let mut delivery =
             Delivery { shared: &self.shared, audit, writer_id: Ulid::generate().to_string(), stored: 0 };
         let _ = finished.run_until_cancelled(delivery.run()).await;
