@@ -25,14 +25,16 @@ pub(crate) struct LogRow {
     pub(crate) bytes: Bytes,
 }
 
-/// A log's part in a commit: `take`, `decide`, and then `publish` or `fail`.
+/// A log's part in a commit: `take`, `decide`, and then `publish` and `answer`, or `fail`.
 pub(crate) trait Participant: Send {
     /// Takes the commands that wait, and gives their number.
     fn take(&mut self) -> usize;
     /// Decides the commands that were taken, and gives the row to write if anything changes.
     fn decide(&mut self) -> Option<LogRow>;
-    /// Applies the changes and answers the commands, once the row is durable.
+    /// Applies the changes, once the row is durable.
     fn publish(&mut self);
+    /// Answers the commands, once all logs have applied their changes.
+    fn answer(&mut self);
     /// Forgets the changes and answers the commands with an error, if the row could not be written.
     fn fail(&mut self, error: &JournalError);
     /// The rows that the table file is to hold once the current segment is folded.

@@ -10,6 +10,9 @@
 //! a redb file, which holds the logs as tables. At a start, the rows that only the segments hold
 //! are folded first; then the state is read from the tables.
 //!
+//! A command that is decided may enter a command in another log, which is then part of the same commit
+//! ([`Log::submit_with`]). docs/adr/0018 says what for.
+//!
 //! A row of a log holds the changes of one commit. Old rows are cleaned a little with each commit:
 //! the changes in the oldest rows that still matter move to the newest row, and the others are
 //! forgotten, so the file stays within a small multiple of what is alive. docs/adr/0002 says why

@@ -74,8 +74,13 @@ struct Queue<S: State> {
 
 struct Pending<S: State> {
     command: S::Command,
-    answer: oneshot::Sender<Result<S::Outcome, JournalError>>,
+    /// What is called with the outcome while the commit is still open.
+    decided: Option<Decided<S>>,
+    answer: Answer<S>,
 }
+
+type Decided<S> = Box<dyn FnOnce(&<S as State>::Outcome) + Send>;
+type Answer<S> = Box<dyn FnOnce(Result<<S as State>::Outcome, JournalError>) + Send>;
 
 impl<S: State> Log<S> {
     /// Has a command decided. Returns when the changes of the command are durable and applied.
@@ -84,19 +89,60 @@ impl<S: State> Log<S> {
     /// When the changes cannot be written (it is not known then which are on disk), when too many
     /// commands wait (nothing is changed then), or when the journal is closed.
     pub async fn submit(&self, command: S::Command) -> Result<S::Outcome, JournalError> {
+        self.wait_for(command, None).await
+    }
+
+    /// Does what [`Self::submit`] does, and calls `decided` with the outcome while the commit is still
+    /// open. What `decided` then enters into a log that was added later is in the same commit: either
+    /// both are durable or neither is. The writer calls `decided`, so no command is decided meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Self::submit`].
+    pub async fn submit_with(
+        &self,
+        command: S::Command,
+        decided: impl FnOnce(&S::Outcome) + Send + 'static,
+    ) -> Result<S::Outcome, JournalError> {
+        self.wait_for(command, Some(Box::new(decided))).await
+    }
+
+    /// Has a command decided without waiting. `answer` is called once, and must not wait: by the writer,
+    /// when the changes of the command are durable and applied or could not be written; or at once, when
+    /// too many commands wait or the journal is closed.
+    pub fn enter(
+        &self,
+        command: S::Command,
+        answer: impl FnOnce(Result<S::Outcome, JournalError>) + Send + 'static,
+    ) {
+        self.push(Pending { command, decided: None, answer: Box::new(answer) });
+    }
+
+    async fn wait_for(
+        &self,
+        command: S::Command,
+        decided: Option<Decided<S>>,
+    ) -> Result<S::Outcome, JournalError> {
         let (answer, outcome) = oneshot::channel();
-        {
+        // Whoever asked may have given up waiting.
+        let answer = Box::new(|result| drop(answer.send(result)));
+        self.push(Pending { command, decided, answer });
+        outcome.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    fn push(&self, pending: Pending<S>) {
+        let refused = {
             let mut queue = self.shared.queue.lock();
             if queue.closed {
-                return Err(JournalError::Closed);
+                JournalError::Closed
+            } else if queue.pending.len() >= QUEUE {
+                JournalError::Overloaded
+            } else {
+                queue.pending.push_back(pending);
+                drop(queue);
+                return self.shared.signal.raise();
             }
-            if queue.pending.len() >= QUEUE {
-                return Err(JournalError::Overloaded);
-            }
-            queue.pending.push_back(Pending { command, answer });
-        }
-        self.shared.signal.raise();
-        outcome.await.unwrap_or(Err(JournalError::Closed))
+        };
+        (pending.answer)(Err(refused));
     }
 
     /// The state as of the last commit. Hold the guard briefly and not across an await: the writer
@@ -250,8 +296,6 @@ pub(crate) fn attach<S: State>(
     (Log { shared }, Box::new(writer))
 }
 
-type Answer<S> = (oneshot::Sender<Result<<S as State>::Outcome, JournalError>>, <S as State>::Outcome);
-
 /// The writer's side of a log.
 struct LogWriter<S: State> {
     shared: Arc<SharedLog<S>>,
@@ -264,7 +308,7 @@ struct LogWriter<S: State> {
     changes: Vec<S::Change>,
     /// The row that holds `changes`, encoded.
     bytes: Bytes,
-    outcomes: Vec<Answer<S>>,
+    outcomes: Vec<(Answer<S>, S::Outcome)>,
     cleaned: Cleaned,
 }
 
@@ -334,8 +378,11 @@ impl<S: State> Participant for LogWriter<S> {
     fn decide(&mut self) -> Option<LogRow> {
         let state = self.shared.state.read();
         let mut staged = S::Staged::default();
-        for Pending { command, answer } in self.taken.drain(..) {
+        for Pending { command, decided, answer } in self.taken.drain(..) {
             let outcome = state.decide(&mut staged, command, &mut self.changes);
+            if let Some(decided) = decided {
+                decided(&outcome);
+            }
             self.outcomes.push((answer, outcome));
         }
         drop(state);
@@ -375,18 +422,16 @@ impl<S: State> Participant for LogWriter<S> {
             self.next += 1;
         }
         self.cleaned = Cleaned::default();
-        for (answer, outcome) in self.outcomes.drain(..) {
-            // Whoever asked may have given up waiting.
-            let _ = answer.send(Ok(outcome));
-        }
+    }
+
+    fn answer(&mut self) {
+        self.outcomes.drain(..).for_each(|(answer, outcome)| answer(Ok(outcome)));
     }
 
     fn fail(&mut self, error: &JournalError) {
         self.changes.clear();
         self.cleaned = Cleaned::default();
-        for (answer, _) in self.outcomes.drain(..) {
-            let _ = answer.send(Err(error.clone()));
-        }
+        self.outcomes.drain(..).for_each(|(answer, _)| answer(Err(error.clone())));
     }
 
     fn span(&self) -> Span {
@@ -394,10 +439,11 @@ impl<S: State> Participant for LogWriter<S> {
     }
 
     fn close(&mut self) {
-        let mut queue = self.shared.queue.lock();
-        queue.closed = true;
-        for Pending { answer, .. } in queue.pending.drain(..) {
-            let _ = answer.send(Err(JournalError::Closed));
-        }
+        let refused = {
+            let mut queue = self.shared.queue.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.pending)
+        };
+        refused.into_iter().for_each(|pending| (pending.answer)(Err(JournalError::Closed)));
     }
 }

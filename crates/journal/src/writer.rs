@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Instant};
 
 use metrics::{Counter, Histogram};
 
-use crate::{commit::Participant, error::JournalError, signal::Signal, wal::WriteAhead};
+use crate::{
+    commit::{LogRow, Participant},
+    error::JournalError,
+    signal::Signal,
+    wal::WriteAhead,
+};
 
 /// Closes the signal and the logs when the writer ends, even if it ends by a panic.
 struct Closing {
@@ -54,21 +59,25 @@ impl Writer {
     /// Commits the commands that wait, and answers them.
     pub(crate) fn commit_waiting(&mut self) {
         let Closing { signal, participants } = &mut self.closing;
-        let taken: usize = participants.iter_mut().map(|participant| participant.take()).sum();
-        self.commands.increment(taken as u64);
         let started = Instant::now();
-        match commit(&mut self.log, participants) {
-            Ok(written) => {
-                if written {
+        let rows = decide(participants, &self.commands);
+        let is_written = !rows.is_empty();
+        let written = if is_written { self.log.append(participants, rows) } else { Ok(()) };
+        // What was entered with a command is answered before the command.
+        match written {
+            Ok(()) => {
+                if is_written {
                     self.commits.record(started.elapsed());
                     signal.set_writable(true);
                 }
                 participants.iter_mut().for_each(|participant| participant.publish());
+                participants.iter_mut().rev().for_each(|participant| participant.answer());
             }
             Err(error) => {
+                let error = JournalError::Write(error.to_string());
                 signal.set_writable(false);
                 tracing::error!("{error}");
-                participants.iter_mut().for_each(|participant| participant.fail(&error));
+                participants.iter_mut().rev().for_each(|participant| participant.fail(&error));
             }
         }
     }
@@ -79,14 +88,13 @@ impl Writer {
     }
 }
 
-fn commit(log: &mut WriteAhead, participants: &mut [Box<dyn Participant>]) -> Result<bool, JournalError> {
+/// Decides the commands that wait, and gives the rows to write. A log takes its commands when the logs
+/// before it have decided theirs, and so takes what was entered with these.
+fn decide(participants: &mut [Box<dyn Participant>], commands: &Counter) -> Vec<LogRow> {
     let mut rows = Vec::new();
-    for participant in &mut *participants {
+    for participant in participants {
+        commands.increment(participant.take() as u64);
         rows.extend(participant.decide());
     }
-    if rows.is_empty() {
-        return Ok(false);
-    }
-    log.append(participants, rows).map_err(|error| JournalError::Write(error.to_string()))?;
-    Ok(true)
+    rows
 }

@@ -5,6 +5,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use tokio::sync::oneshot;
+
 use super::{
     super::{Counts, Faults, LyingDisk},
     model::{LOGS, Model, Put, Shelf},
@@ -38,6 +40,8 @@ pub(super) struct Process {
     checkpoint: Checkpoint,
     full: Option<Full>,
     waiting: Vec<(usize, Put, Answer)>,
+    /// What goes to the second log when a command of the first is decided, behind what waits there.
+    companions: Vec<(usize, Put, Answer)>,
 }
 
 impl Process {
@@ -45,7 +49,7 @@ impl Process {
         let mut journal = JournalBuilder::open_simulated(disk)?;
         let logs = (journal.add(Shelf::default())?, journal.add(Shelf::default())?);
         let (writer, checkpoint) = journal.parts();
-        Ok(Self { logs, writer, checkpoint, full: None, waiting: Vec::new() })
+        Ok(Self { logs, writer, checkpoint, full: None, waiting: Vec::new(), companions: Vec::new() })
     }
 
     pub(super) fn values(&self) -> Model {
@@ -61,6 +65,19 @@ impl Process {
         assert_eq!(poll(&mut answer), None, "nothing is answered before it is committed");
         self.waiting.push((log, put, answer));
     }
+
+    /// Submits to the first log, and has another put go to the second log in the same commit.
+    pub(super) fn submit_with(&mut self, put: Put, companion: Put) {
+        let (first, second) = self.logs.clone();
+        let (command, entered) = (put.clone(), companion.clone());
+        let (stored, wait) = oneshot::channel();
+        let decided = move |_: &u64| second.enter(entered, |result| drop(stored.send(result)));
+        let mut answer: Answer = Box::pin(async move { first.submit_with(command, decided).await });
+        assert_eq!(poll(&mut answer), None, "nothing is answered before it is committed");
+        self.waiting.push((0, put, answer));
+        let wait: Answer = Box::pin(async move { wait.await.expect("whoever enters is answered") });
+        self.companions.push((1, companion, wait));
+    }
 }
 
 impl Process {
@@ -69,7 +86,7 @@ impl Process {
         self.writer.commit_waiting();
         let mut puts = Vec::new();
         let mut succeeded = None;
-        for (log, put, mut answer) in std::mem::take(&mut self.waiting) {
+        for (log, put, mut answer) in self.waiting.drain(..).chain(self.companions.drain(..)) {
             let answer = poll(&mut answer).expect("a commit answers all who wait");
             assert_eq!(*succeeded.get_or_insert(answer.is_ok()), answer.is_ok(), "a commit is one");
             if let Err(error) = answer {
@@ -118,7 +135,7 @@ impl World {
             model: Model::default(),
             before: Model::default(),
             maybe: Vec::new(),
-            next_value: 1,
+            next_value: 0,
             history: Vec::new(),
         }
     }
@@ -227,11 +244,17 @@ impl World {
 
     fn submit(&mut self, process: &mut Process) {
         for _ in 0..self.random.usize(1..4) {
-            let keys = (0..self.random.usize(1..4)).map(|_| self.random.u64(..KEYS)).collect();
-            let put = Put { keys, value: self.next_value, length: self.random.usize(..400) };
-            self.next_value += 1;
-            process.submit(self.random.usize(..LOGS), put);
+            match self.random.usize(..=LOGS) {
+                LOGS => process.submit_with(self.put(), self.put()),
+                log => process.submit(log, self.put()),
+            }
         }
+    }
+
+    fn put(&mut self) -> Put {
+        self.next_value += 1;
+        let keys = (0..self.random.usize(1..4)).map(|_| self.random.u64(..KEYS)).collect();
+        Put { keys, value: self.next_value, length: self.random.usize(..400) }
     }
 
     fn commit(&mut self, process: &mut Process) {
