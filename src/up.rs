@@ -6,6 +6,7 @@ use std::{
     iter,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use lonja_audit::AuditConfig;
@@ -16,6 +17,7 @@ use lonja_chassis::{
     net::listen,
     operation_log::{OperationLog, OperationLogWriter},
     service::{Backends, RunError, upkeep},
+    unit_of_work::Ledger,
 };
 use lonja_console::{Console, ConsoleConfig, Probe, Probes};
 use lonja_gateway::{Gateway, GatewayConfig, PeerAddress, PeerListener};
@@ -75,13 +77,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     } else {
         OperationLog::to_stdout()?
     };
-    let Opened { services, search, journal } =
+    let Opened { services, ledger, search, journal } =
         open(&config.data_dir, &config.catalog, &config.audit, &lines, &shutdown)?;
     announce(&peers, &datetime_at, &console)?;
 
     let health = Health::new();
     let proxies = config.gateway.trusted_proxies.clone();
-    let gateway = Gateway::new(config.gateway, services.clone(), lines);
+    let gateway = Gateway::new(config.gateway, services.clone(), Some(ledger), lines);
     let probes = probes(&health, datetime_at.first().copied());
     let page = Console::new(config.console, services.clone(), probes, shutdown.clone());
     let (served, shown, ..) = tokio::join!(
@@ -103,6 +105,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
 /// What [`open`] opens: clients of the services that keep state, and what runs behind them.
 pub(crate) struct Opened {
     pub(crate) services: Backends,
+    /// Takes records of the audit into the commits of other services.
+    ledger: Arc<dyn Ledger>,
     /// Keeps the catalog's search up to date while it runs.
     search: Follower<lonja_catalog::store::EmbeddedStore>,
     pub(crate) journal: Journal,
@@ -118,12 +122,13 @@ pub(crate) fn open(
 ) -> Result<Opened, RunError> {
     let (Stores { registry, catalog, audit }, journal) = open_stores(data_dir, catalog, audit)?;
     let (catalog, search) = lonja_catalog::client(catalog);
+    let ledger = lonja_audit::ledger(audit.clone(), lines.clone());
     let services = Backends {
         registry: lonja_registry::client(registry),
         catalog,
         audit: lonja_audit::client(audit, lines.clone(), shutdown.clone()),
     };
-    Ok(Opened { services, search, journal })
+    Ok(Opened { services, ledger, search, journal })
 }
 
 /// The stores of the services that keep state.
@@ -143,7 +148,8 @@ type EmbeddedStores = Stores<
 /// The name of the files in the data directory of `lonja up`.
 pub(crate) const JOURNAL: &str = "lonja";
 
-/// Opens the three stores in one journal.
+/// Opens the three stores in one journal. The audit's log is the last, so that its records can be in the
+/// commits of the others.
 pub(crate) fn open_stores(
     data_dir: &Path,
     catalog: &CatalogConfig,

@@ -1,7 +1,7 @@
 //! `kill -9` under load, again and again: everything that was answered with success is still there.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     path::Path,
     sync::{
@@ -14,10 +14,15 @@ use std::{
 
 use lonja_audit::{
     AuditConfig,
-    store::{EmbeddedStore, Position, Store as _},
+    store::{EmbeddedStore as AuditStore, Position, Store as _},
+};
+use lonja_catalog::{
+    CatalogConfig,
+    store::{EmbeddedStore as CatalogStore, Store as _},
 };
 use lonja_journal::Journal;
 use lonja_proto::audit::Operation;
+use lonja_registry::store::{EmbeddedStore as RegistryStore, Store as _};
 use lonja_wire::{Command, Encoding};
 
 use crate::{eventually, process::Index, wire};
@@ -106,24 +111,76 @@ fn verify(index: &Index, done: &Acknowledged) {
     }
 }
 
-/// Counts the records of successful operations in a data directory, by user, operation and file.
-fn audited(data: &Path) -> HashMap<(String, Operation, String), usize> {
+/// Opens the three stores of a data directory that no index has open, and waits for a look at them.
+fn look<T>(data: &Path, look: impl AsyncFnOnce(Stores) -> T) -> T {
     let mut journal = Journal::open(data, "lonja").unwrap();
-    let store = EmbeddedStore::open(&mut journal, &AuditConfig { max_audit_records: u64::MAX }).unwrap();
+    let max_audit_records = u64::MAX;
+    let stores = Stores {
+        registry: RegistryStore::open(&mut journal).unwrap(),
+        catalog: CatalogStore::open(&mut journal, &CatalogConfig { max_files_per_session: 1000 }).unwrap(),
+        audit: AuditStore::open(&mut journal, &AuditConfig { max_audit_records }).unwrap(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut found = HashMap::new();
-    let mut position = Position::default();
+    runtime.block_on(look(stores))
+}
+
+struct Stores {
+    registry: RegistryStore,
+    catalog: CatalogStore,
+    audit: AuditStore,
+}
+
+/// An operation that the audit has: whose, which, and of what file.
+type Audited = (String, Operation, String);
+
+/// The operations that succeeded, in the audit's order.
+async fn audited(audit: &AuditStore) -> Vec<Audited> {
+    let (mut found, mut position) = (Vec::new(), Position::default());
     loop {
-        let records = runtime.block_on(store.read(position)).unwrap();
+        let records = audit.read(position).await.unwrap();
         let Some((behind, _)) = records.last() else { return found };
         position = *behind;
-        for (_, record) in records {
-            if record.status == 0 {
-                let key = (record.username.clone(), record.operation(), record.subject.clone());
-                *found.entry(key).or_default() += 1;
+        let succeeded = records.into_iter().map(|(_, record)| record).filter(|record| record.status == 0);
+        found.extend(succeeded.map(|record| {
+            let operation = record.operation();
+            (record.username, operation, record.subject)
+        }));
+    }
+}
+
+/// Users, each with what the user's session has published, or `None` without a session.
+type State = BTreeMap<String, Option<Vec<String>>>;
+
+async fn state(stores: &Stores) -> State {
+    let mut state = State::new();
+    for user in stores.registry.users().await.unwrap() {
+        let mut published = None;
+        if let Some(session) = &user.session {
+            let listed = stores.catalog.list(session.id).await.unwrap();
+            published = Some(listed.into_iter().map(|listed| listed.file.filename).collect());
+        }
+        state.insert(user.username.to_string(), published);
+    }
+    state
+}
+
+/// What the operations that the audit has make of an empty index.
+fn replayed(operations: &[Audited]) -> State {
+    let mut state = State::new();
+    for (username, operation, subject) in operations {
+        match operation {
+            Operation::Register => {
+                assert!(state.insert(username.clone(), None).is_none(), "{username} twice")
             }
+            Operation::Connect => *state.get_mut(username).unwrap() = Some(Vec::new()),
+            Operation::Disconnect => *state.get_mut(username).unwrap() = None,
+            Operation::Publish => {
+                state.get_mut(username).unwrap().as_mut().unwrap().push(subject.clone());
+            }
+            _ => {}
         }
     }
+    state
 }
 
 #[test]
@@ -160,9 +217,12 @@ fn nothing_acknowledged_is_lost_in_ten_kills_under_load() {
     }
     index.process.kill();
 
-    let audited = audited(index.data());
+    let (audited, found) =
+        look(index.data(), async |stores| (audited(&stores.audit).await, state(&stores).await));
+    let mut counts = HashMap::new();
+    audited.iter().for_each(|operation| *counts.entry(operation).or_insert(0) += 1);
     let once = |name: &String, operation, subject: &str| {
-        let count = audited.get(&(name.clone(), operation, subject.to_owned()));
+        let count = counts.get(&(name.clone(), operation, subject.to_owned()));
         assert_eq!(count, Some(&1), "{name} {operation:?} {subject}");
     };
     all.registered.iter().for_each(|name| once(name, Operation::Register, ""));
@@ -170,4 +230,7 @@ fn nothing_acknowledged_is_lost_in_ten_kills_under_load() {
     for (name, files) in &all.published {
         files.iter().for_each(|file| once(name, Operation::Publish, file));
     }
+    // A change and its record are one commit: what the audit has is what the index knows, also of the
+    // requests that nobody has an answer of.
+    assert!(replayed(&audited) == found, "the audit and the index differ");
 }

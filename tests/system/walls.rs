@@ -29,7 +29,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("lonja-console", &["lonja-chassis", "lonja-proto", "lonja-rpc"]),
     ("lonja-origin", &["lonja-chassis", "lonja-telemetry", "lonja-wire"]),
     ("lonja-presence", &["lonja-chassis", "lonja-proto", "lonja-telemetry", "lonja-wire"]),
-    ("lonja-recorder", &["lonja-proto", "lonja-telemetry"]),
+    ("lonja-recorder", &["lonja-chassis", "lonja-proto", "lonja-telemetry"]),
     (
         "lonja-gateway",
         &[

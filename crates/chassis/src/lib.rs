@@ -13,3 +13,4 @@ pub mod networks;
 pub mod operation_log;
 pub mod service;
 pub mod shutdown;
+pub mod unit_of_work;

@@ -1,6 +1,10 @@
 //! Delivery of audit records, in order and once each. While the audit can be reached, a record is
 //! stored before its peer gets an answer. Otherwise the peer is answered at once, and the record is
 //! stored later.
+//!
+//! Where the audit shares a journal with the other services, a record is entered in the audit's ledger:
+//! if possible in the same commit as the change that the record tells of (the gateway's `companion`). Only records that
+//! could not be stored there are delivered as across a network, in batches.
 
 use std::{
     collections::VecDeque,
@@ -8,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use lonja_chassis::unit_of_work::{Ledger, NotStored};
 use lonja_proto::audit::{
     AuditClient, OperationRecord, RecordOperationsRequest, RecordOperationsResponse, methods,
 };
@@ -38,6 +43,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Recorder {
     shared: Arc<SharedQueue>,
+    /// The audit's ledger, if the audit shares a journal with the other services.
+    ledger: Option<Arc<dyn Ledger>>,
 }
 
 #[derive(Debug)]
@@ -53,6 +60,8 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Whether the last attempt to deliver succeeded.
     reachable: bool,
+    /// Whether nobody delivers any more.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -64,41 +73,91 @@ struct Waiting {
 }
 
 impl Recorder {
-    /// Makes a recorder whose records wait until [`Self::deliver`] runs.
+    /// Makes a recorder whose records wait until [`Self::deliver`] runs, unless they are entered in the
+    /// audit's ledger.
     #[must_use]
-    #[expect(clippy::new_without_default, reason = "a recorder that nobody has deliver is of no use")]
-    pub fn new() -> Self {
+    pub fn new(ledger: Option<Arc<dyn Ledger>>) -> Self {
         let shared = SharedQueue {
-            queue: Mutex::new(Queue { waiting: VecDeque::new(), reachable: true }),
+            queue: Mutex::new(Queue { waiting: VecDeque::new(), reachable: true, ended: false }),
             filled: Notify::new(),
             dropped: counter!("lonja_gateway_audit_dropped_total"),
             depth: gauge!("lonja_gateway_audit_queue_records"),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), ledger }
     }
 
-    /// Queues a record and waits until it is stored, for one second at most. Returns at once while
+    /// The ledger, if a record may be entered there now: not while earlier records wait for delivery.
+    #[must_use]
+    pub fn ledger(&self) -> Option<&Arc<dyn Ledger>> {
+        self.ledger.as_ref().filter(|_| self.shared.queue.lock().waiting.is_empty())
+    }
+
+    /// Has a record stored, and waits until that is done, for one second at most. Returns at once while
     /// the audit cannot be reached. A record that finds the queue full is dropped and counted.
     pub async fn record(&self, record: OperationRecord) {
         let (stored, wait) = oneshot::channel();
-        let reachable = {
-            let mut queue = self.shared.queue.lock();
-            if queue.waiting.len() >= QUEUE {
-                drop(queue);
-                self.shared.dropped.increment(1);
-                return;
+        let is_worth_waiting = match self.ledger() {
+            Some(ledger) => {
+                let status = record.status;
+                self.enter(&**ledger, record, status, Parent::current(), Some(stored));
+                true
             }
-            let reachable = queue.reachable;
-            let stored = reachable.then_some(stored);
-            queue.waiting.push_back(Waiting { record, parent: Parent::current(), stored });
-            reachable
+            None => self.queue(record, Some(stored)),
         };
-        self.shared.filled.notify_one();
-        if reachable {
+        if is_worth_waiting {
             // An error means that the audit went out of reach or is late: the record stays in the
             // queue.
             let _ = time::timeout(DEADLINE, wait).await;
         }
+    }
+
+    /// Enters a record in the ledger without waiting. `parent` is the trace that gets a span for the time
+    /// until the record is `stored`. A record that the ledger refuses is queued for delivery, and one whose
+    /// commit fails is queued with the status `if_failed`.
+    pub fn enter(
+        &self,
+        ledger: &dyn Ledger,
+        record: OperationRecord,
+        if_failed: u32,
+        parent: Option<Parent>,
+        stored: Option<oneshot::Sender<()>>,
+    ) {
+        let (recorder, mut kept, began) = (self.clone(), record.clone(), SystemTime::now());
+        let done = move |result: Result<(), NotStored>| {
+            if let Some(parent) = parent {
+                let error = result.err().map(|why| why.to_string());
+                parent.record(Part { name: "record".into(), began, attributes: Vec::new(), error }, None);
+            }
+            if let Err(why) = result {
+                if why == NotStored::Failed {
+                    kept.status = if_failed;
+                }
+                recorder.queue(kept, None);
+            }
+            if let Some(stored) = stored {
+                let _ = stored.send(());
+            }
+        };
+        ledger.enter(record, Box::new(done));
+    }
+
+    /// Queues a record for delivery without waiting. Gives whether it is worth waiting for `stored`: the
+    /// audit can be reached. A record that finds the queue full is dropped and counted.
+    fn queue(&self, record: OperationRecord, stored: Option<oneshot::Sender<()>>) -> bool {
+        let reachable = {
+            let mut queue = self.shared.queue.lock();
+            if queue.ended || queue.waiting.len() >= QUEUE {
+                drop(queue);
+                self.shared.dropped.increment(1);
+                return false;
+            }
+            let reachable = queue.reachable;
+            let stored = stored.filter(|_| reachable);
+            queue.waiting.push_back(Waiting { record, parent: Parent::current(), stored });
+            reachable
+        };
+        self.shared.filled.notify_one();
+        reachable
     }
 
     /// Delivers records until `finished` is cancelled, and then for [`FAREWELL`] at most those that
@@ -114,8 +173,13 @@ impl Recorder {
                 }
             }
         };
-        if time::timeout(FAREWELL, left).await.is_err() {
-            let records = self.shared.queue.lock().waiting.len() as u64;
+        let _ = time::timeout(FAREWELL, left).await;
+        let records = {
+            let mut queue = self.shared.queue.lock();
+            queue.ended = true;
+            queue.waiting.len() as u64
+        };
+        if records > 0 {
             self.shared.dropped.increment(records);
             tracing::error!(records, "audit records are lost: the audit could not be reached before the end");
         }
@@ -230,6 +294,7 @@ impl Delivery<'_> {
 
 #[cfg(test)]
 mod tests {
+    use lonja_chassis::unit_of_work::Stored;
     use lonja_proto::audit::{
         CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
         TailOperationsRequest, TailOperationsResponse, audit_service_server::AuditService,
@@ -328,7 +393,7 @@ mod tests {
         fn start(mood: Mood) -> Self {
             let audit = Audit { mood: Arc::new(Mutex::new(mood)), ..Audit::default() };
             let client = AuditClient::local(audit.clone());
-            let (recorder, finished) = (Recorder::new(), CancellationToken::new());
+            let (recorder, finished) = (Recorder::new(None), CancellationToken::new());
             let delivery = tokio::spawn({
                 let (recorder, finished) = (recorder.clone(), finished.clone());
                 async move { recorder.deliver(client, finished).await }
@@ -460,5 +525,45 @@ mod tests {
         let began = Instant::now();
         assert!(gateway.end().await.is_empty());
         assert!((FAREWELL..FAREWELL + PAUSE.1).contains(&began.elapsed()));
+    }
+
+    /// A ledger whose commits succeed, or why they do not.
+    #[derive(Debug, Default)]
+    struct Book(Mutex<Option<NotStored>>);
+
+    impl Ledger for Book {
+        fn enter(&self, _: OperationRecord, stored: Stored) {
+            let fails = *self.0.lock();
+            stored(fails.map_or(Ok(()), Err));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_ledger_does_not_store_is_delivered_in_order() {
+        let book = Arc::new(Book::default());
+        let recorder = Recorder::new(Some(Arc::clone(&book) as _));
+        let record = |user: &str| OperationRecord { username: user.to_owned(), ..Default::default() };
+        let enter = |user| recorder.enter(&*book, record(user), 2, None, None);
+        enter("stored");
+        *book.0.lock() = Some(NotStored::Refused);
+        enter("done");
+        *book.0.lock() = Some(NotStored::Failed);
+        enter("failed");
+        *book.0.lock() = None;
+        assert!(recorder.ledger().is_none(), "earlier records wait");
+        recorder.record(record("asked")).await;
+        let waiting = |recorder: &Recorder| {
+            let queue = recorder.shared.queue.lock();
+            let record = |waiting: &Waiting| (waiting.record.username.clone(), waiting.record.status);
+            queue.waiting.iter().map(record).collect::<Vec<_>>()
+        };
+        let expected = [("done", 0), ("failed", 2), ("asked", 0)];
+        assert_eq!(waiting(&recorder), expected.map(|(user, status)| (user.to_owned(), status)));
+
+        let (audit, finished) = (Audit::default(), CancellationToken::new());
+        finished.cancel();
+        recorder.deliver(AuditClient::local(audit.clone()), finished).await;
+        assert_eq!(*audit.stored.lock(), ["done", "failed", "asked"]);
+        assert!(recorder.ledger().is_some(), "nothing waits any more");
     }
 }

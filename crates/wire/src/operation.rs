@@ -99,6 +99,12 @@ impl Operation {
         }
     }
 
+    /// Whether the operation changes what the index knows; the others only ask.
+    #[must_use]
+    pub const fn is_a_change(self) -> bool {
+        !matches!(self, Self::ListUsers | Self::ListContent | Self::GetFile)
+    }
+
     /// The status, 0 to 4, that tells the peer this outcome (docs/protocol.md 3). An outcome for
     /// which the operation has no status counts as "any other failure".
     #[must_use]

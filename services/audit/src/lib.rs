@@ -2,6 +2,8 @@
 
 mod counts;
 mod filter;
+mod ledger;
+mod line;
 mod reader;
 mod sample;
 mod service;
@@ -13,6 +15,7 @@ use lonja_chassis::{
     grpc::{ServeError, Service},
     operation_log::{OperationLog, OperationLogWriter},
     service::{RunError, Running, ServiceConfig, serve},
+    unit_of_work::Ledger,
 };
 use lonja_journal::Journal;
 use lonja_proto::{
@@ -23,6 +26,7 @@ use lonja_redis::StoreUrl;
 use lonja_rpc::Callers;
 use tokio_util::sync::CancellationToken;
 
+use ledger::JournalLedger;
 use service::AuditGrpc;
 use store::{EmbeddedStore, RedisStore, Store};
 
@@ -68,6 +72,13 @@ pub struct Config {
 #[must_use]
 pub fn client(store: impl Store + Clone, lines: OperationLog, shutdown: CancellationToken) -> AuditClient {
     AuditClient::local(AuditGrpc::new(store, lines, shutdown))
+}
+
+/// Makes a ledger of an audit in this process: records that are entered there are committed with the
+/// changes that they tell of. The journal must have the audit's log behind the logs of those changes.
+#[must_use]
+pub fn ledger(store: EmbeddedStore, lines: OperationLog) -> Arc<dyn Ledger> {
+    Arc::new(JournalLedger { store, lines })
 }
 
 /// Runs an audit until shutdown.

@@ -1,22 +1,20 @@
 //! The audit's gRPC service: it checks requests, asks the store and makes responses.
 
-use std::fmt::Write as _;
-
 use futures_util::{StreamExt as _, stream};
 use lonja_chassis::{clock::unix_ms, operation_log::OperationLog};
 use lonja_proto::audit::{
     CountOperationsRequest, CountOperationsResponse, ListOperationsRequest, ListOperationsResponse,
-    Operation, OperationRecord, RecordOperationsRequest, RecordOperationsResponse, TailOperationsRequest,
+    OperationRecord, RecordOperationsRequest, RecordOperationsResponse, TailOperationsRequest,
     TailOperationsResponse, audit_service_server::AuditService,
 };
 use lonja_rpc::Pages;
-use lonja_wire::Printable;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
     counts::{self, Counter},
     filter::matches,
+    line::line,
     reader::{self, Page, Reader},
     sample::Sampler,
     store::{Batch, Position, Store},
@@ -45,22 +43,6 @@ impl<S: Store + Clone> AuditGrpc<S> {
     pub(crate) fn new(store: S, lines: OperationLog, shutdown: CancellationToken) -> Self {
         Self { store, lines, shutdown }
     }
-
-    /// The line that is printed for a record (docs/protocol.md 4).
-    fn line(record: &OperationRecord) -> String {
-        let mut line = String::new();
-        let operation = record.operation();
-        let name = operation.as_str_name().trim_start_matches("OPERATION_");
-        let user = Printable(&record.username);
-        let datetime = Printable(&record.claimed_datetime);
-        let file = Printable(&record.subject);
-        // Writing to a string cannot fail.
-        let _ = match operation {
-            Operation::Publish | Operation::Delete => write!(line, "{user}\t{name}\t{file}\t{datetime}"),
-            _ => write!(line, "{user}\t{name}\t{datetime}"),
-        };
-        line
-    }
 }
 
 fn position(token: &str) -> Result<Position, Status> {
@@ -86,7 +68,7 @@ impl<S: Store + Clone> AuditService for AuditGrpc<S> {
         let batch = Batch { writer_id, first_sequence, records };
         let last_sequence = batch.last_sequence();
         let lines: Vec<_> =
-            if self.lines.is_on() { batch.records.iter().map(Self::line).collect() } else { Vec::new() };
+            if self.lines.is_on() { batch.records.iter().map(line).collect() } else { Vec::new() };
         let known = self.store.record(batch).await?;
         lines.iter().skip(known).for_each(|line| self.lines.line(|lines| lines.push_str(line)));
         Ok(Response::new(RecordOperationsResponse { last_sequence }))

@@ -53,7 +53,7 @@ impl From<Status> for NotDone {
 
 /// The outcome that a refusal has for the peer. Which status stands for an outcome depends on the
 /// operation (docs/protocol.md 3).
-fn outcome(reason: Reason) -> Outcome {
+pub(crate) fn outcome(reason: Reason) -> Outcome {
     match reason {
         Reason::UserExists => Outcome::AlreadyRegistered,
         Reason::UserNotFound => Outcome::NotRegistered,

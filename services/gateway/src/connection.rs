@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     backend::{DEADLINE, NotDone, is_held},
+    companion::Companion,
     dialects::Dialects,
     learning::{Doubts, Learning},
     lists::Rendered,
@@ -246,7 +247,7 @@ impl ConnectionContext {
         request: &Request,
         peer: SocketAddr,
         hints: Hints,
-        encoding: impl FnOnce() -> Encoding,
+        mut encoding: impl FnMut() -> Encoding,
     ) -> Answer {
         let operation = request.command.operation();
         if !self.rates.admit(peer.ip(), operation) {
@@ -260,12 +261,19 @@ impl ConnectionContext {
             let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
         });
         let since = Instant::now();
-        let (outcome, done) = match self.carry_out(request, peer, hints, since).await {
+        let companion = Companion::new(&self.recorder, operation, hints.set, || {
+            let dialect = hints.set.unwrap_or_else(|| Dialect::of_encoding(encoding()));
+            record(request, peer, 0, dialect)
+        });
+        let (outcome, done) = match self.carry_out(request, peer, hints, &companion, since).await {
             Ok(done) => (Outcome::Ok, done),
             Err(NotDone(outcome)) => (outcome, Done::STATUS),
         };
         let status = operation.status(outcome);
         let answer = Answer { operation, status, content: done.content, known: hints.set.or(done.dialect) };
+        if companion.was_entered() {
+            return answer;
+        }
         let dialect = answer.dialect(encoding());
         // The record is queued even if no time is left; the deadline ends only the wait for its
         // delivery. When a request that was held is done, the audit's store is back too.
@@ -285,13 +293,14 @@ impl ConnectionContext {
         request: &Request,
         peer: SocketAddr,
         hints: Hints,
+        companion: &Companion,
         since: Instant,
     ) -> Result<Done, NotDone> {
         let work = async {
             if hints.set.is_none() {
                 self.doubts.are_over(request).await;
             }
-            self.operations.carry_out(request, peer, hints).await
+            self.operations.carry_out(request, peer, hints, companion).await
         };
         let is_held = || is_held(&self.operations.backend);
         let done = in_time(since, DEADLINE, is_held, work).await;

@@ -5,6 +5,7 @@
 //! what the peer reads (`learning`) and closes. Limits and the accept loop are in `server`.
 
 mod backend;
+mod companion;
 mod connection;
 mod dialects;
 #[cfg(feature = "fuzzing")]
@@ -147,7 +148,7 @@ async fn run_until(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         OperationLog::to_stdout()?
     };
     let health = Health::new();
-    let gateway = Gateway::new(config.gateway, backend.clone(), lines);
+    let gateway = Gateway::new(config.gateway, backend.clone(), None, lines);
     let (served, ..) = tokio::join!(
         gateway.serve(listeners, shutdown.clone()),
         health.watch(SERVICE_NAME, shutdown.clone(), || is_ready(&backend)),

@@ -24,6 +24,7 @@ use tonic::Status;
 
 use crate::{
     backend::NotDone,
+    companion::Companion,
     lists::{Lists, Rendered, Strings},
     ownership::Ownership,
 };
@@ -98,42 +99,54 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// Carries out a request of the peer at this address.
+    /// Carries out a request of the peer at this address. `companion` goes with the change that the request
+    /// makes.
     pub(crate) async fn carry_out(
         &self,
         request: &Request,
         peer: SocketAddr,
         hints: Hints,
+        companion: &Companion,
     ) -> Result<Done, NotDone> {
         let Some(username) = &request.username else {
             return Err(NotDone(Outcome::NotRegistered));
         };
         match &request.command {
-            Command::Register => self.register(username, peer).await,
-            Command::Unregister => self.unregister(username, peer).await,
-            Command::Connect(port) => self.connect(username, peer, *port).await,
-            Command::Disconnect => self.disconnect(username, peer).await,
+            Command::Register => self.register(username, peer, companion).await,
+            Command::Unregister => self.unregister(username, peer, companion).await,
+            Command::Connect(port) => self.connect(username, peer, *port, companion).await,
+            Command::Disconnect => self.disconnect(username, peer, companion).await,
             Command::Publish(filename, description) => {
-                self.publish(username, peer, filename, description).await
+                self.publish(username, peer, filename, description, companion).await
             }
-            Command::Delete(filename) => self.delete(username, peer, filename).await,
+            Command::Delete(filename) => self.delete(username, peer, filename, companion).await,
             Command::ListUsers => self.list_users(username, hints).await,
             Command::ListContent(remote) => self.list_content(username, remote.as_ref(), hints).await,
             Command::GetFile(second) => self.get_file(username, second.as_ref()).await,
         }
     }
 
-    async fn register(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
+    async fn register(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        companion: &Companion,
+    ) -> Result<Done, NotDone> {
         let owner = self.ownership.owner(peer, &self.advertise);
         let request = RegisterUserRequest { username: username.to_string(), owner };
-        self.backend.registry.register_user(request).await?;
+        companion.with(self.backend.registry.register_user(request)).await?;
         Ok(Done::STATUS)
     }
 
-    async fn unregister(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
+    async fn unregister(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        companion: &Companion,
+    ) -> Result<Done, NotDone> {
         let only_for = self.only_for(peer);
         let request = UnregisterUserRequest { username: username.to_string(), only_for };
-        let ended = self.backend.registry.unregister_user(request).await;
+        let ended = companion.with(self.backend.registry.unregister_user(request)).await;
         let ended = self.ownership.judged(ended, username, peer)?;
         if !ended.ended_session_id.is_empty() {
             self.forget(ended.ended_session_id).await;
@@ -141,7 +154,13 @@ impl Operations {
         Ok(Done::STATUS)
     }
 
-    async fn connect(&self, username: &Username, peer: SocketAddr, port: Port) -> Result<Done, NotDone> {
+    async fn connect(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        port: Port,
+        companion: &Companion,
+    ) -> Result<Done, NotDone> {
         let Some(advertised) = self.advertise.peer(peer.ip()) else {
             if let Some(suppressed) = DOUBTFUL.admit() {
                 tracing::warn!(%peer, suppressed, "a peer without an IPv4 address cannot be listed");
@@ -164,15 +183,20 @@ impl Operations {
         let only_for = self.only_for(peer).filter(|only| only.as_owner);
         let endpoint = Some(endpoint);
         let request = OpenSessionRequest { username: username.to_string(), endpoint, only_for };
-        let opened = self.backend.registry.open_session(request).await;
+        let opened = companion.with(self.backend.registry.open_session(request)).await;
         self.ownership.judged(opened, username, peer)?;
         Ok(Done::STATUS)
     }
 
-    async fn disconnect(&self, username: &Username, peer: SocketAddr) -> Result<Done, NotDone> {
+    async fn disconnect(
+        &self,
+        username: &Username,
+        peer: SocketAddr,
+        companion: &Companion,
+    ) -> Result<Done, NotDone> {
         let only_for = self.only_for(peer);
         let request = CloseSessionRequest { username: username.to_string(), only_for, only_session: None };
-        let ended = self.backend.registry.close_session(request).await;
+        let ended = companion.with(self.backend.registry.close_session(request)).await;
         let ended = self.ownership.judged(ended, username, peer)?;
         self.forget(ended.ended_session_id).await;
         Ok(Done::STATUS)
@@ -188,8 +212,9 @@ impl Operations {
         peer: SocketAddr,
         filename: &Filename,
         description: &Description,
+        companion: &Companion,
     ) -> Result<Done, NotDone> {
-        self.change(username, peer, |session_id| {
+        self.change(username, peer, companion, |session_id| {
             let file = File { filename: filename.to_string(), description: description.to_string() };
             let request = PublishFileRequest { session_id, username: username.to_string(), file: Some(file) };
             self.backend.catalog.publish_file(request)
@@ -202,8 +227,9 @@ impl Operations {
         username: &Username,
         peer: SocketAddr,
         filename: &Filename,
+        companion: &Companion,
     ) -> Result<Done, NotDone> {
-        self.change(username, peer, |session_id| {
+        self.change(username, peer, companion, |session_id| {
             let request = DeleteFileRequest { session_id, filename: filename.to_string() };
             self.backend.catalog.delete_file(request)
         })
@@ -217,6 +243,7 @@ impl Operations {
         &self,
         username: &Username,
         peer: SocketAddr,
+        companion: &Companion,
         change: impl Fn(String) -> F,
     ) -> Result<Done, NotDone>
     where
@@ -232,11 +259,13 @@ impl Operations {
             if session_id == ended {
                 return Err(NotDone(Outcome::NotConnected));
             }
-            match change(session_id.clone()).await {
+            let dialect = Dialect::from_name(&dialect);
+            companion.note(dialect);
+            match companion.with(change(session_id.clone())).await {
                 Err(status) if Reason::try_from(&status) == Ok(Reason::SessionEnded) => ended = session_id,
                 changed => {
                     changed?;
-                    return Ok(Done { dialect: Dialect::from_name(&dialect), ..Done::STATUS });
+                    return Ok(Done { dialect, ..Done::STATUS });
                 }
             }
         }

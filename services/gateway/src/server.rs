@@ -9,6 +9,7 @@ use lonja_chassis::{
     operation_log::OperationLog,
     service::{Backends, Running},
     shutdown,
+    unit_of_work::Ledger,
 };
 use lonja_origin::{Advertise, Place, Places, Rates};
 use lonja_presence::Presence;
@@ -89,9 +90,14 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway that calls the services of `backend`, and writes a line for each operation to
-    /// `lines`.
+    /// `lines`. Where the services share a journal, records are entered in the audit's `ledger`.
     #[must_use]
-    pub fn new(config: GatewayConfig, backend: Backends, lines: OperationLog) -> Self {
+    pub fn new(
+        config: GatewayConfig,
+        backend: Backends,
+        ledger: Option<Arc<dyn Ledger>>,
+        lines: OperationLog,
+    ) -> Self {
         let operations = Operations {
             backend: backend.clone(),
             advertise: Advertise::new(&config.advertise),
@@ -100,7 +106,7 @@ impl Gateway {
         };
         let shared = ConnectionContext {
             operations,
-            recorder: Recorder::new(),
+            recorder: Recorder::new(ledger),
             lines,
             metrics: Metrics::new(),
             dialects: config.dialect,

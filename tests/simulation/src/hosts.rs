@@ -66,7 +66,7 @@ pub(crate) fn backends(names: &Names) -> anyhow::Result<Backends> {
 
 pub(crate) async fn gateway(names: Names) -> Ran {
     let _end = EndOfHost;
-    let gateway = Gateway::new(settings().gateway, backends(&names)?, OperationLog::off());
+    let gateway = Gateway::new(settings().gateway, backends(&names)?, None, OperationLog::off());
     let peers = PeerListener::on(Socket::listen(PEERS).await?);
     Ok(gateway.serve_on(vec![peers], CancellationToken::new()).await?)
 }

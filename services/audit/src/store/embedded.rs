@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use lonja_chassis::clock::unix_ms;
+use lonja_chassis::{clock::unix_ms, unit_of_work::NotStored};
 use lonja_journal::{JournalBuilder, JournalError, Log, OpenError, Row, State};
 use lonja_proto::{Failure, audit::OperationRecord};
 
@@ -37,9 +37,27 @@ impl EmbeddedStore {
     }
 }
 
+impl EmbeddedStore {
+    /// Stores one record with the commit that is being decided or, if none is, with the next. Whoever
+    /// enters a record does so once: nothing tells the record from one that was stored before. `stored` is
+    /// called once, as [`Ledger::enter`](lonja_chassis::unit_of_work::Ledger::enter) says.
+    pub(crate) fn enter(
+        &self,
+        record: OperationRecord,
+        stored: impl FnOnce(Result<(), NotStored>) + Send + 'static,
+    ) {
+        self.log.enter(Command::Record(record), |result| {
+            stored(result.map(drop).map_err(|error| match error {
+                JournalError::Overloaded => NotStored::Refused,
+                _ => NotStored::Failed,
+            }));
+        });
+    }
+}
+
 impl Store for EmbeddedStore {
     async fn record(&self, batch: Batch) -> Result<usize, Failure> {
-        self.log.submit(batch).await.map_err(Failure::unavailable)
+        self.log.submit(Command::Batch(batch)).await.map_err(Failure::unavailable)
     }
 
     async fn read(&self, from: Position) -> Result<Vec<(Position, OperationRecord)>, Failure> {
@@ -94,6 +112,13 @@ struct Mark {
     at: i64,
 }
 
+/// What is stored: records that their writer may send again, or a record that comes once.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Batch(Batch),
+    Record(OperationRecord),
+}
+
 /// The state: what each writer has stored last. The records themselves are in the log alone.
 #[derive(Debug)]
 pub(crate) struct Audit {
@@ -134,11 +159,19 @@ fn is_remembered(at: i64) -> bool {
 impl State for Audit {
     const LOG: &'static str = "audit";
     type Change = AuditChange;
-    type Command = Batch;
+    type Command = Command;
     type Outcome = usize;
     type Staged = HashMap<String, u64>;
 
-    fn decide(&self, staged: &mut Self::Staged, batch: Batch, changes: &mut Vec<AuditChange>) -> usize {
+    /// Gives the number of records that were stored before.
+    fn decide(&self, staged: &mut Self::Staged, command: Command, changes: &mut Vec<AuditChange>) -> usize {
+        let batch = match command {
+            Command::Batch(batch) => batch,
+            Command::Record(record) => {
+                changes.push(AuditChange { kind: Some(Kind::Record(record)) });
+                return 0;
+            }
+        };
         let last = batch.last_sequence();
         let stored = match staged.get(&batch.writer_id) {
             Some(last) => *last,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use lonja_chassis::clock::unix_ms;
+use lonja_chassis::{clock::unix_ms, unit_of_work::submit};
 use lonja_journal::{JournalBuilder, Log, OpenError, Row, State};
 use lonja_proto::{Failure, Reason, SessionId};
 
@@ -42,8 +42,7 @@ impl EmbeddedStore {
     }
 
     async fn submit(&self, session: SessionId, action: Action) -> Result<(), Failure> {
-        let outcome = self.log.submit(Command { session, action }).await;
-        Ok(outcome.map_err(Failure::unavailable)??)
+        submit(&self.log, Command { session, action }).await
     }
 }
 

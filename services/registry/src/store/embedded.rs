@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use lonja_chassis::clock::unix_ms;
+use lonja_chassis::{clock::unix_ms, unit_of_work::submit};
 use lonja_journal::{JournalBuilder, Log, OpenError};
 use lonja_proto::{Failure, Reason, SessionId, registry::CheckResult};
 use parking_lot::Mutex;
@@ -42,9 +42,7 @@ impl EmbeddedStore {
     }
 
     async fn submit(&self, username: &str, action: Action) -> Result<Option<SessionId>, Failure> {
-        let command = Command { username: username.into(), action };
-        let outcome = self.log.submit(command).await;
-        Ok(outcome.map_err(Failure::unavailable)??)
+        submit(&self.log, Command { username: username.into(), action }).await
     }
 }
 

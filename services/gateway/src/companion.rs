@@ -1,0 +1,190 @@
+//! A record that is committed with the change that it tells of, where the audit shares a journal with
+//! the other services: so a peer waits for the disk once and not twice.
+
+use std::{future::Future, sync::Arc};
+
+use lonja_chassis::unit_of_work::Witness;
+use lonja_proto::{Reason, audit::OperationRecord};
+use lonja_recorder::Recorder;
+use lonja_telemetry::traces::Parent;
+use lonja_wire::{Dialect, Operation, Outcome};
+use parking_lot::Mutex;
+
+use crate::backend::outcome;
+
+/// The record of a request that makes a change. It is entered in the audit's ledger when the change is
+/// decided, or left to whoever has the request carried out.
+#[derive(Debug, Default)]
+pub(crate) struct Companion {
+    /// `None` where a record does not go with a change.
+    waiting: Option<Arc<Mutex<Waiting>>>,
+    witness: Option<Witness>,
+    /// Whether a setting says what the peer reads.
+    is_set: bool,
+}
+
+/// The record, until it is entered.
+type Waiting = Option<OperationRecord>;
+
+impl Companion {
+    /// Makes the companion of a request. `record` makes the record without the status, and is called
+    /// only where a record can go with a change. `set` is what a setting says that the peer reads.
+    pub(crate) fn new(
+        recorder: &Recorder,
+        operation: Operation,
+        set: Option<Dialect>,
+        record: impl FnOnce() -> OperationRecord,
+    ) -> Self {
+        let Some(ledger) = recorder.ledger().filter(|_| operation.is_a_change()).cloned() else {
+            return Self::default();
+        };
+        let waiting = Arc::new(Mutex::new(Some(record())));
+        let (slot, recorder, parent) = (Arc::clone(&waiting), recorder.clone(), Parent::current());
+        let witness = Witness::new(move |decided| {
+            // Whoever publishes asks the registry again then, so nothing is decided yet.
+            if decided == Err(Reason::SessionEnded) {
+                return;
+            }
+            let Some(mut record) = slot.lock().take() else { return };
+            record.status = operation.status(decided.map_or_else(outcome, |()| Outcome::Ok)).into();
+            recorder.enter(&*ledger, record, operation.status(Outcome::Failed).into(), parent.clone(), None);
+        });
+        Self { waiting: Some(waiting), witness: Some(witness), is_set: set.is_some() }
+    }
+
+    /// Makes the call that decides the request.
+    pub(crate) async fn with<F: Future>(&self, call: F) -> F::Output {
+        match &self.witness {
+            Some(witness) => witness.clone().watch(call).await,
+            None => call.await,
+        }
+    }
+
+    /// Has the record say what the peer reads, if that is known now and no setting says so.
+    pub(crate) fn note(&self, dialect: Option<Dialect>) {
+        if let (Some(dialect), Some(waiting)) = (dialect, &self.waiting)
+            && !self.is_set
+            && let Some(record) = &mut *waiting.lock()
+        {
+            dialect.name().clone_into(&mut record.dialect);
+        }
+    }
+
+    /// Whether the record was entered: then it is stored or waits for delivery. Otherwise nothing enters
+    /// it any more.
+    pub(crate) fn was_entered(self) -> bool {
+        self.waiting.is_some_and(|waiting| waiting.lock().take().is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_chassis::unit_of_work::{Ledger, NotStored, Stored};
+
+    use super::*;
+
+    /// A ledger that has room or not, and whose commits succeed or not.
+    #[derive(Debug, Default)]
+    struct Book {
+        entered: Mutex<Vec<OperationRecord>>,
+        fails: Mutex<Option<NotStored>>,
+    }
+
+    impl Ledger for Book {
+        fn enter(&self, record: OperationRecord, stored: Stored) {
+            let fails = *self.fails.lock();
+            if fails.is_none() {
+                self.entered.lock().push(record);
+            }
+            stored(fails.map_or(Ok(()), Err));
+        }
+    }
+
+    impl Book {
+        /// The entered records: user and status.
+        fn entered(&self) -> Vec<(String, u32)> {
+            self.entered.lock().iter().map(|record| (record.username.clone(), record.status)).collect()
+        }
+    }
+
+    fn book() -> (Arc<Book>, Recorder) {
+        let book = Arc::new(Book::default());
+        let ledger: Arc<dyn Ledger> = Arc::clone(&book) as _;
+        (book, Recorder::new(Some(ledger)))
+    }
+
+    fn record(username: &str) -> OperationRecord {
+        OperationRecord { username: username.to_owned(), ..OperationRecord::default() }
+    }
+
+    fn companion(recorder: &Recorder, operation: Operation) -> Companion {
+        Companion::new(recorder, operation, None, || record("alice"))
+    }
+
+    /// A call whose change is decided like this.
+    async fn decided(outcome: Result<(), Reason>) {
+        Witness::current().expect("somebody watches").tell(&outcome);
+    }
+
+    #[tokio::test]
+    async fn a_record_says_how_its_change_was_decided_and_is_entered_once() {
+        let (book, recorder) = book();
+        let registering = companion(&recorder, Operation::Register);
+        registering.with(decided(Ok(()))).await;
+        registering.with(decided(Err(Reason::UserExists))).await;
+        assert!(registering.was_entered());
+        let again = companion(&recorder, Operation::Register);
+        again.with(decided(Err(Reason::UserExists))).await;
+        assert!(again.was_entered());
+        assert_eq!(book.entered(), [("alice".to_owned(), 0), ("alice".to_owned(), 1)]);
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_decides_nothing_yet() {
+        let (book, recorder) = book();
+        let publishing = companion(&recorder, Operation::Publish);
+        publishing.note(Some(Dialect::Text));
+        publishing.with(decided(Err(Reason::SessionEnded))).await;
+        assert_eq!(book.entered(), []);
+        publishing.with(decided(Ok(()))).await;
+        assert!(publishing.was_entered());
+        assert_eq!(book.entered(), [("alice".to_owned(), 0)]);
+        assert_eq!(book.entered.lock()[0].dialect, Dialect::Text.name());
+    }
+
+    #[tokio::test]
+    async fn nothing_enters_a_record_that_was_taken_back() {
+        let (book, recorder) = book();
+        let late = companion(&recorder, Operation::Connect);
+        let witness = late.with(async { Witness::current().unwrap() }).await;
+        assert!(!late.was_entered(), "the gateway has the record stored itself");
+        witness.tell(&Ok(()));
+        assert_eq!(book.entered(), []);
+    }
+
+    #[tokio::test]
+    async fn questions_and_records_behind_others_go_with_no_change() {
+        let (book, recorder) = book();
+        let asking = companion(&recorder, Operation::ListUsers);
+        asking.with(async { assert!(Witness::current().is_none()) }).await;
+        assert!(!asking.was_entered());
+
+        *book.fails.lock() = Some(NotStored::Refused);
+        recorder.record(record("earlier")).await;
+        *book.fails.lock() = None;
+        let behind = companion(&recorder, Operation::Register);
+        behind.with(async { assert!(Witness::current().is_none(), "an earlier record waits") }).await;
+        assert!(!behind.was_entered());
+        assert_eq!(book.entered(), []);
+    }
+
+    #[tokio::test]
+    async fn a_record_whose_commit_fails_is_left_to_the_recorder() {
+        let (book, recorder) = book();
+        *book.fails.lock() = Some(NotStored::Failed);
+        let failing = companion(&recorder, Operation::Register);
+        failing.with(decided(Ok(()))).await;
+        assert!(failing.was_entered());
+        assert!(recorder.ledger().is_none(), "the record waits for delivery");
+    }
+}
