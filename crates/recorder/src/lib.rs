@@ -160,7 +160,7 @@ impl Recorder {
         reachable
     }
 
-    /// Delivers records until `finished` is cancelled, and then for [`FAREWELL`] at most those that
+    /// Delivers records until `finished` is cancelled, and then for two seconds at most those that
     /// are left. Records that are left after that are lost.
     pub async fn deliver(&self, audit: AuditClient, finished: CancellationToken) {
         let mut delivery =
