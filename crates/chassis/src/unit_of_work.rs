@@ -4,8 +4,8 @@
 //! commit of the change that it tells of, and a peer waits for the disk once. The gateway does not know
 //! the journal for that, nor the registry the audit: the gateway has a [`Witness`] watch the call that
 //! makes the change, the store of the called service tells the witness how the change was decided, and
-//! the witness enters the record in a [`Ledger`], which is the audit's store. Across a network, nobody
-//! is told, and the gateway has the record stored afterwards.
+//! the witness enters the record in a [`Ledger`], which is the audit's. Across a network no witness is told
+//! anything, and the gateway has the record stored after the change.
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -34,7 +34,7 @@ impl Witness {
         Self(Arc::new(decided))
     }
 
-    /// Makes a call, and watches the changes that the call asks stores in this process for.
+    /// Makes a call, and is told of each change that a store in this process decides for the call.
     pub async fn watch<F: Future>(self, call: F) -> F::Output {
         WATCHING.scope(self, call).await
     }
@@ -51,7 +51,7 @@ impl Witness {
     }
 }
 
-/// Has a log decide a command, and tells the witness of the current call how.
+/// Has a log decide a command, and tells the witness of the current call, if there is one, the outcome.
 ///
 /// # Errors
 /// The reason for which the command was refused; or that the journal could not write, has too many
@@ -74,7 +74,7 @@ pub enum NotStored {
     /// Too many records wait. The change that the record tells of is not affected.
     #[error("too many records wait")]
     Refused,
-    /// The commit could not be written, so the change has failed too.
+    /// The commit could not be written, or the journal is closed, so the change has failed too.
     #[error("the commit failed")]
     Failed,
 }

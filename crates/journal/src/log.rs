@@ -79,7 +79,9 @@ struct Pending<S: State> {
     answer: Answer<S>,
 }
 
+/// Is told how a command was decided.
 type Decided<S> = Box<dyn FnOnce(&<S as State>::Outcome) + Send>;
+/// Takes the answer to a command.
 type Answer<S> = Box<dyn FnOnce(Result<<S as State>::Outcome, JournalError>) + Send>;
 
 impl<S: State> Log<S> {
@@ -93,8 +95,8 @@ impl<S: State> Log<S> {
     }
 
     /// Does what [`Self::submit`] does, and calls `decided` with the outcome while the commit is still
-    /// open. What `decided` then enters into a log that was added later is in the same commit: either
-    /// both are durable or neither is. The writer calls `decided`, so no command is decided meanwhile.
+    /// open. What `decided` then enters in a log that was added later is in the same commit: either both
+    /// are durable or neither is. All commands wait while `decided` runs on the writer's thread.
     ///
     /// # Errors
     /// Those of [`Self::submit`].

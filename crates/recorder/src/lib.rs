@@ -2,9 +2,9 @@
 //! stored before its peer gets an answer. Otherwise the peer is answered at once, and the record is
 //! stored later.
 //!
-//! Where the audit shares a journal with the other services, a record is entered in the audit's ledger:
-//! if possible in the same commit as the change that the record tells of (the gateway's `companion`). Only records that
-//! could not be stored there are delivered as across a network, in batches.
+//! Where the audit shares a journal with the other services, a record is entered in the audit's ledger, and
+//! only a record that could not be stored there is delivered as across a network, in batches. The gateway's
+//! `companion` enters a record in the commit of the change that the record tells of.
 
 use std::{
     collections::VecDeque,
@@ -86,42 +86,46 @@ impl Recorder {
         Self { shared: Arc::new(shared), ledger }
     }
 
-    /// The ledger, if a record may be entered there now: not while earlier records wait for delivery.
+    /// Whether records are to be entered in the ledger now: there is one, and no earlier record waits for
+    /// delivery, which a later record would overtake.
     #[must_use]
-    pub fn ledger(&self) -> Option<&Arc<dyn Ledger>> {
-        self.ledger.as_ref().filter(|_| self.shared.queue.lock().waiting.is_empty())
+    pub fn is_entering(&self) -> bool {
+        self.ledger.is_some() && self.shared.queue.lock().waiting.is_empty()
     }
 
     /// Has a record stored, and waits until that is done, for one second at most. Returns at once while
     /// the audit cannot be reached. A record that finds the queue full is dropped and counted.
     pub async fn record(&self, record: OperationRecord) {
         let (stored, wait) = oneshot::channel();
-        let is_worth_waiting = match self.ledger() {
-            Some(ledger) => {
-                let status = record.status;
-                self.enter(&**ledger, record, status, Parent::current(), Some(stored));
-                true
-            }
-            None => self.queue(record, Some(stored)),
+        let is_worth_waiting = if self.is_entering() {
+            let status = record.status;
+            self.enter(record, status, Parent::current(), Some(stored));
+            true
+        } else {
+            self.queue(record, Some(stored))
         };
         if is_worth_waiting {
-            // An error means that the audit went out of reach or is late: the record stays in the
-            // queue.
+            // An error means that the audit went out of reach or is late: the record waits for delivery, or
+            // for its commit.
             let _ = time::timeout(DEADLINE, wait).await;
         }
     }
 
-    /// Enters a record in the ledger without waiting. `parent` is the trace that gets a span for the time
-    /// until the record is `stored`. A record that the ledger refuses is queued for delivery, and one whose
-    /// commit fails is queued with the status `if_failed`.
+    /// Enters a record in the ledger without waiting, and sends to `stored` when that is done. The trace of
+    /// `parent` gets a span for the time until then. A record that the ledger refuses is queued for delivery.
+    /// A record whose commit fails is queued with the status `if_failed`. Without a ledger, the record is
+    /// queued.
     pub fn enter(
         &self,
-        ledger: &dyn Ledger,
         record: OperationRecord,
         if_failed: u32,
         parent: Option<Parent>,
         stored: Option<oneshot::Sender<()>>,
     ) {
+        let Some(ledger) = &self.ledger else {
+            self.queue(record, stored);
+            return;
+        };
         let (recorder, mut kept, began) = (self.clone(), record.clone(), SystemTime::now());
         let done = move |result: Result<(), NotStored>| {
             if let Some(parent) = parent {
@@ -141,8 +145,8 @@ impl Recorder {
         ledger.enter(record, Box::new(done));
     }
 
-    /// Queues a record for delivery without waiting. Gives whether it is worth waiting for `stored`: the
-    /// audit can be reached. A record that finds the queue full is dropped and counted.
+    /// Queues a record for delivery without waiting, and gives whether the audit can be reached, so that
+    /// `stored` is worth waiting for. A record that finds the queue full is dropped and counted.
     fn queue(&self, record: OperationRecord, stored: Option<oneshot::Sender<()>>) -> bool {
         let reachable = {
             let mut queue = self.shared.queue.lock();
@@ -543,14 +547,14 @@ mod tests {
         let book = Arc::new(Book::default());
         let recorder = Recorder::new(Some(Arc::clone(&book) as _));
         let record = |user: &str| OperationRecord { username: user.to_owned(), ..Default::default() };
-        let enter = |user| recorder.enter(&*book, record(user), 2, None, None);
+        let enter = |user| recorder.enter(record(user), 2, None, None);
         enter("stored");
         *book.0.lock() = Some(NotStored::Refused);
         enter("done");
         *book.0.lock() = Some(NotStored::Failed);
         enter("failed");
         *book.0.lock() = None;
-        assert!(recorder.ledger().is_none(), "earlier records wait");
+        assert!(!recorder.is_entering(), "earlier records wait");
         recorder.record(record("asked")).await;
         let waiting = |recorder: &Recorder| {
             let queue = recorder.shared.queue.lock();
@@ -564,6 +568,6 @@ mod tests {
         finished.cancel();
         recorder.deliver(AuditClient::local(audit.clone()), finished).await;
         assert_eq!(*audit.stored.lock(), ["done", "failed", "asked"]);
-        assert!(recorder.ledger().is_some(), "nothing waits any more");
+        assert!(recorder.is_entering(), "nothing waits any more");
     }
 }

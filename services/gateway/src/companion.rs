@@ -12,19 +12,20 @@ use parking_lot::Mutex;
 
 use crate::backend::outcome;
 
-/// The record of a request that makes a change. It is entered in the audit's ledger when the change is
-/// decided, or left to whoever has the request carried out.
+/// The record of a request that makes a change. The record is entered in the audit's ledger when the
+/// change is decided, or else left to whoever has the request carried out. Empty where no record goes with
+/// a change: across a network, for a question, and while earlier records wait for delivery.
 #[derive(Debug, Default)]
-pub(crate) struct Companion {
-    /// `None` where a record does not go with a change.
-    waiting: Option<Arc<Mutex<Waiting>>>,
-    witness: Option<Witness>,
+pub(crate) struct Companion(Option<Going>);
+
+#[derive(Debug)]
+struct Going {
+    /// The record, until it is entered.
+    record: Arc<Mutex<Option<OperationRecord>>>,
+    witness: Witness,
     /// Whether a setting says what the peer reads.
     is_set: bool,
 }
-
-/// The record, until it is entered.
-type Waiting = Option<OperationRecord>;
 
 impl Companion {
     /// Makes the companion of a request. `record` makes the record without the status, and is called
@@ -35,45 +36,46 @@ impl Companion {
         set: Option<Dialect>,
         record: impl FnOnce() -> OperationRecord,
     ) -> Self {
-        let Some(ledger) = recorder.ledger().filter(|_| operation.is_a_change()).cloned() else {
+        if !operation.is_a_change() || !recorder.is_entering() {
             return Self::default();
-        };
-        let waiting = Arc::new(Mutex::new(Some(record())));
-        let (slot, recorder, parent) = (Arc::clone(&waiting), recorder.clone(), Parent::current());
+        }
+        let record = Arc::new(Mutex::new(Some(record())));
+        let (waiting, recorder, parent) = (Arc::clone(&record), recorder.clone(), Parent::current());
         let witness = Witness::new(move |decided| {
-            // Whoever publishes asks the registry again then, so nothing is decided yet.
+            // After this refusal the gateway asks the registry and the catalog once more.
             if decided == Err(Reason::SessionEnded) {
                 return;
             }
-            let Some(mut record) = slot.lock().take() else { return };
+            let Some(mut record) = waiting.lock().take() else { return };
             record.status = operation.status(decided.map_or_else(outcome, |()| Outcome::Ok)).into();
-            recorder.enter(&*ledger, record, operation.status(Outcome::Failed).into(), parent.clone(), None);
+            recorder.enter(record, operation.status(Outcome::Failed).into(), parent.clone(), None);
         });
-        Self { waiting: Some(waiting), witness: Some(witness), is_set: set.is_some() }
+        Self(Some(Going { record, witness, is_set: set.is_some() }))
     }
 
     /// Makes the call that decides the request.
     pub(crate) async fn with<F: Future>(&self, call: F) -> F::Output {
-        match &self.witness {
-            Some(witness) => witness.clone().watch(call).await,
+        match &self.0 {
+            Some(going) => going.witness.clone().watch(call).await,
             None => call.await,
         }
     }
 
-    /// Has the record say what the peer reads, if that is known now and no setting says so.
+    /// Has the record say that the peer reads `dialect`, unless that is not known or a setting says what the
+    /// peer reads.
     pub(crate) fn note(&self, dialect: Option<Dialect>) {
-        if let (Some(dialect), Some(waiting)) = (dialect, &self.waiting)
-            && !self.is_set
-            && let Some(record) = &mut *waiting.lock()
+        if let (Some(dialect), Some(going)) = (dialect, &self.0)
+            && !going.is_set
+            && let Some(record) = &mut *going.record.lock()
         {
             dialect.name().clone_into(&mut record.dialect);
         }
     }
 
-    /// Whether the record was entered: then it is stored or waits for delivery. Otherwise nothing enters
-    /// it any more.
+    /// Whether the record was entered, so that it is stored, or waits for its commit or for delivery. A
+    /// record that was not entered is taken back: it is not entered later.
     pub(crate) fn was_entered(self) -> bool {
-        self.waiting.is_some_and(|waiting| waiting.lock().take().is_none())
+        self.0.is_some_and(|going| going.record.lock().take().is_none())
     }
 }
 
@@ -185,6 +187,6 @@ mod tests {
         let failing = companion(&recorder, Operation::Register);
         failing.with(decided(Ok(()))).await;
         assert!(failing.was_entered());
-        assert!(recorder.ledger().is_none(), "the record waits for delivery");
+        assert!(!recorder.is_entering(), "the record waits for delivery");
     }
 }

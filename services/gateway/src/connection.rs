@@ -271,6 +271,7 @@ impl ConnectionContext {
         };
         let status = operation.status(outcome);
         let answer = Answer { operation, status, content: done.content, known: hints.set.or(done.dialect) };
+        // Then the record is in the commit of the change, and whoever answered the change waited for that.
         if companion.was_entered() {
             return answer;
         }
