@@ -12,7 +12,7 @@ use crate::{
     cluster::Cluster,
     eventually,
     jaeger::{Shape, assert_publish, each_request_is_one_trace, traces},
-    process::http_get,
+    process::{Index, http_get},
     wire,
 };
 
@@ -58,6 +58,18 @@ fn each_request_of_each_operation_is_one_trace() {
     let (_runtime, receiver) = receiver();
     let cluster = traced(&receiver);
     each_request_is_one_trace(cluster.peers, receiver.query(), Shape::Services);
+}
+
+/// In one process no record is sent, and each trace shows all the same when its record was durable.
+#[test]
+fn each_request_of_lonja_up_is_one_trace() {
+    let (_runtime, receiver) = receiver();
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{}", receiver.otlp())),
+        ("OTEL_BSP_SCHEDULE_DELAY".to_owned(), "100".to_owned()),
+    ];
+    let index = Index::start_in(TempDir::new().unwrap(), Vec::new(), environment.into());
+    each_request_is_one_trace(index.peers, receiver.query(), Shape::Up);
 }
 
 #[test]

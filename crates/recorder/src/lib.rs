@@ -130,7 +130,8 @@ impl Recorder {
         let done = move |result: Result<(), NotStored>| {
             if let Some(parent) = parent {
                 let error = result.err().map(|why| why.to_string());
-                parent.record(Part { name: "record".into(), began, attributes: Vec::new(), error }, None);
+                let name = methods::RECORD_OPERATIONS.name().into();
+                parent.record(Part { name, began, attributes: Vec::new(), error }, None);
             }
             if let Err(why) = result {
                 if why == NotStored::Failed {
