@@ -186,3 +186,46 @@ fn announce(peers: &[PeerListener], datetime: &[SocketAddr], console: &TcpListen
     writeln!(stdout, "console           http://{}/", console.local_addr()?)?;
     stdout.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use lonja_chassis::unit_of_work::Witness;
+    use lonja_proto::{
+        SessionId, audit::OperationRecord, catalog::EndSessionRequest, registry::RegisterUserRequest,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// The audit's log is behind the others, so what is entered with a change is durable when the change is
+    /// answered. A record in the commit behind would not be.
+    #[tokio::test]
+    async fn a_record_is_durable_with_the_change_that_it_goes_with() {
+        let directory = TempDir::new().unwrap();
+        let audit = AuditConfig { max_audit_records: 100 };
+        let catalog = CatalogConfig { max_files_per_session: 100 };
+        let (lines, shutdown) = (OperationLog::off(), CancellationToken::new());
+        let opened = open(directory.path(), &catalog, &audit, &lines, &shutdown).unwrap();
+        let Opened { services, ledger, .. } = &opened;
+        let watch = || {
+            let is_durable = Arc::new(AtomicBool::new(false));
+            let (ledger, durable) = (Arc::clone(ledger), Arc::clone(&is_durable));
+            let witness = Witness::new(move |_| {
+                let durable = Arc::clone(&durable);
+                let stored = move |result: Result<(), _>| durable.store(result.is_ok(), Ordering::Release);
+                ledger.enter(OperationRecord::default(), Box::new(stored));
+            });
+            (witness, is_durable)
+        };
+        let (witness, is_durable) = watch();
+        let request = RegisterUserRequest { username: "alice".to_owned(), owner: 0 };
+        witness.watch(services.registry.register_user(request)).await.unwrap();
+        assert!(is_durable.load(Ordering::Acquire), "with a change of the registry");
+        let (witness, is_durable) = watch();
+        let request = EndSessionRequest { session_id: SessionId::fresh().to_string() };
+        witness.watch(services.catalog.end_session(request)).await.unwrap();
+        assert!(is_durable.load(Ordering::Acquire), "with a change of the catalog");
+    }
+}
