@@ -46,6 +46,23 @@ pub(crate) struct Config {
     limit: bool,
 }
 
+/// What is asked in a row of the output.
+struct Row {
+    name: &'static str,
+    operation: Asked,
+    online: u64,
+    field_by_field: bool,
+}
+
+const ROWS: [Row; 6] = [
+    Row { name: "register", operation: Asked::Register, online: 0, field_by_field: false },
+    Row { name: "register-fields", operation: Asked::Register, online: 0, field_by_field: true },
+    Row { name: "publish", operation: Asked::Publish, online: 0, field_by_field: false },
+    Row { name: "list-users-10", operation: Asked::ListUsers, online: 10, field_by_field: false },
+    Row { name: "list-users-1000", operation: Asked::ListUsers, online: 1000, field_by_field: false },
+    Row { name: "list-users-10000", operation: Asked::ListUsers, online: 10_000, field_by_field: false },
+];
+
 /// The figures of one run.
 #[derive(Debug, Clone, Copy)]
 struct Run {
@@ -96,22 +113,19 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         "p99 x",
         "MB/s"
     );
-    let rows = [
-        ("register", Asked::Register, 0),
-        ("publish", Asked::Publish, 0),
-        ("list-users-10", Asked::ListUsers, 10),
-        ("list-users-1000", Asked::ListUsers, 1000),
-        ("list-users-10000", Asked::ListUsers, 10_000),
-    ];
     let is_asked = |name: &str| config.only.is_empty() || config.only.iter().any(|only| only == name);
-    // The limit answers a byte, whatever it is asked.
-    let can_measure = |operation| !config.limit || operation == Asked::Register;
-    let asked: Vec<_> =
-        rows.iter().filter(|(name, operation, _)| is_asked(name) && can_measure(*operation)).collect();
-    ensure!(!asked.is_empty(), "nothing to measure: rows are {}", rows.map(|(name, ..)| name).join(", "));
-    for &&(name, operation, online) in &asked {
+    // The limit answers a byte, whatever it is asked, and an announce is one field.
+    let can_measure = |row: &Row| match config {
+        Config { limit: true, .. } => row.operation == Asked::Register,
+        Config { opentracker: Some(_), .. } => !row.field_by_field,
+        _ => true,
+    };
+    let asked: Vec<_> = ROWS.iter().filter(|row| is_asked(row.name) && can_measure(row)).collect();
+    ensure!(!asked.is_empty(), "nothing to measure: rows are {}", ROWS.map(|row| row.name).join(", "));
+    for &&Row { name, operation, online, field_by_field } in &asked {
         for &connections in &config.connections {
-            row(config, name, &Load { operation, online, connections, seconds: config.seconds })?;
+            let load = Load { online, field_by_field, ..Load::new(operation, connections, config.seconds) };
+            row(config, name, &load)?;
         }
     }
     Ok(())

@@ -253,7 +253,7 @@ fn look(runtime: &Runtime, console: &str, at: Looking) -> anyhow::Result<tokio::
 
 /// Measures what peers get while somebody looks at a view, beside what they get while nobody does.
 fn cost(config: &Config, runtime: &Runtime, index: &Index) -> anyhow::Result<()> {
-    let shape = Load { operation: Asked::Register, online: 0, connections: 64, seconds: config.seconds };
+    let shape = Load::new(Asked::Register, 64, config.seconds);
     println!("  {} pairs of {} s, REGISTER, 64 connections", config.pairs, config.seconds);
     for at in [Looking::Overview, Looking::Users, Looking::Files, Looking::Activity] {
         let run = || -> anyhow::Result<(f64, f64)> {

@@ -27,7 +27,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let before = lonja.resident_kib()?;
     let mut users = 0;
     while users < config.users {
-        let shape = Load { operation: Asked::Register, online: 0, connections: 256, seconds: 5.0 };
+        let shape = Load::new(Asked::Register, 256, 5.0);
         users += load(lonja.port, &shape, 1)?.requests;
     }
     let memory = (lonja.resident_kib()? - before) * 1024 / users;

@@ -29,12 +29,7 @@ pub(crate) struct Config {
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let data = TempDir::new_in("target")?;
     let lonja = Server::lonja(&config.lonja, data.path(), &["--max-connections-per-address", "16384"])?;
-    let honest = Load {
-        operation: Asked::Register,
-        online: 0,
-        connections: config.connections,
-        seconds: config.seconds,
-    };
+    let honest = Load::new(Asked::Register, config.connections, config.seconds);
     load(lonja.port, &Load { seconds: 1.0, ..honest }, 1)?;
     let before = lonja.resident_kib()?;
 

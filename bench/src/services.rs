@@ -152,7 +152,7 @@ fn compare(
     one: &Stack,
     other: &Stack,
 ) -> anyhow::Result<()> {
-    let shape = Load { operation: Asked::Register, online: 0, connections, seconds: config.seconds };
+    let shape = Load::new(Asked::Register, connections, config.seconds);
     let measure = |stack: &Stack| -> anyhow::Result<(f64, f64, f64)> {
         let before = stack.cpu()?;
         let figures = load(stack.port(), &shape, 1)?;

@@ -148,7 +148,7 @@ fn read(path: &str) -> anyhow::Result<impl Iterator<Item = anyhow::Result<serde_
 fn notice(config: &Config, data: &str, output: &Path) -> anyhow::Result<()> {
     let server = Server::lonja(&config.lonja, Path::new(data), &["--no-operation-log"])?;
     let console = server.console.as_deref().context("lonja up has no console")?;
-    let shape = Load { operation: Asked::Publish, online: 0, connections: config.connections, seconds: 1.0 };
+    let shape = Load::new(Asked::Publish, config.connections, 1.0);
     prepare(server.port, &shape)?;
     let mut quiet = Histogram::<u64>::new(3)?;
     for _ in 0..5 {

@@ -60,6 +60,9 @@ pub struct Load {
     /// Seconds of the load
     #[arg(long, default_value_t = 3.0)]
     pub seconds: f64,
+    /// Send each field of a request in a segment of its own, as original peers do
+    #[arg(long)]
+    pub field_by_field: bool,
 }
 
 /// The operation that a load asks for.
@@ -76,6 +79,12 @@ pub enum Asked {
 }
 
 impl Load {
+    /// The load of an operation that needs nobody online, each request in one segment.
+    #[must_use]
+    pub fn new(operation: Asked, connections: usize, seconds: f64) -> Self {
+        Self { operation, online: 0, connections, seconds, field_by_field: false }
+    }
+
     /// The length of a reply in bytes.
     pub fn reply(&self) -> usize {
         match self.operation {
@@ -166,6 +175,9 @@ fn announce(number: u64) -> Vec<u8> {
 }
 
 /// Registers and connects the users that the load needs.
+///
+/// # Errors
+/// When a request is not answered as it should be.
 pub fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
     let users: Vec<_> = match load.operation {
         Asked::Register | Asked::Announce => return Ok(()),
@@ -194,6 +206,9 @@ pub fn prepare(port: u16, load: &Load) -> anyhow::Result<()> {
 }
 
 /// Has `users` users register, connect and publish `files` files each.
+///
+/// # Errors
+/// When a request is not answered as it should be.
 pub fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
     let listening: lonja_wire::Port = std::num::NonZeroU16::new(50_085).context("a port")?.into();
     let next = Rc::new(AtomicU64::new(0));
@@ -221,8 +236,11 @@ pub fn fill(port: u16, users: u64, files: u64) -> anyhow::Result<()> {
 }
 
 /// Loads a server. Every reply must begin with the status 0 and be `reply` bytes long.
+///
+/// # Errors
+/// When a request is not answered so.
 pub fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
-    let asked = load.operation;
+    let (asked, field_by_field) = (load.operation, load.field_by_field);
     let started = Instant::now();
     let end = started + Duration::from_secs_f64(load.seconds);
     let latencies = drive(load.connections, || async move {
@@ -231,7 +249,11 @@ pub fn load(port: u16, load: &Load, reply: usize) -> anyhow::Result<Figures> {
         while Instant::now() < end {
             let bytes = request(asked, NEXT.fetch_add(1, Ordering::Relaxed))?;
             let began = Instant::now();
-            exchange(port, &bytes, reply, &mut buffer).await?;
+            if field_by_field {
+                exchange_field_by_field(port, &bytes, reply, &mut buffer).await?;
+            } else {
+                exchange(port, &bytes, reply, &mut buffer).await?;
+            }
             latency.record(began.elapsed().as_micros() as u64)?;
         }
         Ok(latency)
@@ -265,6 +287,9 @@ fn warn_of_dropped_packets() {
 }
 
 /// Runs a number of tasks on one thread and returns the result of each.
+///
+/// # Errors
+/// When a task fails.
 pub fn drive<T: 'static, F>(tasks: usize, task: impl Fn() -> F) -> anyhow::Result<Vec<T>>
 where
     F: Future<Output = anyhow::Result<T>> + 'static,
@@ -281,7 +306,32 @@ where
 }
 
 /// Opens a connection, sends a request, reads the reply and closes, as peers do.
+///
+/// # Errors
+/// When nobody listens, the connection breaks, or the reply does not begin with the status 0 or is not `reply`
+/// bytes long.
 pub async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
+    let mut stream = dial(port).await?;
+    stream.write_all(request).await?;
+    read_reply(stream, reply, buffer).await
+}
+
+/// Does what [`exchange`] does, and sends each field of the request in a segment of its own.
+async fn exchange_field_by_field(
+    port: u16,
+    request: &[u8],
+    reply: usize,
+    buffer: &mut [u8],
+) -> anyhow::Result<()> {
+    let mut stream = dial(port).await?;
+    stream.set_nodelay(true)?;
+    for field in request.split_inclusive(|byte| *byte == 0) {
+        stream.write_all(field).await?;
+    }
+    read_reply(stream, reply, buffer).await
+}
+
+async fn dial(port: u16) -> anyhow::Result<TcpStream> {
     static DIALLED: AtomicU64 = AtomicU64::new(0);
     let host =
         Ipv4Addr::from_bits(0x7f00_0001 + (DIALLED.fetch_add(1, Ordering::Relaxed) % ADDRESSES) as u32);
@@ -292,8 +342,10 @@ pub async fn exchange(port: u16, request: &[u8], reply: usize, buffer: &mut [u8]
              on 0.0.0.0"
         );
     }
-    let mut stream = stream?;
-    stream.write_all(request).await?;
+    Ok(stream?)
+}
+
+async fn read_reply(mut stream: TcpStream, reply: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
     let mut read = 0;
     let mut status = None;
     while read < reply {
