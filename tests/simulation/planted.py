@@ -61,7 +61,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
 
 def simulate(package: str) -> subprocess.CompletedProcess:
     return run("cargo", "test", "--release", "--quiet", "--package", package, "--lib", "--",
-               {SIMULATION: "every_world", JOURNAL: "simulation::worlds::what"}[package],
+               {SIMULATION: "every_world", JOURNAL: "simulation::worlds::what_was"}[package],
                LONJA_WORLDS=WORLDS, LONJA_CUTS=CUTS)
 
 
