@@ -154,7 +154,7 @@ bench:
 	target/dist/lonja-bench transfer
 	target/dist/lonja-bench capacity
 
-# 20,000 power cuts of a simulated disk, and 10,000 simulated worlds: docs/testing.md.
+# 20,000 power cuts of a simulated disk, and 10,000 simulated worlds of each shape: docs/testing.md.
 simulate:
 	LONJA_CUTS=20000 cargo test --release --package lonja-journal --lib simulation -- --nocapture
 	LONJA_WORLDS=10000 cargo test --release --package lonja-simulation --lib -- --nocapture

@@ -8,8 +8,6 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::hosts::GATEWAYS;
-
 /// What a peer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -60,6 +58,8 @@ pub(crate) struct Event {
     pub(crate) between: (Duration, Option<Duration>),
     /// The simulated time at which the peer had an answer, or the connection had ended.
     pub(crate) over: Option<Duration>,
+    /// The status in the record of the request.
+    pub(crate) recorded: Option<u8>,
 }
 
 /// All users as an export has them, and the moments between which the export was made.
@@ -71,10 +71,10 @@ pub(crate) struct Export {
     pub(crate) users: BTreeMap<usize, Option<BTreeSet<u8>>>,
 }
 
-/// A time in which a gateway could not store records.
+/// A time in which a gateway, or any, could not store records.
 #[derive(Debug, Clone, Copy)]
 struct Outage {
-    gateway: usize,
+    gateway: Option<usize>,
     from: Duration,
     until: Duration,
 }
@@ -87,10 +87,6 @@ struct Silence {
     from: Duration,
     until: Duration,
 }
-
-/// How long after an outage a gateway may take to store records again: the pings of a connection that was
-/// cut have to fail first.
-const RECOVERY: Duration = Duration::from_secs(15);
 
 /// How long a request takes at most whose gateway has time left for the audit, with the way to and fro. A
 /// gateway has 2 s for the services and the audit together.
@@ -138,6 +134,7 @@ impl History {
             failed: false,
             between: (now(), None),
             over: None,
+            recorded: None,
         });
         number
     }
@@ -157,6 +154,11 @@ impl History {
     /// Notes that nothing more comes for a request.
     pub(crate) fn over(&self, number: usize) {
         self.0.lock().events[number].over = Some(now());
+    }
+
+    /// Notes the status in the record of a request.
+    pub(crate) fn recorded(&self, number: usize, status: u8) {
+        self.0.lock().events[number].recorded = Some(status);
     }
 
     /// The moment at which an export begins.
@@ -199,8 +201,7 @@ impl History {
 
     /// Notes that a gateway cannot store records for a while, or that none can.
     pub(crate) fn no_audit(&self, of: Option<usize>, from: Duration, until: Duration) {
-        let gateways = (0..GATEWAYS.len()).filter(|gateway| of.is_none_or(|of| of == *gateway));
-        self.0.lock().outages.extend(gateways.map(|gateway| Outage { gateway, from, until }));
+        self.0.lock().outages.push(Outage { gateway: of, from, until });
     }
 
     /// Whether a gateway was killed between two moments.
@@ -216,7 +217,9 @@ impl History {
         let (sent, told) = (event.between.0, event.between.1.unwrap_or(Duration::MAX));
         let killed = events.kills.iter().any(|(gateway, _, at)| *gateway == event.gateway && *at >= sent);
         let unreachable = |outage: &Outage| {
-            outage.gateway == event.gateway && outage.from <= told && outage.until + RECOVERY >= sent
+            outage.gateway.is_none_or(|gateway| gateway == event.gateway)
+                && outage.from <= told
+                && outage.until >= sent
         };
         let no_time = told.saturating_sub(sent) > IN_TIME;
         killed && (no_time || events.outages.iter().any(unreachable))

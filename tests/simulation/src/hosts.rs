@@ -15,24 +15,18 @@ use lonja_rpc::{Channel, Names};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::network::{EndOfHost, Socket, dial};
+use crate::{
+    network::{EndOfHost, Socket, dial},
+    shape::{GRPC, Shape},
+};
 
 /// The port of peers.
 pub(crate) const PEERS: u16 = 5050;
-/// The port of gRPC.
-const GRPC: u16 = 50051;
 /// How often a journal commits what waits.
 const COMMIT: Duration = Duration::from_millis(5);
 
 /// How soon a service that could not start is started again.
 const AGAIN: Duration = Duration::from_millis(200);
-
-/// The names of the hosts that keep state.
-pub(crate) const SERVICES: [&str; 3] = ["registry", "catalog", AUDIT];
-/// The name of the host that keeps records.
-pub(crate) const AUDIT: &str = "audit";
-/// The names of the gateways.
-pub(crate) const GATEWAYS: [&str; 2] = ["gateway-0", "gateway-1"];
 
 /// How a host ends. An error ends the world.
 pub(crate) type Ran = Result<(), Box<dyn std::error::Error>>;
@@ -52,21 +46,23 @@ fn settings() -> Settings {
 }
 
 /// Clients of the three services, for a gateway or a judge.
-pub(crate) fn backends(names: &Names) -> anyhow::Result<Backends> {
-    let channel = |host: &str| {
-        let address = format!("http://{}:{GRPC}", turmoil::lookup(host));
+pub(crate) fn backends(shape: Shape, names: &Names) -> anyhow::Result<Backends> {
+    let channel = |(host, port)| {
+        let address = format!("http://{}:{port}", turmoil::lookup(host));
         Channel::remote(&address, names, dial())
     };
+    let [registry, catalog, audit] = shape.addresses();
     Ok(Backends {
-        registry: RegistryClient::remote(channel(SERVICES[0])?),
-        catalog: CatalogClient::remote(channel(SERVICES[1])?),
-        audit: AuditClient::remote(channel(SERVICES[2])?),
+        registry: RegistryClient::remote(channel(registry)?),
+        catalog: CatalogClient::remote(channel(catalog)?),
+        audit: AuditClient::remote(channel(audit)?),
     })
 }
 
 pub(crate) async fn gateway(names: Names) -> Ran {
     let _end = EndOfHost;
-    let gateway = Gateway::new(settings().gateway, backends(&names)?, None, OperationLog::off());
+    let gateway =
+        Gateway::new(settings().gateway, backends(Shape::Services, &names)?, None, OperationLog::off());
     let peers = PeerListener::on(Socket::listen(PEERS).await?);
     Ok(gateway.serve_on(vec![peers], CancellationToken::new()).await?)
 }
@@ -106,9 +102,40 @@ pub(crate) async fn audit(disk: LyingDisk) -> Ran {
 }
 
 async fn serve(journal: JournalBuilder, service: Service) -> Ran {
-    let connections = Socket::listen(GRPC).await?.connections();
     tokio::select! {
-        served = serve_connections(connections, service, None, CancellationToken::new()) => Ok(served?),
+        served = serve_at(GRPC, service) => served,
+        () = journal.commit_every(COMMIT) => Ok(()),
+    }
+}
+
+async fn serve_at(port: u16, service: Service) -> Ran {
+    let connections = Socket::listen(port).await?.connections();
+    Ok(serve_connections(connections, service, None, CancellationToken::new()).await?)
+}
+
+/// An index in one process, as `lonja up` puts it together. The services can be called across the network as
+/// well, since judges do.
+pub(crate) async fn index(disk: LyingDisk) -> Ran {
+    let _end = EndOfHost;
+    let mut journal = journal(&disk).await?;
+    let registry = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
+    let catalog = lonja_catalog::store::EmbeddedStore::open(&mut journal, &settings().catalog)?;
+    let audit = lonja_audit::store::EmbeddedStore::open(&mut journal, &settings().audit)?;
+    let (lines, shutdown) = (OperationLog::off(), CancellationToken::new());
+    let services = Backends {
+        registry: lonja_registry::client(registry.clone()),
+        catalog: lonja_catalog::client(catalog.clone()).0,
+        audit: lonja_audit::client(audit.clone(), lines.clone(), shutdown.clone()),
+    };
+    let ledger = lonja_audit::ledger(audit.clone(), lines.clone());
+    let gateway = Gateway::new(settings().gateway, services, Some(ledger), lines.clone());
+    let peers = PeerListener::on(Socket::listen(PEERS).await?);
+    let [(_, at_registry), (_, at_catalog), (_, at_audit)] = Shape::OneProcess.addresses();
+    tokio::select! {
+        served = gateway.serve_on(vec![peers], shutdown.clone()) => Ok(served?),
+        served = serve_at(at_registry, lonja_registry::service(registry)?) => served,
+        served = serve_at(at_catalog, lonja_catalog::service(catalog)?.0) => served,
+        served = serve_at(at_audit, lonja_audit::service(audit, lines, shutdown)?) => served,
         () = journal.commit_every(COMMIT) => Ok(()),
     }
 }

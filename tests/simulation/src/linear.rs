@@ -36,8 +36,8 @@ enum Act {
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     sent: usize,
-    /// When the answer was there; `None` if there was no answer, and the act may have happened or not, at any
-    /// time after it was asked for.
+    /// When the act had happened: when the answer was there, or at the end of time if there is only a record. `None`
+    /// if there is neither, so that the act may have happened or not, at any time after it was asked for.
     told: Option<usize>,
     act: Act,
     status: u8,
@@ -87,8 +87,16 @@ impl User {
     }
 }
 
-/// What a request says of a user.
+/// What a request and its record say of a user.
 pub(crate) fn steps(event: &Event, user: usize) -> Vec<Step> {
+    if let (true, None, Some(recorded)) = (event.asked.changes_the_user(), &event.told, event.recorded)
+        && recorded != event.asked.failure()
+    {
+        // Nobody was told, but what the record says is true.
+        let act = Act::Change(event.asked);
+        let step = Step { sent: event.sent, told: Some(usize::MAX), act, status: recorded };
+        return if event.user == user { vec![step] } else { Vec::new() };
+    }
     let (told, what) = event.told.as_ref().map(|(moment, told)| (*moment, told)).unzip();
     let status = match what {
         Some(Told::Status(status)) => *status,
@@ -187,6 +195,7 @@ mod tests {
             failed: false,
             between: Default::default(),
             over: None,
+            recorded: None,
         };
         told.iter().enumerate().map(event).collect()
     }
@@ -281,6 +290,21 @@ mod tests {
         assert!(are_right(&in_turn(&[(Register, None), (Register, status(1))])));
         assert!(are_right(&in_turn(&[(Register, None), (Connect, status(1)), (Connect, status(0))])));
         assert!(!are_right(&in_turn(&[(Register, None), (Connect, status(0)), (Connect, status(0))])));
+    }
+
+    #[test]
+    fn a_record_of_what_was_not_answered_is_true() {
+        let recorded = |asked: &[(Asked, Option<Told>)], status| {
+            let mut events = in_turn(asked);
+            events[0].recorded = Some(status);
+            are_right(&events)
+        };
+        assert!(recorded(&[(Register, None), (Register, status(1))], 0));
+        assert!(recorded(&[(Register, None), (Register, status(0)), (Unregister, status(0))], 0), "late");
+        assert!(!recorded(&[(Register, None), (Register, status(0))], 0));
+        assert!(!recorded(&[(Register, None)], 1), "nobody else has registered the user");
+        assert!(recorded(&[(Register, None), (Register, status(1))], 2), "any other failure");
+        assert!(recorded(&[(Register, None), (Register, status(0))], 2), "any other failure");
     }
 
     #[test]

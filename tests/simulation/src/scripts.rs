@@ -7,9 +7,10 @@ use tokio::{task::spawn_local, time};
 
 use crate::{
     history::{Asked, History, Told},
-    hosts::{GATEWAYS, Ran, SERVICES, backends},
+    hosts::{Ran, backends},
     judge,
     peer::{Manner, ask},
+    shape::{GATEWAYS, SERVICES, Shape},
     world::{SCRIPT, play_script},
 };
 
@@ -61,7 +62,7 @@ fn who_leaves_during_an_export_is_exported_as_at_one_moment() {
         for (number, asked) in (0..).zip([Asked::Register, Asked::Connect, Asked::Publish(1)]) {
             expect(0, number, asked, 0).await?;
         }
-        let (history, services) = (History::default(), backends(&Names::new(None)?)?);
+        let (history, services) = (History::default(), backends(Shape::Services, &Names::new(None)?)?);
         turmoil::hold(SCRIPT, SERVICES[1]);
         let exporting = spawn_local({
             let history = history.clone();

@@ -18,10 +18,11 @@ use turmoil::{Builder, Sim};
 
 use crate::{
     history::{Asked, History},
-    hosts::{self, AUDIT, GATEWAYS, Ran, SERVICES, backends},
+    hosts::{self, Ran, backends},
     judge,
     network::killing,
     peer::{Manner, PATIENCE, USERS, ask},
+    shape::{AUDIT, GATEWAYS, INDEX, SERVICES, Shape},
 };
 
 /// The host on which a script runs.
@@ -43,7 +44,7 @@ const BEGINNING: Duration = Duration::from_secs(1_715_500_000);
 /// What was broken, by kind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Faults {
-    service_kills: u64,
+    kills: u64,
     power_cuts: u64,
     gateway_kills: u64,
     partitions: u64,
@@ -59,7 +60,7 @@ impl Faults {
     /// Whether each kind of fault has happened.
     pub(crate) fn has_each_kind(&self) -> bool {
         let kinds = [
-            self.service_kills,
+            self.kills,
             self.power_cuts,
             self.gateway_kills,
             self.partitions,
@@ -75,7 +76,7 @@ impl Faults {
 
 impl AddAssign for Faults {
     fn add_assign(&mut self, other: Self) {
-        self.service_kills += other.service_kills;
+        self.kills += other.kills;
         self.power_cuts += other.power_cuts;
         self.gateway_kills += other.gateway_kills;
         self.partitions += other.partitions;
@@ -97,9 +98,11 @@ enum Mend {
 }
 
 struct World {
+    shape: Shape,
     random: fastrand::Rng,
     sim: Sim<'static>,
-    disks: [LyingDisk; SERVICES.len()],
+    /// The disks of the shape's keepers.
+    disks: Vec<LyingDisk>,
     history: History,
     faults: Faults,
     /// What is to be mended, and when.
@@ -113,8 +116,8 @@ fn time_of_day() -> SystemTime {
 }
 
 /// Plays a world to its end, and says how to play a failing one again.
-pub(crate) fn play(seed: u64) -> Faults {
-    let played = catch_unwind(AssertUnwindSafe(|| World::new(seed).run()));
+pub(crate) fn play(shape: Shape, seed: u64) -> Faults {
+    let played = catch_unwind(AssertUnwindSafe(|| World::new(shape, seed).run()));
     let why = match played {
         Ok(Ok(played)) => return played,
         Ok(Err(error)) => format!("{error:#}"),
@@ -124,21 +127,23 @@ pub(crate) fn play(seed: u64) -> Faults {
             .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_default(),
     };
-    panic!(
-        "{why}\nagain: LONJA_SEED={seed} cargo test --package lonja-simulation every_world -- --nocapture"
-    );
+    let test = match shape {
+        Shape::Services => "every_world_of_services",
+        Shape::OneProcess => "every_world_of_one_process",
+    };
+    panic!("{why}\nagain: LONJA_SEED={seed} cargo test --package lonja-simulation {test} -- --nocapture");
 }
 
-/// Plays a world in which nothing breaks but what `script` breaks.
+/// Plays a world of services in which nothing breaks but what `script` breaks.
 pub(crate) fn play_script(script: impl Future<Output = Ran> + 'static) -> Ran {
-    let mut world = World::new(0);
+    let mut world = World::new(Shape::Services, 0);
     world.begin_hosts(&Names::new(None)?);
     world.sim.client(SCRIPT, script);
     world.sim.run()
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(shape: Shape, seed: u64) -> Self {
         clock::simulation::set_clock(time_of_day);
         let mut random = fastrand::Rng::with_seed(seed);
         let sim = Builder::new()
@@ -149,8 +154,9 @@ impl World {
             .max_message_latency(Duration::from_millis(random.u64(2..20)))
             .tcp_capacity(1024)
             .build();
-        let disks = [(); SERVICES.len()].map(|()| LyingDisk::new(random.u64(..)));
+        let disks = shape.keepers().iter().map(|_| LyingDisk::new(random.u64(..))).collect();
         Self {
+            shape,
             random,
             sim,
             disks,
@@ -193,32 +199,43 @@ impl World {
     }
 
     fn begin_hosts(&mut self, names: &Names) {
-        let [registry, catalog, audit] = self.disks.clone();
-        self.sim.host(SERVICES[0], move || hosts::registry(registry.clone()));
-        self.sim.host(SERVICES[1], move || hosts::catalog(catalog.clone()));
-        self.sim.host(SERVICES[2], move || hosts::audit(audit.clone()));
-        for gateway in GATEWAYS {
-            let names = names.clone();
-            self.sim.host(gateway, move || hosts::gateway(names.clone()));
+        match self.shape {
+            Shape::Services => {
+                let disk = |keeper: usize| self.disks[keeper].clone();
+                let (registry, catalog, audit) = (disk(0), disk(1), disk(2));
+                self.sim.host(SERVICES[0], move || hosts::registry(registry.clone()));
+                self.sim.host(SERVICES[1], move || hosts::catalog(catalog.clone()));
+                self.sim.host(SERVICES[2], move || hosts::audit(audit.clone()));
+                for gateway in GATEWAYS {
+                    let names = names.clone();
+                    self.sim.host(gateway, move || hosts::gateway(names.clone()));
+                }
+            }
+            Shape::OneProcess => {
+                let disk = self.disks[0].clone();
+                self.sim.host(INDEX, move || hosts::index(disk.clone()));
+            }
         }
     }
 
     /// A judge who looks when nothing breaks any more.
     fn begin_judge(&mut self, names: &Names, at_rest: &Arc<AtomicBool>) {
-        let (history, names, at_rest) = (self.history.clone(), names.clone(), Arc::clone(at_rest));
+        let (shape, history) = (self.shape, self.history.clone());
+        let (names, at_rest) = (names.clone(), Arc::clone(at_rest));
         self.sim.client("judge", async move {
             while !at_rest.load(Ordering::Acquire) {
                 time::sleep(Duration::from_millis(50)).await;
             }
-            Ok(judge::rest(&backends(&names)?, &history).await?)
+            Ok(judge::rest(shape, &backends(shape, &names)?, &history).await?)
         });
     }
 
     fn begin_peers(&mut self, busy: &Arc<AtomicUsize>) {
         for peer in 0..PEERS {
             let (history, random, busy) = (self.history.clone(), self.random.fork(), Arc::clone(busy));
+            let gateways = self.shape.gateways();
             self.sim.client(format!("peer-{peer}"), async move {
-                ask_again_and_again(peer, history, random).await;
+                ask_again_and_again(peer, gateways, history, random).await;
                 busy.fetch_sub(1, Ordering::Release);
                 Ok(())
             });
@@ -228,8 +245,9 @@ impl World {
     /// An operator who exports the index now and then while things break.
     fn begin_exports(&mut self, names: &Names) {
         let (history, names, mut random) = (self.history.clone(), names.clone(), self.random.fork());
+        let shape = self.shape;
         self.sim.client("operator", async move {
-            let backends = backends(&names)?;
+            let backends = backends(shape, &names)?;
             for _ in 0..EXPORTS {
                 time::sleep(Duration::from_millis(random.u64(0..2000))).await;
                 // An export whose service does not answer fails, and says nothing.
@@ -255,63 +273,63 @@ impl World {
     fn trouble(&mut self, now: Duration) {
         let until = now + Duration::from_millis(self.random.u64(0..2500));
         match self.random.u32(..100) {
-            0..20 => self.kill_service(now, until),
-            20..35 => self.kill_gateway(now, until),
+            0..20 => self.kill(self.shape.keepers(), now, until),
+            20..35 => self.kill(self.shape.gateways(), now, until),
             35..70 => self.cut_off(now, until),
             70..85 => self.delay(now, until),
             _ => self.break_disk(now, until),
         }
     }
 
-    fn kill_service(&mut self, now: Duration, until: Duration) {
-        let service = self.random.usize(..SERVICES.len());
-        if self.down.contains(&SERVICES[service]) {
-            return;
-        }
-        let power = self.random.bool();
-        self.note(
-            now,
-            &format!("{} {} until {until:?}", if power { "cut" } else { "kill" }, SERVICES[service]),
-        );
-        self.no_audit_of(SERVICES[service], None, now, until);
-        killing(|| self.sim.crash(SERVICES[service]));
-        if power {
-            self.faults.power_cuts += 1;
-            self.disks[service].restart();
-        } else {
-            self.faults.service_kills += 1;
-            self.disks[service].kill();
-        }
-        self.down.push(SERVICES[service]);
-        self.mends.push((until, Mend::Start(SERVICES[service])));
+    /// Which of the disks a host has.
+    fn keeper(&self, host: &str) -> Option<usize> {
+        self.shape.keepers().iter().position(|keeper| *keeper == host)
     }
 
-    fn kill_gateway(&mut self, now: Duration, until: Duration) {
-        let gateway = self.random.usize(..GATEWAYS.len());
-        if self.down.contains(&GATEWAYS[gateway]) {
+    /// Kills one of these hosts, or cuts its power.
+    fn kill(&mut self, hosts: &'static [&'static str], now: Duration, until: Duration) {
+        let host = self.any(hosts);
+        if self.down.contains(&host) {
             return;
         }
-        self.note(now, &format!("kill {} until {until:?}", GATEWAYS[gateway]));
-        self.faults.gateway_kills += 1;
-        self.history.killed(gateway, now, until + TICK);
-        killing(|| self.sim.crash(GATEWAYS[gateway]));
-        self.down.push(GATEWAYS[gateway]);
-        self.mends.push((until, Mend::Start(GATEWAYS[gateway])));
+        let keeper = self.keeper(host);
+        let power = keeper.is_some() && self.random.bool();
+        self.note(now, &format!("{} {host} until {until:?}", if power { "cut" } else { "kill" }));
+        self.no_audit_of(host, None, now, until);
+        if let Some(gateway) = self.shape.gateways().iter().position(|gateway| *gateway == host) {
+            self.faults.gateway_kills += 1;
+            self.history.killed(gateway, now, until + TICK);
+        }
+        killing(|| self.sim.crash(host));
+        match keeper {
+            Some(keeper) if power => {
+                self.faults.power_cuts += 1;
+                self.disks[keeper].restart();
+            }
+            Some(keeper) => {
+                self.faults.kills += 1;
+                self.disks[keeper].kill();
+            }
+            None => {}
+        }
+        self.down.push(host);
+        self.mends.push((until, Mend::Start(host)));
     }
 
     /// A gateway, and what it talks with: a service as a rule, at times a peer.
     fn ends(&mut self) -> (String, String) {
-        let gateway = self.any(&GATEWAYS).to_owned();
-        if self.random.u32(..5) == 0 {
+        let gateway = self.any(self.shape.gateways()).to_owned();
+        let services = self.shape.asked_by_gateways();
+        if services.is_empty() || self.random.u32(..5) == 0 {
             return (gateway, format!("peer-{}", self.random.usize(..PEERS)));
         }
-        (gateway, self.any(&SERVICES).to_owned())
+        (gateway, self.any(services).to_owned())
     }
 
     /// Notes a trouble of the link between a gateway and a host, if the host is a peer.
     fn no_peer_of(&self, host: &str, gateway: &str, from: Duration, until: Duration) {
         let peer = host.strip_prefix("peer-").and_then(|number| number.parse().ok());
-        let gateway = GATEWAYS.iter().position(|name| *name == gateway);
+        let gateway = self.shape.gateways().iter().position(|name| *name == gateway);
         if let (Some(peer), Some(gateway)) = (peer, gateway) {
             // A link is mended at the next step.
             self.history.cut_off(gateway, peer, from, until + TICK);
@@ -321,8 +339,9 @@ impl World {
     /// Notes a trouble of a host, or of the link between a gateway and the host, if the host is the audit.
     fn no_audit_of(&self, host: &str, gateway: Option<&str>, from: Duration, until: Duration) {
         if host == AUDIT {
-            let of = gateway.and_then(|name| GATEWAYS.iter().position(|gateway| *gateway == name));
-            self.history.no_audit(of, from, until);
+            let gateways = self.shape.gateways();
+            let of = gateway.and_then(|name| gateways.iter().position(|gateway| *gateway == name));
+            self.history.no_audit(of, from, until + self.shape.recovery());
         }
     }
 
@@ -359,13 +378,16 @@ impl World {
     }
 
     fn break_disk(&mut self, now: Duration, until: Duration) {
-        let service = self.random.usize(..SERVICES.len());
-        self.note(now, &format!("bad disk of {} until {until:?}", SERVICES[service]));
+        let keepers = self.shape.keepers();
+        let keeper = self.random.usize(..keepers.len());
+        self.note(now, &format!("bad disk of {} until {until:?}", keepers[keeper]));
         self.faults.bad_disks += 1;
-        self.no_audit_of(SERVICES[service], None, now, until);
+        if self.shape.keeps_records(keepers[keeper]) {
+            self.history.no_audit(None, now, until + self.shape.recovery());
+        }
         let full = self.random.bool();
-        self.disks[service].set_faults(simulation::Faults { short_writes: 20, failed_syncs: 20, full });
-        self.mends.push((until, Mend::Disk(service)));
+        self.disks[keeper].set_faults(simulation::Faults { short_writes: 20, failed_syncs: 20, full });
+        self.mends.push((until, Mend::Disk(keeper)));
     }
 
     fn mend(&mut self, now: Duration) {
@@ -377,21 +399,21 @@ impl World {
                 Mend::Start(host) => {
                     self.note(now, &format!("start {host}"));
                     self.down.retain(|down| *down != host);
-                    if let Some(service) = SERVICES.iter().position(|service| *service == host) {
-                        self.disks[service].set_faults(simulation::Faults::default());
+                    if let Some(keeper) = self.keeper(host) {
+                        self.disks[keeper].set_faults(simulation::Faults::default());
                     }
                     self.sim.bounce(host);
                 }
                 Mend::Connect(one, other) => self.sim.repair(one.as_str(), other.as_str()),
                 Mend::Release(one, other) => self.sim.release(one.as_str(), other.as_str()),
-                Mend::Disk(service) => self.disks[service].set_faults(simulation::Faults::default()),
+                Mend::Disk(keeper) => self.disks[keeper].set_faults(simulation::Faults::default()),
             }
         }
     }
 }
 
 /// A peer of one user: asks, thinks, and asks again.
-async fn ask_again_and_again(peer: usize, history: History, mut random: fastrand::Rng) {
+async fn ask_again_and_again(peer: usize, gateways: &[&str], history: History, mut random: fastrand::Rng) {
     let user = peer % USERS;
     for _ in 0..REQUESTS {
         time::sleep(Duration::from_millis(random.u64(0..700))).await;
@@ -407,7 +429,7 @@ async fn ask_again_and_again(peer: usize, history: History, mut random: fastrand
             91..94 => Asked::OwnerOf(random.u8(..3)),
             _ => Asked::Files(random.usize(..USERS)),
         };
-        let gateway = random.usize(..GATEWAYS.len());
+        let gateway = random.usize(..gateways.len());
         let manner = match random.u32(..16) {
             0..4 => Manner::InPieces(random.usize(1..40)),
             4 => Manner::Dying(random.usize(1..80), Duration::from_millis(random.u64(..200))),
@@ -415,7 +437,7 @@ async fn ask_again_and_again(peer: usize, history: History, mut random: fastrand
         };
         let dies = matches!(manner, Manner::Dying(..));
         let number = history.sent(peer, user, asked, gateway, dies);
-        let answer = time::timeout(PATIENCE, ask(GATEWAYS[gateway], user, asked, number, manner)).await;
+        let answer = time::timeout(PATIENCE, ask(gateways[gateway], user, asked, number, manner)).await;
         let Ok(answer) = answer else { continue };
         history.over(number);
         if let Ok(told) = answer {
