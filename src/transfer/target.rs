@@ -8,9 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use lonja_audit::store::{Position, Store as _};
 use lonja_catalog::store::Store as _;
+use lonja_proto::SessionId;
 use lonja_redis::{KeyMove, Redis, RedisChangesDriver, RedisError, StoreUrl};
 use lonja_registry::store::Store as _;
 
@@ -133,6 +134,8 @@ fn clear(staging: &Path) -> anyhow::Result<()> {
     clear().with_context(|| format!("cannot remove {}: move it away", staging.display()))
 }
 
+const BESIDE_ANOTHER: &str = "another import was made at the same time: run this one again when it has ended";
+
 type RedisStores = Stores<
     lonja_registry::store::RedisStore,
     lonja_catalog::store::RedisStore,
@@ -174,10 +177,8 @@ impl Keys {
         let Stores { registry, catalog, .. } = &self.stores;
         let (registered, published) = (registry.statistics().await?, catalog.statistics().await?);
         let held = (registered.users, registered.sessions, published.files);
-        if held == (counts.users, counts.sessions, counts.files) {
-            return Ok(());
-        }
-        bail!("another import was made at the same time: run this one again when it has ended")
+        ensure!(held == (counts.users, counts.sessions, counts.files), BESIDE_ANOTHER);
+        Ok(())
     }
 
     async fn moves(&self, to: &Self) -> anyhow::Result<Vec<KeyMove>> {
@@ -213,8 +214,12 @@ async fn into_redis(config: &ImportConfig, url: &StoreUrl, prefix: &str) -> anyh
         }
         shown.must_be_empty(url).await?;
         let lines = lines(&config.from)?;
-        staged.clear(&shown).await?;
+        let writer = SessionId::fresh().to_string();
+        staged.redis.claim(&writer).await?;
+        // What was completed before this claim is being shown, and must not be cleared.
+        ensure!(!staged.redis.is_complete().await?, BESIDE_ANOTHER);
         let filled = async {
+            staged.clear(&shown).await?;
             let counts = fill(&staged.stores, lines).await?;
             staged.must_hold(counts).await?;
             shown.must_be_empty(url).await?;
@@ -222,13 +227,15 @@ async fn into_redis(config: &ImportConfig, url: &StoreUrl, prefix: &str) -> anyh
         };
         let counts = match filled.await {
             Ok(counts) => counts,
-            Err(error) => {
+            Err(error) if staged.redis.is_claimed_by(&writer).await? => {
                 // The error says why nothing was imported; the next import clears what is left.
                 let _ = staged.clear(&shown).await;
+                let _ = staged.redis.release(&writer).await;
                 return Err(error);
             }
+            Err(_) => bail!(BESIDE_ANOTHER),
         };
-        staged.redis.set_complete().await?;
+        ensure!(staged.redis.set_complete(&writer).await?, BESIDE_ANOTHER);
         staged.show(&shown, url).await?;
         println!("imported {counts} into {url}");
         Ok(())

@@ -235,8 +235,8 @@ fn an_import_that_is_killed_changes_nothing_and_the_next_begins_anew() {
     assert_eq!(lines(&export_of(Path::new(data))).last().unwrap()["end"]["operations"], 40_000);
     assert!(!begun.exists());
 
-    let (mut import, _half) = import_half(&["--store", &url]);
     let staged = || redis.command("EXISTS lonja.import:registry:{0}:users").contains('1');
+    let (mut import, _half) = import_half(&["--store", &url]);
     eventually("the import writes", || staged().then_some(()));
     import.kill();
     assert_eq!(lines(&printed(&["export", "--store", &url])).len(), 1, "nothing but the end");
@@ -244,6 +244,32 @@ fn an_import_that_is_killed_changes_nothing_and_the_next_begins_anew() {
     assert!(!staged());
     let end = lines(&printed(&["export", "--store", &url])).pop().unwrap();
     assert_eq!((&end["end"]["users"], &end["end"]["operations"]), (&json!(5000), &json!(40_000)));
+}
+
+/// The later of two imports into one Redis is made; the earlier says so, and changes nothing.
+#[test]
+fn an_import_beside_another_one_changes_nothing() {
+    let (redis, directory) = (RedisServer::start(), TempDir::new().unwrap());
+    let file = directory.path().join("export");
+    fs::write(&file, export_with(5000, 5000)).unwrap();
+    let url = redis.url();
+    let mut earlier = lonja();
+    earlier.args(["import", "-", "--store", &url]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut earlier = earlier.spawn().unwrap();
+    let mut pipe = earlier.stdin.take().unwrap();
+    let export = fs::read(&file).unwrap();
+    let (half, rest) = export.split_at(export.len() / 2);
+    pipe.write_all(half).unwrap();
+    let staged = || redis.command("EXISTS lonja.import:registry:{0}:users").contains('1');
+    eventually("the earlier import writes", || staged().then_some(()));
+    printed(&["import", file.to_str().unwrap(), "--store", &url]);
+    pipe.write_all(rest).unwrap();
+    drop(pipe);
+    let earlier = earlier.wait_with_output().unwrap();
+    let said = String::from_utf8(earlier.stderr).unwrap();
+    assert!(!earlier.status.success() && said.contains("another import was made at the same time"), "{said}");
+    let end = lines(&printed(&["export", "--store", &url])).pop().unwrap();
+    assert_eq!((&end["end"]["users"], &end["end"]["operations"]), (&json!(5000), &json!(5000)));
 }
 
 /// Bug: as the first process of a container, which a signal without a handler does not end, an import that waits

@@ -1,7 +1,8 @@
 //! Keys that are written under a prefix of their own, and are then all moved to where services look.
 //!
 //! A mark says that everything is written. After a kill before the mark, nothing counts; after a kill
-//! behind the mark, the move is done again to its end.
+//! behind the mark, the move is done again to its end. Whoever writes claims the prefix first: of several writers
+//! only the last to claim can set the mark.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,16 @@ end
 ";
 /// Ends a script that has found nothing in the way.
 const DONE: &str = "return ''";
+/// Sets the mark if the writer's claim stands, and says whether it does.
+const COMPLETE: &str = r"
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
+redis.call('SET', KEYS[2], 1)
+return true
+";
+/// Removes the writer's claim if it stands.
+const RELEASE: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+";
 /// The number of keys that one command removes.
 const REMOVED_AT_ONCE: usize = 1000;
 
@@ -56,15 +67,51 @@ impl Redis {
         self.key(0, "complete")
     }
 
-    /// Says in a mark that everything is written.
+    fn claim_key(&self) -> String {
+        self.key(0, "claim")
+    }
+
+    /// Claims the prefix for a writer. Earlier claims do not stand any more.
     ///
     /// # Errors
     /// When Redis does not answer in time.
-    pub async fn set_complete(&self) -> Result<(), RedisError> {
-        self.query(cmd("SET").arg(self.mark()).arg(1)).await
+    pub async fn claim(&self, writer: &str) -> Result<(), RedisError> {
+        self.query(cmd("SET").arg(self.claim_key()).arg(writer)).await
     }
 
-    /// Whether [`Self::set_complete`] was called, and [`Self::move_keys`] has not come to its end.
+    /// Whether a writer's claim stands: nobody has claimed the prefix since.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn is_claimed_by(&self, writer: &str) -> Result<bool, RedisError> {
+        let claimed: Option<String> = self.query(cmd("GET").arg(self.claim_key())).await?;
+        Ok(claimed.as_deref() == Some(writer))
+    }
+
+    /// Takes a writer's claim back, if it stands.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn release(&self, writer: &str) -> Result<(), RedisError> {
+        let script = Script::new(RELEASE);
+        let mut call = script.prepare_invoke();
+        call.key(self.claim_key()).arg(writer);
+        self.call(&call).await
+    }
+
+    /// Says in a mark that everything is written, if the writer's claim stands. Gives whether it does.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time.
+    pub async fn set_complete(&self, writer: &str) -> Result<bool, RedisError> {
+        let script = Script::new(COMPLETE);
+        let mut call = script.prepare_invoke();
+        call.key(self.claim_key()).key(self.mark()).arg(writer);
+        let stands: Option<u8> = self.call(&call).await?;
+        Ok(stands.is_some())
+    }
+
+    /// Whether [`Self::set_complete`] has set the mark, and [`Self::move_keys`] has not come to its end.
     ///
     /// # Errors
     /// When Redis does not answer in time.
@@ -72,7 +119,7 @@ impl Redis {
         self.query(cmd("EXISTS").arg(self.mark())).await
     }
 
-    /// Moves keys, and then removes the mark. On one server all keys move at the same moment; in a
+    /// Moves keys, and then removes the mark and the claim. On one server all keys move at the same moment; in a
     /// cluster, the keys of each shard do.
     ///
     /// # Errors
@@ -97,7 +144,7 @@ impl Redis {
                 }
             }
         }
-        self.query(cmd("DEL").arg(self.mark())).await
+        self.query(cmd("DEL").arg(self.mark()).arg(self.claim_key())).await
     }
 
     /// Removes the keys that were to move.
@@ -115,5 +162,36 @@ impl Redis {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_testing::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_several_writers_only_the_last_to_claim_can_complete() {
+        let server = RedisServer::shared();
+        let redis =
+            Redis::new(&server.url().parse().unwrap(), &RedisServer::fresh_prefix(), "registry").unwrap();
+        assert!(!redis.set_complete("nobody").await.unwrap());
+        redis.claim("first").await.unwrap();
+        redis.claim("second").await.unwrap();
+        assert!(!redis.is_claimed_by("first").await.unwrap());
+        assert!(!redis.set_complete("first").await.unwrap());
+        redis.release("first").await.unwrap();
+        assert!(!redis.is_complete().await.unwrap());
+        assert!(redis.set_complete("second").await.unwrap());
+        // A script whose answer was lost is called once more.
+        assert!(redis.set_complete("second").await.unwrap());
+        assert!(redis.is_complete().await.unwrap());
+        redis.move_keys(&[]).await.unwrap();
+        assert!(!redis.is_complete().await.unwrap());
+        assert!(!redis.is_claimed_by("second").await.unwrap());
+        redis.claim("third").await.unwrap();
+        redis.release("third").await.unwrap();
+        assert!(!redis.set_complete("third").await.unwrap());
     }
 }
