@@ -45,6 +45,12 @@ impl Witness {
         WATCHING.try_with(Self::clone).ok()
     }
 
+    /// Whether somebody else still has this witness: a store has yet to decide a change.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Tells the witness how a change was decided.
     pub fn tell<T>(&self, outcome: &Result<T, Reason>) {
         (self.0)(outcome.as_ref().map(drop).map_err(|reason| *reason));

@@ -1,7 +1,13 @@
 //! A record that is committed with the change that it tells of, where the audit shares a journal with
 //! the other services: so a peer waits for the disk once and not twice.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use lonja_chassis::unit_of_work::Witness;
 use lonja_proto::{Reason, audit::OperationRecord};
@@ -20,11 +26,43 @@ pub(crate) struct Companion(Option<Going>);
 
 #[derive(Debug)]
 struct Going {
-    /// The record, until it is entered.
-    record: Arc<Mutex<Option<OperationRecord>>>,
+    pending: Arc<Pending>,
     witness: Witness,
     /// Whether a setting says what the peer reads.
     is_set: bool,
+}
+
+/// A record that waits for the change that it tells of. A record that was left to the change is entered even if
+/// the change is dropped undecided.
+#[derive(Debug)]
+struct Pending {
+    /// The record, until it is entered.
+    record: Mutex<Option<OperationRecord>>,
+    is_left: AtomicBool,
+    operation: Operation,
+    recorder: Recorder,
+    parent: Option<Parent>,
+}
+
+impl Pending {
+    /// Enters the record, unless it is entered already.
+    fn enter(&self, outcome: Outcome) {
+        let Some(mut record) = self.record.lock().take() else { return };
+        record.status = self.operation.status(outcome).into();
+        let if_failed = self.operation.status(Outcome::Failed).into();
+        self.recorder.enter(record, if_failed, self.parent.clone(), None);
+    }
+}
+
+/// What a witness has of a record that waits. The last clone of the witness drops it.
+struct OfWitness(Arc<Pending>);
+
+impl Drop for OfWitness {
+    fn drop(&mut self) {
+        if self.0.is_left.load(Ordering::Acquire) {
+            self.0.enter(Outcome::Failed);
+        }
+    }
 }
 
 impl Companion {
@@ -39,18 +77,21 @@ impl Companion {
         if !operation.is_a_change() || !recorder.is_entering() {
             return Self::default();
         }
-        let record = Arc::new(Mutex::new(Some(record())));
-        let (waiting, recorder, parent) = (Arc::clone(&record), recorder.clone(), Parent::current());
+        let pending = Arc::new(Pending {
+            record: Mutex::new(Some(record())),
+            is_left: AtomicBool::new(false),
+            operation,
+            recorder: recorder.clone(),
+            parent: Parent::current(),
+        });
+        let of_witness = OfWitness(Arc::clone(&pending));
         let witness = Witness::new(move |decided| {
             // After this refusal the gateway asks the registry and the catalog once more.
-            if decided == Err(Reason::SessionEnded) {
-                return;
+            if decided != Err(Reason::SessionEnded) {
+                of_witness.0.enter(decided.map_or_else(outcome, |()| Outcome::Ok));
             }
-            let Some(mut record) = waiting.lock().take() else { return };
-            record.status = operation.status(decided.map_or_else(outcome, |()| Outcome::Ok)).into();
-            recorder.enter(record, operation.status(Outcome::Failed).into(), parent.clone(), None);
         });
-        Self(Some(Going { record, witness, is_set: set.is_some() }))
+        Self(Some(Going { pending, witness, is_set: set.is_some() }))
     }
 
     /// Makes the call that decides the request.
@@ -66,16 +107,21 @@ impl Companion {
     pub(crate) fn note(&self, dialect: Option<Dialect>) {
         if let (Some(dialect), Some(going)) = (dialect, &self.0)
             && !going.is_set
-            && let Some(record) = &mut *going.record.lock()
+            && let Some(record) = &mut *going.pending.record.lock()
         {
             dialect.name().clone_into(&mut record.dialect);
         }
     }
 
-    /// Whether the record was entered, so that it is stored, or waits for its commit or for delivery. A
-    /// record that was not entered is taken back: it is not entered later.
-    pub(crate) fn was_entered(self) -> bool {
-        self.0.is_some_and(|going| going.record.lock().take().is_none())
+    /// Whether the record is the change's: entered, so that it is stored, or waits for its commit or for
+    /// delivery; or left to a change that a store has yet to decide, because the gateway's time is up. Otherwise the
+    /// record is taken back, and is not entered later.
+    pub(crate) fn has_the_record(self) -> bool {
+        let Some(Going { pending, witness, .. }) = self.0 else { return false };
+        let is_left = witness.is_held();
+        // If the store drops its clone in this moment, the clone here is the last, and enters the record.
+        pending.is_left.store(is_left, Ordering::Release);
+        is_left || pending.record.lock().take().is_none()
     }
 }
 
@@ -134,10 +180,10 @@ mod tests {
         let registering = companion(&recorder, Operation::Register);
         registering.with(decided(Ok(()))).await;
         registering.with(decided(Err(Reason::UserExists))).await;
-        assert!(registering.was_entered());
+        assert!(registering.has_the_record());
         let again = companion(&recorder, Operation::Register);
         again.with(decided(Err(Reason::UserExists))).await;
-        assert!(again.was_entered());
+        assert!(again.has_the_record());
         assert_eq!(book.entered(), [("alice".to_owned(), 0), ("alice".to_owned(), 1)]);
     }
 
@@ -149,19 +195,40 @@ mod tests {
         publishing.with(decided(Err(Reason::SessionEnded))).await;
         assert_eq!(book.entered(), []);
         publishing.with(decided(Ok(()))).await;
-        assert!(publishing.was_entered());
+        assert!(publishing.has_the_record());
         assert_eq!(book.entered(), [("alice".to_owned(), 0)]);
         assert_eq!(book.entered.lock()[0].dialect, Dialect::Text.name());
     }
 
     #[tokio::test]
-    async fn nothing_enters_a_record_that_was_taken_back() {
+    async fn a_record_that_no_change_has_is_taken_back() {
+        let (book, recorder) = book();
+        let failing = companion(&recorder, Operation::Connect);
+        failing.with(async { drop(Witness::current()) }).await;
+        assert!(!failing.has_the_record(), "the gateway has the record stored itself");
+        assert_eq!(book.entered(), []);
+    }
+
+    /// Bug (a world of one process whose disk hangs): a change that was still to be decided when the gateway's time
+    /// was up was recorded as a failure, and then made.
+    #[tokio::test]
+    async fn a_change_that_is_decided_late_has_its_record() {
         let (book, recorder) = book();
         let late = companion(&recorder, Operation::Connect);
         let witness = late.with(async { Witness::current().unwrap() }).await;
-        assert!(!late.was_entered(), "the gateway has the record stored itself");
-        witness.tell(&Ok(()));
+        assert!(late.has_the_record());
         assert_eq!(book.entered(), []);
+        witness.tell(&Ok(()));
+        drop(witness);
+        assert_eq!(book.entered(), [("alice".to_owned(), 0)]);
+
+        let dropped = companion(&recorder, Operation::Connect);
+        let witness = dropped.with(async { Witness::current().unwrap() }).await;
+        assert!(dropped.has_the_record());
+        witness.tell(&Err::<(), _>(Reason::SessionEnded));
+        drop(witness);
+        let failed = Operation::Connect.status(Outcome::Failed).into();
+        assert_eq!(book.entered()[1..], [("alice".to_owned(), failed)]);
     }
 
     #[tokio::test]
@@ -169,14 +236,14 @@ mod tests {
         let (book, recorder) = book();
         let asking = companion(&recorder, Operation::ListUsers);
         asking.with(async { assert!(Witness::current().is_none()) }).await;
-        assert!(!asking.was_entered());
+        assert!(!asking.has_the_record());
 
         *book.fails.lock() = Some(NotStored::Refused);
         recorder.record(record("earlier")).await;
         *book.fails.lock() = None;
         let behind = companion(&recorder, Operation::Register);
         behind.with(async { assert!(Witness::current().is_none(), "an earlier record waits") }).await;
-        assert!(!behind.was_entered());
+        assert!(!behind.has_the_record());
         assert_eq!(book.entered(), []);
     }
 
@@ -186,7 +253,7 @@ mod tests {
         *book.fails.lock() = Some(NotStored::Failed);
         let failing = companion(&recorder, Operation::Register);
         failing.with(decided(Ok(()))).await;
-        assert!(failing.was_entered());
+        assert!(failing.has_the_record());
         assert!(!recorder.is_entering(), "the record waits for delivery");
     }
 }

@@ -271,8 +271,8 @@ impl ConnectionContext {
         };
         let status = operation.status(outcome);
         let answer = Answer { operation, status, content: done.content, known: hints.set.or(done.dialect) };
-        // Then the record is in the commit of the change, and whoever answered the change waited for that.
-        if companion.was_entered() {
+        // Then the record is in the commit of the change: whoever answered the change waited for that, or no time is left.
+        if companion.has_the_record() {
             return answer;
         }
         let dialect = answer.dialect(encoding());
