@@ -58,8 +58,17 @@ pub(crate) struct Event {
     pub(crate) between: (Duration, Option<Duration>),
     /// The simulated time at which the peer had an answer, or the connection had ended.
     pub(crate) over: Option<Duration>,
-    /// The status in the record of the request.
-    pub(crate) recorded: Option<u8>,
+    /// What the record of the request says of the change that was asked for.
+    pub(crate) recorded: Option<Recorded>,
+}
+
+/// What a record says of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// The change was decided, with this status.
+    Decided(u8),
+    /// The change was not made, and is not made later.
+    NotMade,
 }
 
 /// All users as an export has them, and the moments between which the export was made.
@@ -156,9 +165,9 @@ impl History {
         self.0.lock().events[number].over = Some(now());
     }
 
-    /// Notes the status in the record of a request.
-    pub(crate) fn recorded(&self, number: usize, status: u8) {
-        self.0.lock().events[number].recorded = Some(status);
+    /// Notes what the record of a request says.
+    pub(crate) fn recorded(&self, number: usize, recorded: Recorded) {
+        self.0.lock().events[number].recorded = Some(recorded);
     }
 
     /// The moment at which an export begins.

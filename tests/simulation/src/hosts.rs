@@ -82,7 +82,7 @@ pub(crate) async fn registry(disk: LyingDisk) -> Ran {
     let _end = EndOfHost;
     let mut journal = journal(&disk).await?;
     let store = lonja_registry::store::EmbeddedStore::open(&mut journal)?;
-    serve(journal, lonja_registry::service(store)?).await
+    serve(&disk, journal, lonja_registry::service(store)?).await
 }
 
 pub(crate) async fn catalog(disk: LyingDisk) -> Ran {
@@ -90,7 +90,7 @@ pub(crate) async fn catalog(disk: LyingDisk) -> Ran {
     let mut journal = journal(&disk).await?;
     let store = lonja_catalog::store::EmbeddedStore::open(&mut journal, &settings().catalog)?;
     let (service, _search) = lonja_catalog::service(store)?;
-    serve(journal, service).await
+    serve(&disk, journal, service).await
 }
 
 pub(crate) async fn audit(disk: LyingDisk) -> Ran {
@@ -98,13 +98,13 @@ pub(crate) async fn audit(disk: LyingDisk) -> Ran {
     let mut journal = journal(&disk).await?;
     let store = lonja_audit::store::EmbeddedStore::open(&mut journal, &settings().audit)?;
     let service = lonja_audit::service(store, OperationLog::off(), CancellationToken::new())?;
-    serve(journal, service).await
+    serve(&disk, journal, service).await
 }
 
-async fn serve(journal: JournalBuilder, service: Service) -> Ran {
+async fn serve(disk: &LyingDisk, journal: JournalBuilder, service: Service) -> Ran {
     tokio::select! {
         served = serve_at(GRPC, service) => served,
-        () = journal.commit_every(COMMIT) => Ok(()),
+        () = journal.commit_every(COMMIT, disk) => Ok(()),
     }
 }
 
@@ -136,6 +136,6 @@ pub(crate) async fn index(disk: LyingDisk) -> Ran {
         served = serve_at(at_registry, lonja_registry::service(registry)?) => served,
         served = serve_at(at_catalog, lonja_catalog::service(catalog)?.0) => served,
         served = serve_at(at_audit, lonja_audit::service(audit, lines, shutdown)?) => served,
-        () = journal.commit_every(COMMIT) => Ok(()),
+        () = journal.commit_every(COMMIT, &disk) => Ok(()),
     }
 }

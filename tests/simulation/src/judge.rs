@@ -14,7 +14,7 @@ use lonja_proto::{
 use tokio::time::{self, Instant};
 
 use crate::{
-    history::{Asked, Event, History, Told},
+    history::{Asked, Event, History, Recorded, Told},
     linear::{is_linear, step_of_export, steps},
     peer::{Manner, PATIENCE, USERS, ask, datetime, name, number},
     shape::Shape,
@@ -184,7 +184,14 @@ fn audited(shape: Shape, history: &History, records: &[OperationRecord]) -> anyh
         ensure!(of_event.len() <= 1, "{event:?} has {} records", of_event.len());
         if let Some(place) = of_event.first() {
             says_the_same(shape, event, &records[*place])?;
-            history.recorded(event.number, u8::try_from(records[*place].status)?);
+            match u8::try_from(records[*place].status)? {
+                // Across a network, whose change may be made later is recorded as a failure.
+                status if status == event.asked.failure() && shape == Shape::Services => {}
+                status if status == event.asked.failure() => {
+                    history.recorded(event.number, Recorded::NotMade);
+                }
+                status => history.recorded(event.number, Recorded::Decided(status)),
+            }
             found.push((event, *place));
         } else if event.told.is_some() || event.failed {
             ensure!(history.may_be_lost(event), "{event:?} was answered and has no record");

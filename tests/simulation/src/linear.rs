@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::history::{Asked, Event, Export, Told};
+use crate::history::{Asked, Event, Export, Recorded, Told};
 
 /// A user as the protocol sees one: not registered, registered, or connected with these files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -89,13 +89,14 @@ impl User {
 
 /// What a request and its record say of a user.
 pub(crate) fn steps(event: &Event, user: usize) -> Vec<Step> {
-    if let (true, None, Some(recorded)) = (event.asked.changes_the_user(), &event.told, event.recorded)
-        && recorded != event.asked.failure()
-    {
+    if let (true, None, Some(recorded)) = (event.asked.changes_the_user(), &event.told, event.recorded) {
         // Nobody was told, but what the record says is true.
-        let act = Act::Change(event.asked);
-        let step = Step { sent: event.sent, told: Some(usize::MAX), act, status: recorded };
-        return if event.user == user { vec![step] } else { Vec::new() };
+        let step =
+            |status| Step { sent: event.sent, told: Some(usize::MAX), act: Act::Change(event.asked), status };
+        return match recorded {
+            Recorded::Decided(status) if event.user == user => vec![step(status)],
+            _ => Vec::new(),
+        };
     }
     let (told, what) = event.told.as_ref().map(|(moment, told)| (*moment, told)).unzip();
     let status = match what {
@@ -294,17 +295,18 @@ mod tests {
 
     #[test]
     fn a_record_of_what_was_not_answered_is_true() {
-        let recorded = |asked: &[(Asked, Option<Told>)], status| {
+        let recorded = |asked: &[(Asked, Option<Told>)], status: Recorded| {
             let mut events = in_turn(asked);
             events[0].recorded = Some(status);
             are_right(&events)
         };
-        assert!(recorded(&[(Register, None), (Register, status(1))], 0));
-        assert!(recorded(&[(Register, None), (Register, status(0)), (Unregister, status(0))], 0), "late");
-        assert!(!recorded(&[(Register, None), (Register, status(0))], 0));
-        assert!(!recorded(&[(Register, None)], 1), "nobody else has registered the user");
-        assert!(recorded(&[(Register, None), (Register, status(1))], 2), "any other failure");
-        assert!(recorded(&[(Register, None), (Register, status(0))], 2), "any other failure");
+        let (done, exists) = (Recorded::Decided(0), Recorded::Decided(1));
+        assert!(recorded(&[(Register, None), (Register, status(1))], done));
+        assert!(recorded(&[(Register, None), (Register, status(0)), (Unregister, status(0))], done), "late");
+        assert!(!recorded(&[(Register, None), (Register, status(0))], done));
+        assert!(!recorded(&[(Register, None)], exists), "nobody else has registered the user");
+        assert!(!recorded(&[(Register, None), (Register, status(1))], Recorded::NotMade));
+        assert!(recorded(&[(Register, None), (Register, status(0))], Recorded::NotMade));
     }
 
     #[test]

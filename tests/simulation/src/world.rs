@@ -380,13 +380,22 @@ impl World {
     fn break_disk(&mut self, now: Duration, until: Duration) {
         let keepers = self.shape.keepers();
         let keeper = self.random.usize(..keepers.len());
-        self.note(now, &format!("bad disk of {} until {until:?}", keepers[keeper]));
+        let hangs = self.shape == Shape::OneProcess && self.random.u32(..3) == 0;
+        // For longer than a request may take.
+        let until = if hangs { until + Duration::from_secs(2) } else { until };
+        let what = if hangs { "hanging" } else { "bad" };
+        self.note(now, &format!("{what} disk of {} until {until:?}", keepers[keeper]));
         self.faults.bad_disks += 1;
         if self.shape.keeps_records(keepers[keeper]) {
             self.history.no_audit(None, now, until + self.shape.recovery());
         }
-        let full = self.random.bool();
-        self.disks[keeper].set_faults(simulation::Faults { short_writes: 20, failed_syncs: 20, full });
+        let faults = if hangs {
+            simulation::Faults { hangs: true, ..simulation::Faults::default() }
+        } else {
+            let full = self.random.bool();
+            simulation::Faults { short_writes: 20, failed_syncs: 20, full, hangs: false }
+        };
+        self.disks[keeper].set_faults(faults);
         self.mends.push((until, Mend::Disk(keeper)));
     }
 

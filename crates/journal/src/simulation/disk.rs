@@ -47,6 +47,8 @@ pub struct Faults {
     pub failed_syncs: u32,
     /// Whether no file can grow.
     pub full: bool,
+    /// Whether each write would take for ever, so that nobody should make any.
+    pub hangs: bool,
 }
 
 /// A disk with its files, in memory. Clones are one disk.
@@ -118,6 +120,11 @@ impl LyingDisk {
     /// Says what goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
+    }
+
+    /// Whether each write would take for ever.
+    pub(crate) fn hangs(&self) -> bool {
+        self.0.lock().faults.hangs
     }
 
     /// Whether the power is off.

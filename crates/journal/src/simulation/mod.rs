@@ -25,14 +25,18 @@ impl JournalBuilder {
     }
 
     /// Commits what waits, and folds, every `interval` in the task that calls, instead of on threads of
-    /// their own: a simulation must not depend on threads. Never returns.
-    pub async fn commit_every(self, interval: Duration) {
+    /// their own: a simulation must not depend on threads. While the disk hangs, nothing is committed. Never
+    /// returns.
+    pub async fn commit_every(self, interval: Duration, disk: &LyingDisk) {
         let (mut writer, checkpoint) = self.parts();
         let mut ticks = time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waiting = None;
         loop {
             ticks.tick().await;
+            if disk.hangs() {
+                continue;
+            }
             writer.commit_waiting();
             waiting = waiting.or_else(|| checkpoint.full.try_recv().ok());
             if let Some(full) = waiting.take() {

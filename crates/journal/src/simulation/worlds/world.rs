@@ -203,7 +203,12 @@ impl World {
     /// meanwhile.
     fn start(&mut self) -> Option<Process> {
         if self.random.u32(..4) == 0 {
-            self.disk.set_faults(Faults { short_writes: 10, failed_syncs: 10, full: true });
+            self.disk.set_faults(Faults {
+                short_writes: 10,
+                failed_syncs: 10,
+                full: true,
+                ..Faults::default()
+            });
             match Process::open(&self.disk) {
                 Ok(process) => self.judge(&process),
                 Err(OpenError::Unusable(..)) => {}
@@ -281,7 +286,7 @@ impl World {
         let faults = match self.random.u32(..5) {
             0 => Faults { short_writes: 30, ..Faults::default() },
             1 => Faults { failed_syncs: 30, ..Faults::default() },
-            2 => Faults { short_writes: 10, failed_syncs: 10, full: true },
+            2 => Faults { short_writes: 10, failed_syncs: 10, full: true, ..Faults::default() },
             _ => Faults::default(),
         };
         self.note(format!("{faults:?}"));
