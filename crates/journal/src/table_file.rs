@@ -128,7 +128,7 @@ impl TableFile {
     ) -> Result<T, redb::Error> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(redb::Error::PreviousIo)?;
-        read(&database.begin_read()?)
+        without_panic(|| read(&database.begin_read()?))?
     }
 
     pub(crate) fn write(
@@ -137,13 +137,15 @@ impl TableFile {
     ) -> Result<(), redb::Error> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(redb::Error::PreviousIo)?;
-        let mut transaction = database.begin_write()?;
-        // Peers choose much of what is written, so a checksum alone must not decide which
-        // of two half-written commits counts.
-        transaction.set_two_phase_commit(true);
-        write(&transaction)?;
-        transaction.commit()?;
-        Ok(())
+        without_panic(|| {
+            let mut transaction = database.begin_write()?;
+            // Peers choose much of what is written, so a checksum alone must not decide which
+            // of two half-written commits counts.
+            transaction.set_two_phase_commit(true);
+            write(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        })?
     }
 
     /// Moves the rows of each span from its tail into the file, and deletes the rows before the
@@ -161,8 +163,14 @@ impl TableFile {
             Ok(())
         });
         if let Err(error) = folded {
-            self.reopen()?;
-            return Err(OpenError::Unusable(self.path.clone(), io::Error::other(error)));
+            let error = OpenError::Unusable(self.path.clone(), io::Error::other(error));
+            return Err(match self.reopen() {
+                Ok(()) => error,
+                Err(not_opened) => {
+                    tracing::error!("{error}");
+                    not_opened
+                }
+            });
         }
         spans.iter().for_each(|span| span.tail.forget(span.last));
         Ok(())
@@ -205,7 +213,7 @@ mod tests {
     use super::*;
     use crate::disk::FileSystem;
 
-    /// A file over whose length redb panics, as redb does over some wrong bits.
+    /// A file over which redb panics, as redb does over some wrong bits.
     #[derive(Debug)]
     struct Damaged(InMemoryBackend, Arc<AtomicBool>);
 
@@ -215,6 +223,7 @@ mod tests {
         }
 
         fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            assert!(!self.1.load(Ordering::Relaxed), "damage");
             self.0.read(offset, out)
         }
 
@@ -232,23 +241,42 @@ mod tests {
         }
     }
 
+    /// A table file of one row, over which redb panics once that is said.
+    fn damaged() -> (TableFile, Arc<AtomicBool>) {
+        let is_damaged = Arc::new(AtomicBool::new(false));
+        let damaged = Damaged(InMemoryBackend::new(), Arc::clone(&is_damaged));
+        let database = Builder::new().set_cache_size(0).create_with_backend(damaged).unwrap();
+        let path = PathBuf::from("test.redb");
+        let file = TableFile { disk: Arc::new(FileSystem), path, database: RwLock::new(Some(database)) };
+        insert(&file, &[1]).unwrap();
+        (file, is_damaged)
+    }
+
+    fn insert(file: &TableFile, bytes: &[u8]) -> Result<(), redb::Error> {
+        file.write(|transaction| {
+            transaction.open_table(table("log"))?.insert(1, bytes)?;
+            Ok(())
+        })
+    }
+
+    /// Bug: over a wrong bit that redb met while a process ran, the thread that writes or folds ended.
+    #[test]
+    fn redb_that_panics_while_it_reads_or_writes_is_an_error() {
+        let (file, is_damaged) = damaged();
+        let first = || file.read(|transaction| Ok(transaction.open_table(table("log"))?.first()?.is_some()));
+        assert!(first().unwrap());
+        is_damaged.store(true, Ordering::Relaxed);
+        assert!(matches!(first(), Err(redb::Error::Corrupted(_))));
+        assert!(matches!(insert(&file, &vec![1; 32 << 20]), Err(redb::Error::Corrupted(_))));
+    }
+
     /// Bug: redb panicked over a wrong bit while a start folded rows, and once more
     /// while the file was closed. The second panic was not turned into an error.
     #[test]
     fn closing_after_redb_has_panicked_is_no_panic() {
-        let is_damaged = Arc::new(AtomicBool::new(false));
-        let damaged = Damaged(InMemoryBackend::new(), Arc::clone(&is_damaged));
-        let database = Builder::new().create_with_backend(damaged).unwrap();
-        let path = PathBuf::from("test.redb");
-        let file = TableFile { disk: Arc::new(FileSystem), path, database: RwLock::new(Some(database)) };
+        let (file, is_damaged) = damaged();
         is_damaged.store(true, Ordering::Relaxed);
-        let folded = without_panic(|| {
-            file.write(|transaction| {
-                transaction.open_table(table("log"))?.insert(1, vec![1; 32 << 20].as_slice())?;
-                Ok(())
-            })
-        });
-        assert!(folded.is_err(), "redb panics");
+        assert!(insert(&file, &vec![1; 32 << 20]).is_err());
         drop(file);
     }
 }
