@@ -153,7 +153,7 @@ impl<S: State> Log<S> {
         self.shared.state.read()
     }
 
-    /// Whether the last attempt to write succeeded.
+    /// Whether the last attempt to write succeeded. If it did not, another attempt is begun: it shows at the next call.
     ///
     /// # Errors
     /// When the last attempt failed, or the journal is closed.

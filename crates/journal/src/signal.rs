@@ -14,6 +14,8 @@ pub(crate) struct Signal {
     changed: Condvar,
     closed: AtomicBool,
     unwritable: AtomicBool,
+    /// Whether the writer is to find out whether the files can be written again.
+    doubted: AtomicBool,
 }
 
 impl Signal {
@@ -44,14 +46,23 @@ impl Signal {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Whether the last attempt to write succeeded. If it did not, the writer makes another, since a service that is not
+    /// ready may be sent no command.
     pub(crate) fn check_writable(&self) -> Result<(), JournalError> {
         if self.is_closed() {
             return Err(JournalError::Closed);
         }
         if self.unwritable.load(Ordering::Acquire) {
+            self.doubted.store(true, Ordering::Release);
+            self.raise();
             return Err(JournalError::Write("the last attempt failed".to_owned()));
         }
         Ok(())
+    }
+
+    /// Whether somebody has asked whether the files can be written since the last attempt failed.
+    pub(crate) fn take_doubt(&self) -> bool {
+        self.doubted.swap(false, Ordering::AcqRel)
     }
 
     /// Waits until the signal is raised.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use lonja_telemetry::throttle::Throttle;
 use metrics::{Counter, Histogram};
 
 use crate::{
@@ -10,6 +11,9 @@ use crate::{
     signal::Signal,
     wal::WriteAhead,
 };
+
+/// Where the disk refuses at once, as a full one does, commits fail as fast as peers ask.
+static UNWRITABLE: Throttle = Throttle::events();
 
 /// Closes the signal and the logs when the writer ends, even if it ends by a panic.
 struct Closing {
@@ -61,7 +65,8 @@ impl Writer {
         let Closing { signal, participants } = &mut self.closing;
         let started = Instant::now();
         let rows = decide(participants, &self.commands);
-        let is_written = !rows.is_empty();
+        // A commit without a row tries the disk.
+        let is_written = signal.take_doubt() || !rows.is_empty();
         let written = if is_written { self.log.append(participants, rows) } else { Ok(()) };
         // What was entered with a command is answered before the command.
         match written {
@@ -76,7 +81,9 @@ impl Writer {
             Err(error) => {
                 let error = JournalError::Write(error.to_string());
                 signal.set_writable(false);
-                tracing::error!("{error}");
+                if let Some(suppressed) = UNWRITABLE.admit() {
+                    tracing::error!(suppressed, "{error}");
+                }
                 participants.iter_mut().rev().for_each(|participant| participant.fail(&error));
             }
         }

@@ -96,6 +96,27 @@ fn a_frame_that_failed_is_never_found_in_place_of_the_next() {
     assert_eq!(Process::open(&disk).unwrap().values(), answered);
 }
 
+/// Bug: after a commit that failed, a journal said that its files could not be written until another commit succeeded;
+/// a service that is not ready may be sent nothing to commit.
+#[test]
+fn a_disk_that_can_be_written_again_is_found_out_without_a_command() {
+    let disk = LyingDisk::new(0);
+    let mut process = Process::open(&disk).unwrap();
+    assert!(put(&mut process, 0, 1, 1));
+    disk.set_faults(Faults { failed_syncs: 100, ..Faults::default() });
+    assert!(!put(&mut process, 0, 2, 1));
+    assert!(!process.is_writable());
+    assert!(process.commit().is_none());
+    assert!(!process.is_writable());
+    disk.set_faults(Faults::default());
+    assert!(process.commit().is_none());
+    assert!(process.is_writable());
+    let answered = process.values();
+    disk.restart();
+    drop(process);
+    assert_eq!(Process::open(&disk).unwrap().values(), answered);
+}
+
 /// Bug: the last commit of a segment was lost without a word when its frame was damaged, if the commits in
 /// the other segment were those of other logs.
 #[test]

@@ -97,6 +97,11 @@ impl Process {
         Some((puts, succeeded?))
     }
 
+    /// Whether the journal takes its files for writable.
+    pub(super) fn is_writable(&self) -> bool {
+        self.logs.0.check_writable().is_ok()
+    }
+
     /// Folds a full segment, and says whether it could. `None` if no segment is full.
     pub(super) fn fold(&mut self) -> Option<bool> {
         if self.full.is_none() {
@@ -265,7 +270,7 @@ impl World {
     fn commit(&mut self, process: &mut Process) {
         let Some((puts, succeeded)) = process.commit() else { return };
         self.note(format!("commit of {}: {succeeded}", puts.len()));
-        assert_eq!(process.logs.0.check_writable().is_ok(), succeeded);
+        assert_eq!(process.is_writable(), succeeded);
         if succeeded {
             let after = self.model.with(&puts);
             self.before = std::mem::replace(&mut self.model, after);
