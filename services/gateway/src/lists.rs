@@ -26,6 +26,9 @@ static TOO_LARGE: Throttle = Throttle::events();
 /// The largest number of bytes of rendered lists that are held at one time. Peers that read slowly
 /// keep their lists in memory.
 const BUDGET: usize = 256 << 20;
+/// The largest number of lists of files that are fetched at one time. A list is in memory once before its size is
+/// known and counted.
+const FETCHED: usize = 32;
 /// The unit in which the budget is counted, in bytes.
 const UNIT: usize = 4096;
 
@@ -86,13 +89,19 @@ struct UserList {
 #[derive(Debug)]
 pub(crate) struct Lists {
     budget: Arc<Semaphore>,
+    /// The places of those that fetch a list of files.
+    fetching: Semaphore,
     users: Mutex<Arc<UserList>>,
 }
 
 impl Default for Lists {
     fn default() -> Self {
         let users = UserList { revision: String::new(), rendered: Self::empty() };
-        Self { budget: Arc::new(Semaphore::new(BUDGET / UNIT)), users: Mutex::new(Arc::new(users)) }
+        Self {
+            budget: Arc::new(Semaphore::new(BUDGET / UNIT)),
+            fetching: Semaphore::new(FETCHED),
+            users: Mutex::new(Arc::new(users)),
+        }
     }
 }
 
@@ -143,6 +152,8 @@ impl Lists {
     where
         F: Future<Output = Result<Pages<ListFilesResponse>, Status>>,
     {
+        // The semaphore is never closed.
+        let _place = self.fetching.acquire().await.map_err(|_| NotDone(Outcome::Failed))?;
         let mut pages = ask(ListFilesRequest { session_id, page_size: 0 }).await?;
         let first = pages.try_next().await?.ok_or_else(cut_short)?;
         let total = first.total;
@@ -225,7 +236,10 @@ fn finish(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
     use futures_util::stream;
     use lonja_proto::registry::{Endpoint, Session};
@@ -333,6 +347,25 @@ mod tests {
         assert!(tokio::time::timeout(soon, lists.buffer(entries, FILE_ENTRY)).await.is_err());
         drop(first);
         assert!(tokio::time::timeout(soon, lists.buffer(entries, FILE_ENTRY)).await.is_ok());
+    }
+
+    /// Bug: each request for a long list of files had the list in memory while it waited for the budget.
+    #[tokio::test(start_paused = true)]
+    async fn a_bounded_number_of_lists_of_files_is_fetched_at_one_time() {
+        let lists = Lists::default();
+        let (now, most) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let catalog = |_| async move {
+            most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            let pages: Pages<ListFilesResponse> =
+                Box::pin(stream::iter([Ok(ListFilesResponse { total: 0, files: Vec::new() })]));
+            Ok(pages)
+        };
+        let fetched = (0..3 * FETCHED).map(|_| lists.files(catalog, String::new()));
+        let fetched = futures_util::future::join_all(fetched).await;
+        assert!(fetched.iter().all(Result::is_ok));
+        assert_eq!(most.load(Ordering::Relaxed), FETCHED);
     }
 
     #[tokio::test]
