@@ -16,7 +16,12 @@ use lonja_presence::Presence;
 use lonja_recorder::Recorder;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Dialect;
-use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, task::JoinError, time};
+use tokio::{
+    net::TcpListener,
+    sync::OwnedSemaphorePermit,
+    task::{JoinError, JoinHandle},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -149,22 +154,26 @@ impl Gateway {
         let expired = self.shared.recorder.clone();
         // The sweeper, the checks of peers, the recorder and the accept loop have a task each, so that
         // waking one of them does not poll the others.
+        let sweep = sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone());
+        let check = presence.check_until(shutdown.clone(), move |record| {
+            let recorder = expired.clone();
+            async move { recorder.record(record).await }
+        });
+        let deliver = {
+            let finished = finished.clone();
+            async move { recorder.deliver(audit, finished).await }
+        };
         let tasks = [
-            tokio::spawn(sweep_until(shutdown.clone(), self.sweep_interval, self.backend.clone())),
-            tokio::spawn(presence.check_until(shutdown.clone(), move |record| {
-                let recorder = expired.clone();
-                async move { recorder.record(record).await }
-            })),
-            tokio::spawn({
-                let finished = finished.clone();
-                async move { recorder.deliver(audit, finished).await }
-            }),
-            tokio::spawn(self.serve_peers(listeners, shutdown, finished)),
+            spawn(&shutdown, sweep),
+            spawn(&shutdown, check),
+            spawn(&shutdown, deliver),
+            spawn(&shutdown, self.serve_peers(listeners, shutdown.clone(), finished)),
         ];
+        let mut ended = Ok(());
         for task in tasks {
-            task.await?;
+            ended = ended.and(task.await);
         }
-        Ok(())
+        ended
     }
 
     async fn serve_peers<L: PeerSocket>(
@@ -173,9 +182,8 @@ impl Gateway {
         shutdown: CancellationToken,
         finished: CancellationToken,
     ) {
-        // When this task ends, even by a panic, the process shuts down and the delivery of records
-        // ends.
-        let _ends = (shutdown.clone().drop_guard(), finished.drop_guard());
+        // When this task ends, even by a panic, the delivery of records ends.
+        let _ends = finished.drop_guard();
         let connections = TaskTracker::new();
         let accept = listeners.iter().map(|listener| self.accept(listener, &connections));
         shutdown.run_until_cancelled(join_all(accept)).await;
@@ -211,6 +219,16 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Spawns a part of the gateway. When the part panics, the process shuts down: otherwise the gateway would go on without
+/// that part, and nobody would know.
+fn spawn(shutdown: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let ends = shutdown.clone().drop_guard();
+    tokio::spawn(async move {
+        part.await;
+        ends.disarm();
+    })
 }
 
 /// Takes a place for a peer. If the peer's address may not connect, or has too many connections, counts the
@@ -278,4 +296,20 @@ async fn converse_through(
 /// Whether an error only says that a connection was gone before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: when the checks of peers or the delivery of records panicked, the gateway went on without them.
+    #[tokio::test]
+    async fn a_part_that_panics_shuts_the_process_down() {
+        let shutdown = CancellationToken::new();
+        spawn(&shutdown, async {}).await.unwrap();
+        assert!(!shutdown.is_cancelled(), "a part that has nothing to do");
+        let part = spawn(&shutdown, async { panic!("a part of the gateway") });
+        shutdown.cancelled().await;
+        assert!(part.await.unwrap_err().is_panic());
+    }
 }
