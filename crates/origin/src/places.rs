@@ -6,6 +6,8 @@ use lonja_chassis::networks::Networks;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::network;
+
 /// The places for connections: one for each connection that may be open.
 #[derive(Debug)]
 pub struct Places {
@@ -44,8 +46,10 @@ impl Places {
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
-    /// Gives a connection from `address` a place, or `None` if that address has no more places.
+    /// Gives a connection from `address` a place, or `None` if that address has no more places. The addresses of one
+    /// IPv6 network of 64 bits count as one, since a host chooses among them.
     pub fn take(self: &Arc<Self>, one_of_all: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+        let address = network(address);
         let mut by_address = self.by_address.lock();
         let taken = by_address.entry(address).or_default();
         if *taken >= self.max_by_address {
@@ -83,5 +87,16 @@ mod tests {
         assert!(places.all.clone().try_acquire_owned().is_err());
         drop(first);
         assert!(places.take(places.one_of_all().await.unwrap(), a).is_some());
+    }
+
+    /// Bug: a host took a place for each of the addresses of its IPv6 network.
+    #[tokio::test]
+    async fn the_addresses_that_a_host_chooses_among_count_as_one() {
+        let places = Places::new(9, 1, Networks::default());
+        for (one, other) in [("2001:db8::1", "2001:db8::2"), ("::ffff:10.0.0.1", "10.0.0.1")] {
+            let [one, other] = [one, other].map(|address| address.parse().unwrap());
+            let _first = places.take(places.one_of_all().await.unwrap(), one).unwrap();
+            assert!(places.take(places.one_of_all().await.unwrap(), other).is_none());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroU32,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -11,6 +11,8 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Operation;
 use metrics::{Counter, counter};
+
+use crate::network;
 
 /// After how many requests the addresses are forgotten that have not asked for a while.
 const FORGET: u32 = 10_000;
@@ -79,17 +81,6 @@ impl Rates {
             );
         }
         is_admitted
-    }
-}
-
-/// What counts as one address: of IPv6 the network of 64 bits, since a host chooses the rest.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
