@@ -264,8 +264,9 @@ impl Catalog {
     }
 }
 
+/// Whether a session ended lately. If the clock was set back since, that moment is in the future.
 fn is_fresh(ended_at_ms: i64) -> bool {
-    u128::try_from(unix_ms() - ended_at_ms).is_ok_and(|age| age < TOMBSTONE.as_millis())
+    i128::from(unix_ms() - ended_at_ms) < TOMBSTONE.as_millis().cast_signed()
 }
 
 impl State for Catalog {
@@ -388,6 +389,16 @@ mod tests {
         assert_eq!(store.sessions().await.unwrap(), [(alive, "alice".to_owned())]);
         let late = store.publish(dead, "bob", contract::file("late")).await;
         assert_eq!(late, Err(Failure::Refused(Reason::SessionEnded)));
+    }
+
+    /// Bug: when the clock was set back, the tombstones of the time between were dropped with the next end of a session.
+    #[test]
+    fn a_tombstone_outlives_a_clock_that_is_set_back() {
+        let mut state = Catalog::default();
+        let (one, other) = (SessionId::fresh(), SessionId::fresh());
+        state.end(one, unix_ms() + 3_600_000);
+        state.end(other, unix_ms());
+        assert!(state.tombstones.contains(&one) && state.tombstones.contains(&other));
     }
 
     #[tokio::test]
