@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use lonja_chassis::unit_of_work::Witness;
+use lonja_chassis::{clock, unit_of_work::Witness};
 use lonja_proto::{Reason, audit::OperationRecord};
 use lonja_recorder::Recorder;
 use lonja_telemetry::traces::Parent;
@@ -49,6 +49,7 @@ impl Pending {
     fn enter(&self, outcome: Outcome) {
         let Some(mut record) = self.record.lock().take() else { return };
         record.status = self.operation.status(outcome).into();
+        record.handled_at = Some(clock::now().into());
         let if_failed = self.operation.status(Outcome::Failed).into();
         self.recorder.enter(record, if_failed, self.parent.clone(), None);
     }
