@@ -250,16 +250,16 @@ impl ConnectionContext {
         mut encoding: impl FnMut() -> Encoding,
     ) -> Answer {
         let operation = request.command.operation();
-        if !self.rates.admit(peer.ip(), operation) {
-            let status = operation.status(Outcome::Failed);
-            return Answer { operation, status, content: Content::Status, known: hints.set };
-        }
         let username = request.username.as_ref().map_or("", Username::as_str);
         self.lines.line(|line| {
             use std::fmt::Write as _;
             // Writing to a string cannot fail.
             let _ = write!(line, "s> OPERATION FROM {}", Printable(username));
         });
+        if !self.rates.admit(peer.ip(), operation) {
+            let status = operation.status(Outcome::Failed);
+            return Answer { operation, status, content: Content::Status, known: hints.set };
+        }
         let since = Instant::now();
         let companion = Companion::new(&self.recorder, operation, hints.set, || {
             let dialect = hints.set.unwrap_or_else(|| Dialect::of_encoding(encoding()));
