@@ -76,6 +76,10 @@ fn an_operator_disconnects_and_removes_users_on_the_record() {
         let records = records.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let of_olga = records.filter(|record| record["operator"] == "olga");
         let of_olga: Vec<_> = of_olga
+            .inspect(|record| {
+                let from = record["peer_address"].as_str().unwrap();
+                assert!(from.starts_with("127.0.0.1:"), "the operator's connection: {from:?}");
+            })
             .map(|record| json!([record["operation"], record["username"], record["status"]]))
             .collect();
         assert_eq!(

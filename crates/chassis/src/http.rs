@@ -43,7 +43,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The address of the caller, as the socket has it: an extension of each request of [`serve`].
+/// The address of the caller, as the socket has it: an extension of each request.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller(pub SocketAddr);
 
@@ -70,7 +70,10 @@ pub fn serve_streams(
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        accept(listener, &shutdown, |stream, _| serve_stream(stream, router.clone(), shutdown.clone())).await;
+        accept(listener, &shutdown, |stream, caller| {
+            serve_stream(stream, caller, router.clone(), shutdown.clone())
+        })
+        .await;
     })
 }
 
@@ -174,7 +177,7 @@ async fn serve_page(stream: TcpStream, caller: SocketAddr, router: Router, shutd
     let _ = shutdown::within_drain(&shutdown, connection).await;
 }
 
-async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve_stream(stream: TcpStream, caller: SocketAddr, router: Router, shutdown: CancellationToken) {
     // A stream may send a few bytes at a time, and its reader wants them at once.
     let _ = stream.set_nodelay(true);
     limit_stall(&stream);
@@ -184,7 +187,10 @@ async fn serve_stream(stream: TcpStream, router: Router, shutdown: CancellationT
     http2.timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     http2.keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
     let calls = Calls::default();
-    let service = service_fn(|request| answer(router.clone(), request, calls.begin()));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Caller(caller));
+        answer(router.clone(), request, calls.begin())
+    });
     let connection = server.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

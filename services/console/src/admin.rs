@@ -6,7 +6,7 @@ use std::{mem, net::Ipv4Addr, sync::Arc};
 
 use axum::Router;
 use futures_util::TryStreamExt as _;
-use lonja_chassis::{clock, service::Backends};
+use lonja_chassis::{clock, http::Caller, service::Backends};
 use lonja_proto::{
     Reason, SessionId,
     admin::{
@@ -91,7 +91,7 @@ impl Order {
         if operator.is_empty() || operator.len() > MAX_OPERATOR || operator.chars().any(char::is_control) {
             return Err(Status::invalid_argument("operator: 1 to 64 bytes, without control characters"));
         }
-        let from = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let from = request.extensions().get().map(|Caller(address)| address.to_string()).unwrap_or_default();
         Ok(Self { operation, username: username.to_owned(), operator: operator.to_owned(), from })
     }
 
