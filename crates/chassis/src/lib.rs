@@ -11,6 +11,7 @@ pub mod http;
 pub mod net;
 pub mod networks;
 pub mod operation_log;
+pub mod places;
 pub mod service;
 pub mod shutdown;
 pub mod unit_of_work;

@@ -1,6 +1,9 @@
 //! Networks, as settings name them.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 
@@ -20,6 +23,18 @@ pub struct BadNetwork(String);
 pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
     let address = text.parse::<IpAddr>().map(IpNet::from).ok();
     address.or_else(|| text.parse().ok()).ok_or_else(|| BadNetwork(text.to_owned()))
+}
+
+/// What counts as one host: of IPv6 the network of 64 bits, since a host chooses the rest.
+#[must_use]
+pub fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 impl FromStr for Networks {

@@ -8,11 +8,10 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use lonja_chassis::networks;
 use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Operation;
 use metrics::{Counter, counter};
-
-use crate::network;
 
 /// After how many requests the addresses are forgotten that have not asked for a while.
 const FORGET: u32 = 10_000;
@@ -69,7 +68,7 @@ impl Rates {
     pub fn admit(&self, address: IpAddr, operation: Operation) -> bool {
         let of_all = self.requests.as_ref();
         let of_kind = self.registrations.as_ref().filter(|_| operation == Operation::Register);
-        let address = network(address);
+        let address = networks::host(address);
         let is_admitted = of_all.into_iter().chain(of_kind).all(|rate| rate.admit(address));
         if !is_admitted && let Some(suppressed) = BEYOND.admit() {
             tracing::warn!(

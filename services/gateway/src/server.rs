@@ -7,11 +7,12 @@ use lonja_chassis::{
     net::{ListenError, listen},
     networks::Networks,
     operation_log::OperationLog,
+    places::{Place, Places},
     service::{Backends, Running},
     shutdown,
     unit_of_work::Ledger,
 };
-use lonja_origin::{Advertise, Place, Places, Rates};
+use lonja_origin::{Advertise, Rates};
 use lonja_presence::Presence;
 use lonja_recorder::Recorder;
 use lonja_telemetry::throttle::Throttle;

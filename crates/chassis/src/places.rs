@@ -2,11 +2,10 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use lonja_chassis::networks::Networks;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::network;
+use crate::networks::{self, Networks};
 
 /// The places for connections: one for each connection that may be open.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ impl Places {
     /// Gives a connection from `address` a place, or `None` if that address has no more places. The addresses of one
     /// IPv6 network of 64 bits count as one, since a host chooses among them.
     pub fn take(self: &Arc<Self>, one_of_all: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
-        let address = network(address);
+        let address = networks::host(address);
         let mut by_address = self.by_address.lock();
         let taken = by_address.entry(address).or_default();
         if *taken >= self.max_by_address {
