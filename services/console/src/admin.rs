@@ -27,7 +27,7 @@ use tower::Layer as _;
 
 use crate::{
     backend::{in_time, said_by},
-    service::{ALL, methods, place_for_all},
+    service::{methods, place_for_all},
     token::{Guard, Token},
     users::address,
     watch::Answers,
@@ -37,16 +37,13 @@ use crate::{
 const MAX_OPERATOR: usize = 64;
 
 /// The routes of the service for operators. Without a token every method is unimplemented.
-pub(crate) fn router(backend: Backends, token: Token) -> Router {
+/// `all` has the places of those who read every user.
+pub(crate) fn router(backend: Backends, token: Token, all: Arc<Semaphore>) -> Router {
     let methods = methods::<AdminServiceServer<AdminGrpc>>();
     if !token.is_set() {
         return Router::new().route_service(&methods, Routes::default().prepare());
     }
-    let admin = AdminServiceServer::new(AdminGrpc {
-        backend,
-        recorder: Arc::default(),
-        all: Arc::new(Semaphore::new(ALL)),
-    });
+    let admin = AdminServiceServer::new(AdminGrpc { backend, recorder: Arc::default(), all });
     let guarded = InterceptorLayer::new(Guard::of_operators(token)).layer(Routes::new(admin).prepare());
     Router::new().route_service(&methods, guarded)
 }

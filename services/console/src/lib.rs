@@ -155,7 +155,7 @@ impl Console {
     ) -> Result<(), RunError> {
         let (overview, follower) = Overview::new(self.backend.clone(), self.probes);
         let all = Arc::new(Semaphore::new(service::ALL));
-        let admin = admin::router(self.backend.clone(), self.config.admin_token);
+        let admin = admin::router(self.backend.clone(), self.config.admin_token, Arc::clone(&all));
         let (jaeger_url, stop) = (self.config.jaeger_url, self.shutdown.clone());
         let service = ConsoleGrpc::new(self.backend, overview, jaeger_url, all, stop);
         let reflection = grpc::reflection(DESCRIPTORS, SERVICE_NAME)?;
