@@ -13,18 +13,21 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::shutdown;
+use crate::{networks::Networks, places::Places, shutdown};
 
 /// The largest page that [`get`] reads, in bytes; of a larger page the text is empty.
 const PAGE: usize = 64 << 10;
 /// The largest number of connections that a listener serves at one time; further ones wait.
 const CONNECTIONS: usize = 1024;
+/// The largest number of connections that a listener of pages serves at one time from one address; further ones are
+/// closed. So one host cannot have all of them.
+const OF_ONE_ADDRESS: usize = CONNECTIONS / 2;
 /// How long a caller may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection of [`serve`] may last in all.
@@ -53,7 +56,8 @@ pub struct Caller(pub SocketAddr);
 /// The future is boxed, so that hyper is compiled here and not once more in each caller's crate.
 pub fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        accept(listener, &shutdown, |stream, caller| {
+        let places = Places::new(CONNECTIONS, OF_ONE_ADDRESS, Networks::default());
+        accept(listener, &places, &shutdown, |stream, caller| {
             serve_page(stream, caller, router.clone(), shutdown.clone())
         })
         .await;
@@ -70,7 +74,9 @@ pub fn serve_streams(
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        accept(listener, &shutdown, |stream, caller| {
+        // Behind an ingress, all who look at the console have one address.
+        let places = Places::new(CONNECTIONS, CONNECTIONS, Networks::default());
+        accept(listener, &places, &shutdown, |stream, caller| {
             serve_stream(stream, caller, router.clone(), shutdown.clone())
         })
         .await;
@@ -80,19 +86,19 @@ pub fn serve_streams(
 /// Accepts connections until shutdown, and has each served.
 async fn accept<F>(
     listener: TcpListener,
+    places: &Arc<Places>,
     shutdown: &CancellationToken,
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let accept = async {
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Some(one_of_all) = places.one_of_all().await else { return };
             match listener.accept().await {
                 Ok((stream, caller)) => {
+                    let Some(place) = places.take(one_of_all, caller.ip()) else { continue };
                     let connection = serve(stream, caller);
                     connections.spawn(async move {
                         connection.await;
@@ -291,6 +297,33 @@ mod tests {
             drop(calls.begin());
         }
         assert!(time::timeout(2 * IDLE, idle).await.is_ok());
+    }
+
+    /// Bug: a host that opened 1,024 connections and said nothing kept the time service from everybody else.
+    #[tokio::test]
+    async fn one_address_cannot_have_all_connections() {
+        let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, Router::new(), shutdown.clone()));
+        let dial = async |from: [u8; 4]| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind((from, 0).into()).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS {
+            held.push(dial([127, 0, 0, 2]).await);
+        }
+        assert_eq!(held[CONNECTIONS - 1].read(&mut [0]).await.unwrap_or_default(), 0, "it is closed");
+        let mut other = dial([127, 0, 0, 3]).await;
+        other.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        other.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 404"), "{text}");
+        drop(held);
+        shutdown.cancel();
+        served.await.unwrap();
     }
 
     #[tokio::test]
