@@ -77,8 +77,13 @@ impl<S: Store> Search<S> {
     /// Makes the index if there is none, and brings the changes that the store has by now into it.
     /// Says whether the index is current then; an index that is not current is not shown.
     ///
-    /// A call that is dropped leaves everything as it was, or some changes further.
+    /// A call that is dropped goes on to its end: a later call must not overtake the changes that it brings.
     pub(super) async fn follow(&self) -> bool {
+        let search = self.clone();
+        tokio::spawn(async move { search.follow_to_the_end().await }).await.unwrap_or(false)
+    }
+
+    async fn follow_to_the_end(&self) -> bool {
         let mut followed = self.shared.followed.lock().await;
         match self.try_to_follow(&mut followed.following).await {
             Ok(()) => {
@@ -154,5 +159,45 @@ impl<S: Store> Search<S> {
         .await?;
         following.cursor = behind;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_journal::Journal;
+    use lonja_proto::SessionId;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        CatalogConfig,
+        store::{EmbeddedStore, File},
+    };
+
+    /// Bug: while a search that was given up brought changes into the index, another could bring later ones sooner, so
+    /// that a file that was deleted was found again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_search_that_is_given_up_is_not_overtaken() {
+        let directory = TempDir::new().unwrap();
+        let mut journal = Journal::open(directory.path(), "catalog").unwrap();
+        let store = EmbeddedStore::open(&mut journal, &CatalogConfig { max_files_per_session: 9 }).unwrap();
+        let _journal = journal.start().unwrap();
+        let (search, _follower) = Search::new(store.clone());
+        assert!(search.follow().await);
+        let file = File { filename: "first".to_owned(), description: String::new() };
+        store.publish(SessionId::fresh(), "alice", file).await.unwrap();
+        let current = search.shared.current.read().clone().unwrap();
+        let held = spawn_blocking({
+            let (search, current) = (search.clone(), Arc::clone(&current));
+            move || {
+                // A long search.
+                let _index = current.index.read();
+                let runtime = tokio::runtime::Handle::current();
+                let given_up = runtime.block_on(time::timeout(Duration::from_millis(50), search.follow()));
+                given_up.is_err() && search.shared.followed.try_lock().is_err()
+            }
+        });
+        assert!(held.await.unwrap(), "whoever comes next waits for the one that was given up");
+        assert!(search.follow().await);
     }
 }
