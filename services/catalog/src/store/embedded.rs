@@ -86,9 +86,10 @@ impl Store for EmbeddedStore {
     /// Gives the row behind the newest row, and the order of the next file. A file with a smaller
     /// order in a later row was published before, and cleaning has only moved the file.
     async fn newest(&self) -> Result<Cursor, Failure> {
+        // The order is read first: a file of a row between the two comes once more, and is not taken for moved.
+        let next_order = self.log.state().next_order;
         let row = *self.log.newest().borrow() + 1;
-        // The order is read after the row: every file of an earlier row has a smaller order.
-        Ok(Cursor(vec![row, self.log.state().next_order]))
+        Ok(Cursor(vec![row, next_order]))
     }
 
     async fn changes(&self, from: &Cursor) -> Result<Option<(Vec<FileChange>, Cursor)>, Failure> {
