@@ -132,6 +132,8 @@ pub(crate) async fn index(disk: LyingDisk) -> Ran {
     let peers = PeerListener::on(Socket::listen(PEERS).await?);
     let [(_, at_registry), (_, at_catalog), (_, at_audit)] = Shape::OneProcess.addresses();
     tokio::select! {
+        // In an order that is the same each time.
+        biased;
         served = gateway.serve_on(vec![peers], shutdown.clone()) => Ok(served?),
         served = serve_at(at_registry, lonja_registry::service(registry)?) => served,
         served = serve_at(at_catalog, lonja_catalog::service(catalog)?.0) => served,
