@@ -11,6 +11,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use lonja_telemetry::throttle::Throttle;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -28,6 +29,8 @@ const CONNECTIONS: usize = 1024;
 /// The largest number of connections that a listener of pages serves at one time from one address; further ones are
 /// closed. So one host cannot have all of them.
 const OF_ONE_ADDRESS: usize = CONNECTIONS / 2;
+/// Bounds the log of connections that were closed for want of a place.
+static REFUSED: Throttle = Throttle::events();
 /// How long a caller may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection of [`serve`] may last in all.
@@ -98,7 +101,12 @@ async fn accept<F>(
             let Some(one_of_all) = places.one_of_all().await else { return };
             match listener.accept().await {
                 Ok((stream, caller)) => {
-                    let Some(place) = places.take(one_of_all, caller.ip()) else { continue };
+                    let Some(place) = places.take(one_of_all, caller.ip()) else {
+                        if let Some(suppressed) = REFUSED.admit() {
+                            tracing::warn!(%caller, suppressed, "too many HTTP connections from one address");
+                        }
+                        continue;
+                    };
                     let connection = serve(stream, caller);
                     connections.spawn(async move {
                         connection.await;
@@ -305,17 +313,25 @@ mod tests {
         let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, Router::new(), shutdown.clone()));
+        // A test has fewer descriptors than a listener has connections.
+        let places = Places::new(8, 4, Networks::default());
+        let served = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move {
+                let serve = |stream, caller| serve_page(stream, caller, Router::new(), shutdown.clone());
+                accept(listener, &places, &shutdown, serve).await;
+            }
+        });
         let dial = async |from: [u8; 4]| {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();
             socket.bind((from, 0).into()).unwrap();
             socket.connect(address).await.unwrap()
         };
         let mut held = Vec::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..8 {
             held.push(dial([127, 0, 0, 2]).await);
         }
-        assert_eq!(held[CONNECTIONS - 1].read(&mut [0]).await.unwrap_or_default(), 0, "it is closed");
+        assert_eq!(held[7].read(&mut [0]).await.unwrap_or_default(), 0, "it is closed");
         let mut other = dial([127, 0, 0, 3]).await;
         other.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut text = String::new();
