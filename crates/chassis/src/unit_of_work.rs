@@ -45,7 +45,7 @@ impl Witness {
         WATCHING.try_with(Self::clone).ok()
     }
 
-    /// Whether somebody else still has this witness: a store has yet to decide a change.
+    /// Whether somebody else has a clone of this witness: once the call is over, a store that has yet to decide a change.
     #[must_use]
     pub fn is_held(&self) -> bool {
         Arc::strong_count(&self.0) > 1

@@ -1,13 +1,7 @@
 //! A record that is committed with the change that it tells of, where the audit shares a journal with
 //! the other services: so a peer waits for the disk once and not twice.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{future::Future, sync::Arc};
 
 use lonja_chassis::{clock, unit_of_work::Witness};
 use lonja_proto::{Reason, audit::OperationRecord};
@@ -32,20 +26,18 @@ struct Going {
     is_set: bool,
 }
 
-/// A record that waits for the change that it tells of. A record that was left to the change is entered even if
-/// the change is dropped undecided.
+/// A record that waits for the change that it tells of.
 #[derive(Debug)]
 struct Pending {
-    /// The record, until it is entered.
+    /// The record, until it is entered or taken back.
     record: Mutex<Option<OperationRecord>>,
-    is_left: AtomicBool,
     operation: Operation,
     recorder: Recorder,
     parent: Option<Parent>,
 }
 
 impl Pending {
-    /// Enters the record, unless it is entered already.
+    /// Enters the record, unless it is entered already or was taken back.
     fn enter(&self, outcome: Outcome) {
         let Some(mut record) = self.record.lock().take() else { return };
         record.status = self.operation.status(outcome).into();
@@ -55,14 +47,13 @@ impl Pending {
     }
 }
 
-/// What a witness has of a record that waits. The last clone of the witness drops it.
+/// The record that a witness and its clones have in common. When the last clone is dropped and nobody has decided the
+/// change, nobody will: the record is entered as one of a failure.
 struct OfWitness(Arc<Pending>);
 
 impl Drop for OfWitness {
     fn drop(&mut self) {
-        if self.0.is_left.load(Ordering::Acquire) {
-            self.0.enter(Outcome::Failed);
-        }
+        self.0.enter(Outcome::Failed);
     }
 }
 
@@ -80,7 +71,6 @@ impl Companion {
         }
         let pending = Arc::new(Pending {
             record: Mutex::new(Some(record())),
-            is_left: AtomicBool::new(false),
             operation,
             recorder: recorder.clone(),
             parent: Parent::current(),
@@ -114,15 +104,12 @@ impl Companion {
         }
     }
 
-    /// Whether the record is the change's: entered, so that it is stored, or waits for its commit or for
-    /// delivery; or left to a change that a store has yet to decide, because the gateway's time is up. Otherwise the
-    /// record is taken back, and is not entered later.
+    /// Whether the record needs nothing more: it was entered, or a store has yet to decide the change after the gateway's
+    /// time is up, and the record is entered then. Otherwise the record is taken back, for the gateway to have it stored.
     pub(crate) fn has_the_record(self) -> bool {
         let Some(Going { pending, witness, .. }) = self.0 else { return false };
-        let is_left = witness.is_held();
         // If the store drops its clone in this moment, the clone here is the last, and enters the record.
-        pending.is_left.store(is_left, Ordering::Release);
-        is_left || pending.record.lock().take().is_none()
+        witness.is_held() || pending.record.lock().take().is_none()
     }
 }
 

@@ -271,7 +271,7 @@ impl ConnectionContext {
         };
         let status = operation.status(outcome);
         let answer = Answer { operation, status, content: done.content, known: hints.set.or(done.dialect) };
-        // Then the record is in the commit of the change: whoever answered the change waited for that, or no time is left.
+        // The record is in the commit of the change, which the answer has waited for, unless the time was up before.
         if companion.has_the_record() {
             return answer;
         }
