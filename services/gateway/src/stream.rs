@@ -94,7 +94,9 @@ pub(crate) async fn write(stream: &mut impl PeerStream, mut reply: impl Buf, end
         let written = time::timeout_at(by_rate.min(now + STALL), stream.send(reply.chunk(), ends)).await??;
         reply.advance(written);
         sent += written;
-        now = Instant::now();
+        if reply.has_remaining() {
+            now = Instant::now();
+        }
     }
     Ok(())
 }
