@@ -153,7 +153,8 @@ impl<S: State> Log<S> {
         self.shared.state.read()
     }
 
-    /// Whether the last attempt to write succeeded. If it did not, another attempt is begun: it shows at the next call.
+    /// Whether the last attempt to write succeeded. If it did not, this call has another attempt made, and a later call
+    /// tells how that went.
     ///
     /// # Errors
     /// When the last attempt failed, or the journal is closed.

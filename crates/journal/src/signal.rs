@@ -14,8 +14,6 @@ pub(crate) struct Signal {
     changed: Condvar,
     closed: AtomicBool,
     unwritable: AtomicBool,
-    /// Whether the writer is to find out whether the files can be written again.
-    doubted: AtomicBool,
 }
 
 impl Signal {
@@ -46,23 +44,22 @@ impl Signal {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether the last attempt to write succeeded. If it did not, the writer makes another, since a service that is not
-    /// ready may be sent no command.
+    /// Whether the last attempt to write succeeded. If it did not, the writer is woken to make another: a service that
+    /// is not ready may be sent no command.
     pub(crate) fn check_writable(&self) -> Result<(), JournalError> {
         if self.is_closed() {
             return Err(JournalError::Closed);
         }
-        if self.unwritable.load(Ordering::Acquire) {
-            self.doubted.store(true, Ordering::Release);
+        if self.is_unwritable() {
             self.raise();
             return Err(JournalError::Write("the last attempt failed".to_owned()));
         }
         Ok(())
     }
 
-    /// Whether somebody has asked whether the files can be written since the last attempt failed.
-    pub(crate) fn take_doubt(&self) -> bool {
-        self.doubted.swap(false, Ordering::AcqRel)
+    /// Whether the last attempt to write failed.
+    pub(crate) fn is_unwritable(&self) -> bool {
+        self.unwritable.load(Ordering::Acquire)
     }
 
     /// Waits until the signal is raised.

@@ -65,8 +65,8 @@ impl Writer {
         let Closing { signal, participants } = &mut self.closing;
         let started = Instant::now();
         let rows = decide(participants, &self.commands);
-        // A commit without a row tries the disk.
-        let is_written = signal.take_doubt() || !rows.is_empty();
+        // After a failure, a commit without a row finds out whether the files can be written again.
+        let is_written = !rows.is_empty() || signal.is_unwritable();
         let written = if is_written { self.log.append(participants, rows) } else { Ok(()) };
         // What was entered with a command is answered before the command.
         match written {
