@@ -45,9 +45,9 @@ pub enum Damage {
     /// redb cannot read its file.
     #[error(transparent)]
     Tables(#[from] redb::Error),
-    /// redb panicked over its file.
-    #[error("the structure of the file cannot be read")]
-    Structure,
+    /// redb panicked over its file, with this message.
+    #[error("the structure of the file cannot be read: {0}")]
+    Structure(String),
     /// A row is shorter than its checksum.
     #[error("a row is too short")]
     Short,
@@ -109,9 +109,9 @@ thread_local! {
     static IS_SILENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `open` and turns a panic into an error: redb may panic on a damaged file, and a person should
-/// see one line all the same. Panics of other threads are reported as ever.
-pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, Damage> {
+/// Does what redb may panic over, since its file may be damaged, and turns a panic into an error, so that a person
+/// sees one line. Panics of other threads are reported as ever.
+pub(crate) fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, Damage> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
@@ -122,9 +122,13 @@ pub(crate) fn without_panic<T>(open: impl FnOnce() -> T) -> Result<T, Damage> {
         }));
     });
     let before = IS_SILENT.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(open));
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
     IS_SILENT.set(before);
-    result.map_err(|_| Damage::Structure)
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Damage::Structure(text.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -148,7 +152,7 @@ mod tests {
         assert!(wait.recv().unwrap());
         assert!(!IS_SILENT.get(), "while another thread opens");
         let broken: Result<(), Damage> = without_panic(|| panic!("redb has found damage"));
-        assert!(matches!(broken, Err(Damage::Structure)));
+        assert!(matches!(broken, Err(Damage::Structure(text)) if text == "redb has found damage"));
         assert!(!IS_SILENT.get());
         end.send(()).unwrap();
         assert!(other.join().unwrap().is_ok());
