@@ -235,8 +235,8 @@ fn an_import_that_is_killed_changes_nothing_and_the_next_begins_anew() {
     assert_eq!(lines(&export_of(Path::new(data))).last().unwrap()["end"]["operations"], 40_000);
     assert!(!begun.exists());
 
-    let staged = || redis.command("EXISTS lonja.import:registry:{0}:users").contains('1');
     let (mut import, _half) = import_half(&["--store", &url]);
+    let staged = || redis.command("EXISTS lonja.import:registry:{0}:users").contains('1');
     eventually("the import writes", || staged().then_some(()));
     import.kill();
     assert_eq!(lines(&printed(&["export", "--store", &url])).len(), 1, "nothing but the end");

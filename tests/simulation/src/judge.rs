@@ -184,13 +184,14 @@ fn audited(shape: Shape, history: &History, records: &[OperationRecord]) -> anyh
         ensure!(of_event.len() <= 1, "{event:?} has {} records", of_event.len());
         if let Some(place) = of_event.first() {
             says_the_same(shape, event, &records[*place])?;
-            match u8::try_from(records[*place].status)? {
-                // Across a network, whose change may be made later is recorded as a failure.
-                status if status == event.asked.failure() && shape == Shape::Services => {}
-                status if status == event.asked.failure() => {
-                    history.recorded(event.number, Recorded::NotMade);
+            let status = u8::try_from(records[*place].status)?;
+            match shape {
+                _ if status != event.asked.failure() => {
+                    history.recorded(event.number, Recorded::Decided(status));
                 }
-                status => history.recorded(event.number, Recorded::Decided(status)),
+                Shape::OneProcess => history.recorded(event.number, Recorded::NotMade),
+                // Across a network, a change that is recorded as a failure may be made later.
+                Shape::Services => {}
             }
             found.push((event, *place));
         } else if event.told.is_some() || event.failed {

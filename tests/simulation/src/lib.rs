@@ -1,6 +1,7 @@
 //! Worlds by seed: an index on a simulated network, with simulated time and disks, asked by peers that speak
 //! the real protocol. The index is two gateways, a registry, a catalog and an audit, or all in one process. Faults of
-//! all kinds happen meanwhile, and judges look at what was answered. docs/testing.md says what is promised and how a seed is played again.
+//! all kinds happen meanwhile, and judges look at what was answered. docs/testing.md says what is promised and how a
+//! seed is played again.
 
 #![cfg(test)]
 
