@@ -183,6 +183,13 @@ fn a_flood_of_registrations_adds_what_the_rate_allows() {
     assert!(statuses.iter().all(|status| matches!(status, 0 | 2)), "the others failed");
     let refused = index.metric("lonja_gateway_requests_beyond_rate_total{rate=\"registrations\"}");
     assert_eq!(refused, (1000 - added) as f64);
+    // Each request has its line, and only what was not refused is recorded.
+    eventually("all lines", || {
+        let lines = index.process.stdout();
+        let asked = lines.iter().filter(|line| line.starts_with("s> OPERATION FROM flood")).count();
+        let recorded = lines.iter().filter(|line| line.starts_with("flood")).count();
+        ((asked, recorded) == (1000, added)).then_some(())
+    });
     assert_eq!(ask_from(OWNER, index.peers, "alice", Command::Register), 0, "another address is served");
 }
 

@@ -209,6 +209,7 @@ mod tests {
         witness.tell(&Ok(()));
         drop(witness);
         assert_eq!(book.entered(), [("alice".to_owned(), 0)]);
+        assert!(book.entered.lock()[0].handled_at.is_some(), "the moment of the decision");
 
         let dropped = companion(&recorder, Operation::Connect);
         let witness = dropped.with(async { Witness::current().unwrap() }).await;
