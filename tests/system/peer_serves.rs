@@ -75,6 +75,26 @@ fn a_directory_is_shared_and_followed() {
 }
 
 #[test]
+fn nobody_publishes_beside_a_share_what_the_share_does_not_serve() {
+    let index = Index::start();
+    let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(shared.path().join("a.txt"), "a").unwrap();
+    fs::write(data.path().join("b.txt"), "b").unwrap();
+    let mut alice = share(&index, data.path(), shared.path(), "alice", 1);
+    let publish = || say(&index, data.path(), &["publish", "b.txt", "--as", "alice"]);
+    let said = publish();
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr.contains("alice's session is in another process"), "{said:?}");
+    assert_eq!(published(&index, "alice"), ["a.txt".to_owned()].into());
+    // Once the share has ended, another program may serve files for alice.
+    alice.signal("INT");
+    assert!(alice.end().success());
+    assert_eq!(say(&index, data.path(), &["connect", "alice", "9"]).code, Some(0));
+    assert_eq!(publish().code, Some(0));
+    assert_eq!(published(&index, "alice"), ["b.txt".to_owned()].into());
+}
+
+#[test]
 fn a_share_outlives_its_index_and_the_loss_of_its_session() {
     let index = Index::start();
     let (data, shared) = (TempDir::new().unwrap(), TempDir::new().unwrap());

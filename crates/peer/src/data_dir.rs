@@ -88,11 +88,15 @@ pub(crate) struct OpenSession {
     /// Whether the session is being closed, to be opened again with what it has published.
     #[serde(default)]
     pub(crate) replacing: bool,
+    /// Whether the process that opened the session serves only what that process publishes itself,
+    /// and nothing that the JSON file of published files names.
+    #[serde(default)]
+    pub(crate) only_own: bool,
 }
 
 impl OpenSession {
     /// A session that is opened at `port`, or that an `earlier` attempt has opened.
-    pub(crate) fn at(index: String, earlier: Option<&Self>, port: u16) -> Self {
+    pub(crate) fn at(index: String, earlier: Option<&Self>, port: u16, only_own: bool) -> Self {
         let mut ports = earlier.map(|earlier| earlier.ports.clone()).unwrap_or_default();
         ports.retain(|earlier| *earlier != port);
         // The first port is the port of the session that was open; the others are of later
@@ -101,7 +105,7 @@ impl OpenSession {
             ports.remove(1);
         }
         ports.push(port);
-        Self { index, ports, replacing: earlier.is_some_and(|earlier| earlier.replacing) }
+        Self { index, ports, replacing: earlier.is_some_and(|earlier| earlier.replacing), only_own }
     }
 }
 
@@ -207,6 +211,8 @@ impl DataDir {
     /// # Errors
     /// When the marker cannot be made.
     pub(crate) fn marker(&self, user: &Username) -> Result<Option<Marker>, DataError> {
+        // Another process may be looking whether the marker is taken.
+        let _locked = self.lock()?;
         let path = self.path(MARKER, Some(user));
         loop {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
@@ -220,6 +226,28 @@ impl DataDir {
                 Err(TryLockError::Error(source)) => return Err(DataError { path, source }),
             }
         }
+    }
+
+    /// The session of a user that another process has open; `None` if no other process has one.
+    ///
+    /// # Errors
+    /// When the marker of the session cannot be read.
+    pub(crate) fn session_elsewhere(&self, user: &Username) -> Result<Option<OpenSession>, DataError> {
+        let path = self.path(MARKER, Some(user));
+        let look = || {
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                opened => opened?,
+            };
+            match file.try_lock_shared() {
+                // The process that has left the marker behind is gone.
+                Ok(()) => Ok(None),
+                Err(TryLockError::WouldBlock) => Ok(Some(serde_json::from_reader(&file)?)),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
+        let _locked = self.lock()?;
+        look().map_err(|source| DataError { path: path.clone(), source })
     }
 
     fn path(&self, begin: &str, user: Option<&Username>) -> PathBuf {
@@ -369,10 +397,12 @@ mod tests {
         let mut marker = data.marker(&user("alice")).unwrap().unwrap();
         assert_eq!(marker.left_behind(), None);
         assert!(data.marker(&user("alice")).unwrap().is_none());
-        let session = OpenSession::at("localhost:5050".into(), None, 50_085);
+        let session = OpenSession::at("localhost:5050".into(), None, 50_085, true);
         marker.mark(&session).unwrap();
+        assert_eq!(data.session_elsewhere(&user("alice")).unwrap(), Some(session.clone()));
         // The marker is dropped as by a kill.
         drop(marker);
+        assert_eq!(data.session_elsewhere(&user("alice")).unwrap(), None);
         let marker = data.marker(&user("alice")).unwrap().unwrap();
         assert_eq!(marker.left_behind(), Some(session));
         marker.clear();

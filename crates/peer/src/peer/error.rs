@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use lonja_wire::{FieldError, Operation, Outcome};
+use lonja_wire::{FieldError, Operation, Outcome, Username};
 
 use crate::{data_dir::DataError, index::IndexError};
 
@@ -40,6 +40,12 @@ pub(crate) enum PeerError {
     /// The user is not in the last list of users.
     #[error("{0} is not in the last list of users; list the users again")]
     NotListed(String),
+    /// The user's session is in another process, which would not serve what this one publishes.
+    #[error(
+        "{0}'s session is in another process (a share or a shell), which serves only what it publishes \
+         itself: publish the file there"
+    )]
+    ServedElsewhere(Username),
 }
 
 impl PeerError {

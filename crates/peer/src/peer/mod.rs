@@ -130,7 +130,8 @@ impl Peer {
     /// file.
     ///
     /// # Errors
-    /// When the index refuses or does not answer.
+    /// When the index refuses or does not answer, or when the process that serves the user's files
+    /// would not serve this file.
     pub(crate) fn publish(&mut self, now: &Datetime, name: &str, description: &str) -> Result<(), PeerError> {
         let filename = filename(&composed(name))?;
         let description = composed(description);
@@ -138,6 +139,7 @@ impl Peer {
         let Some(user) = self.user.clone() else {
             return self.ask(now, None, Command::Publish(filename, description));
         };
+        self.check_is_served(&user)?;
         let published = self.publish_unkept(now, &user, &filename, &description);
         if published.as_ref().err().is_none_or(|error| error.is(Outcome::AlreadyPublished)) {
             let file = PublishedFile { filename: filename.to_string(), description: description.to_string() };
@@ -147,6 +149,20 @@ impl Peer {
             });
         }
         published
+    }
+
+    /// Checks that whoever serves the user's files would serve a file that this process publishes.
+    /// Where the files are served is known only of processes with the same directory of data.
+    fn check_is_served(&self, user: &Username) -> Result<(), PeerError> {
+        if self.sessions.contains_key(user) {
+            return Ok(());
+        }
+        match self.data.session_elsewhere(user)? {
+            Some(session) if session.only_own && session.index == self.settings.index.to_string() => {
+                Err(PeerError::ServedElsewhere(user.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Publishes a file, and serves it from then on. The file is not in the JSON file before

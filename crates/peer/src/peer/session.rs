@@ -87,7 +87,8 @@ impl Peer {
         let server = server.map_err(|error| PeerError::Serve(self.settings.bind, error))?;
         let port = server.address().port();
         let index = self.settings.index.to_string();
-        let session = OpenSession::at(index.clone(), left, port);
+        let only_own = !self.settings.serves_what_others_publish;
+        let session = OpenSession::at(index.clone(), left, port, only_own);
         // The marker is written before the index knows of the session, so that the session is known
         // again whenever this process is killed.
         if let Some(marker) = marker {
@@ -119,7 +120,7 @@ impl Peer {
         };
         if let Some(marker) = marker {
             // The session is open. A marker that cannot be written is no reason to end the session.
-            say_if_not(marker.mark(&OpenSession::at(index, None, port)));
+            say_if_not(marker.mark(&OpenSession::at(index, None, port, only_own)));
         }
         Ok((server, shared, again))
     }
