@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs::{File, Permissions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -13,6 +13,8 @@ use std::{
 
 use lonja_wire::{Username, reply::UserEntry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::locked;
 
 /// The largest size of a file name that every file system takes, in bytes.
 const NAME_MAX: usize = 255;
@@ -214,17 +216,11 @@ impl DataDir {
         // Another process may be looking whether the marker is taken.
         let _locked = self.lock()?;
         let path = self.path(MARKER, Some(user));
-        loop {
-            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-            let file = file.map_err(|source| DataError { path: path.clone(), source })?;
-            match file.try_lock() {
-                // The process that held the marker before has removed this file, so no other
-                // process would see it locked: try again.
-                Ok(()) if !is_at(&file, &path) => {}
-                Ok(()) => return Ok(Some(Marker { path, file })),
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(source)) => return Err(DataError { path, source }),
-            }
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        match locked::open(&options, &path) {
+            Ok(file) => Ok(file.map(|file| Marker { path, file })),
+            Err(source) => Err(DataError { path, source }),
         }
     }
 
@@ -302,11 +298,6 @@ impl Marker {
         // If the marker stays, the next start finds a session that is not open any more.
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(held), Ok(there)) = (file.metadata(), path.metadata()) else { return false };
-    (held.dev(), held.ino()) == (there.dev(), there.ino())
 }
 
 /// The file name for a user, as the original peers make it. Where they cannot create the file,

@@ -17,6 +17,7 @@ pub mod fetch;
 mod hash;
 mod index;
 pub mod interrupt;
+mod locked;
 mod names;
 pub mod partial;
 mod peer;

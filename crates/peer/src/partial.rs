@@ -2,7 +2,7 @@
 //! target's name when it is whole.
 
 use std::{
-    fs::{File, Permissions, TryLockError},
+    fs::{File, Permissions},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::{
     hash::{self, Growing, Tree},
     interrupt::Interrupt,
+    locked,
 };
 
 /// How many bytes of the target's name are in the name of a partial copy, at most.
@@ -93,22 +94,21 @@ impl Target {
     pub fn resume(&self, head: &Head, tree: Option<Arc<Tree>>) -> Result<Verified, KeepError> {
         self.check()?;
         let path = self.directory().join(part_name(&self.path, head));
-        let open = || {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false);
-            // Others may write in the folder too, so a link of theirs is not followed.
-            let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path)?;
-            match file.try_lock() {
-                Ok(()) => {
-                    let length = file.metadata()?.len();
-                    Ok(Some((file, length)))
-                }
-                Err(TryLockError::WouldBlock) => Ok(None),
-                Err(TryLockError::Error(error)) => Err(error),
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        // Others may write in the folder too, so a link of theirs is not followed.
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let file = locked::open(&options, &path).map_err(|source| self.write(source))?;
+        let file = file.ok_or_else(|| KeepError::Busy(self.path.clone()))?;
+        let length = file.metadata().map_err(|source| self.write(source))?.len();
+        // Whoever had the partial copy may just have finished the copy.
+        if let Err(error) = self.check() {
+            if length == 0 {
+                // If the file stays, it is in nobody's way.
+                let _ = std::fs::remove_file(&path);
             }
-        };
-        let file = open().map_err(|source| self.write(source))?;
-        let (file, length) = file.ok_or_else(|| KeepError::Busy(self.path.clone()))?;
+            return Err(error);
+        }
         let mut verified = Verified::new(path, file, length, *head, tree);
         if length > head.size {
             verified.cut(0).map_err(|source| self.write(source))?;
