@@ -15,6 +15,7 @@ mod overview;
 mod page;
 mod probe;
 mod service;
+mod taken;
 mod token;
 mod users;
 mod watch;

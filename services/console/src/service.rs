@@ -27,6 +27,7 @@ use crate::{
     files::Files,
     operations,
     overview::Overview,
+    taken::taken_in_time,
     token::{Guard, Token},
     users::Users,
     watch::{Answers, watch},
@@ -123,7 +124,8 @@ impl ConsoleService for ConsoleGrpc {
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<Self::ListOperationsStream>, Status> {
         let (backend, request) = (self.backend.clone(), request.into_inner());
-        operations::list(backend, request, self.place()?).await.map(Response::new)
+        let answers = operations::list(backend, request, self.place()?).await?;
+        Ok(Response::new(taken_in_time(answers)))
     }
 
     async fn export_index(
@@ -135,7 +137,7 @@ impl ConsoleService for ConsoleGrpc {
             let _held_until_the_end = &place;
             page
         });
-        Ok(Response::new(Box::pin(pages)))
+        Ok(Response::new(taken_in_time(Box::pin(pages))))
     }
 }
 
