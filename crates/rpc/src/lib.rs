@@ -26,6 +26,6 @@ pub use measured::{Measured, SERVER_DURATION};
 pub use method::Method;
 pub use names::{BadNameServer, NameServer, Names};
 pub use spans::Traced;
-pub use target::{Pages, Target, local, local_stream};
+pub use target::{Pages, Target, local, local_stream, page_size};
 pub use tls::{BadContent, BadIdentity, Caller, Secured, Tls, TlsConfig, TlsError};
 pub use unary::{Unary, serialized, unknown};

@@ -21,6 +21,13 @@ use crate::{
 /// A stream of pages. The service must end the stream after an error.
 pub type Pages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// The number of entries in a page: what the caller has asked for, up to `max`, or `default` if the caller has
+/// asked for 0 entries.
+#[must_use]
+pub fn page_size(asked: u32, default: usize, max: usize) -> usize {
+    if asked == 0 { default } else { max.min(asked as usize) }
+}
+
 /// Where the calls of a client go: to an implementation `S` in this process, or to a service across the
 /// network.
 pub enum Target<S: ?Sized> {

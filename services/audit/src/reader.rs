@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use lonja_proto::audit::{OperationFilter, OperationRecord};
+use lonja_rpc::page_size;
 use tonic::Status;
 
 use crate::{
@@ -44,10 +45,7 @@ impl<S: Store> Reader<S> {
     /// Makes a reader that begins at a position. `size` is the largest number of records in a page;
     /// 0 leaves the choice to the reader.
     pub(crate) fn new(store: S, filter: Option<OperationFilter>, size: u32, position: Position) -> Self {
-        let size = match size as usize {
-            0 => PAGE,
-            size => size.min(MAX_PAGE),
-        };
+        let size = page_size(size, PAGE, MAX_PAGE);
         Self { store, filter: filter.unwrap_or_default(), size, position, ahead: Vec::new().into_iter() }
     }
 

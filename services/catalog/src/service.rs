@@ -4,7 +4,7 @@ use lonja_proto::{
     SessionId,
     catalog::{self as proto, catalog_service_server::CatalogService},
 };
-use lonja_rpc::Pages;
+use lonja_rpc::{Pages, page_size};
 use metrics::gauge;
 use tonic::{Request, Response, Status};
 
@@ -78,13 +78,6 @@ fn search_query(request: proto::SearchFilesRequest) -> Result<SearchQuery, Statu
 fn found(found: Found) -> proto::FoundFile {
     let Found { session, username, file: File { filename, description } } = found;
     proto::FoundFile { session_id: session, username, file: Some(proto::File { filename, description }) }
-}
-
-fn page_size(asked: u32, default: usize, max: usize) -> usize {
-    match asked as usize {
-        0 => default,
-        size => size.min(max),
-    }
 }
 
 /// Splits a list into pages. An empty list gives one empty page.

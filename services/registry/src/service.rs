@@ -7,7 +7,7 @@ use lonja_proto::{
     SessionId,
     registry::{self as proto, registry_service_server::RegistryService},
 };
-use lonja_rpc::Pages;
+use lonja_rpc::{Pages, page_size};
 use metrics::gauge;
 use tonic::{Request, Response, Status};
 
@@ -225,10 +225,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             let page = proto::ListSessionsResponse { revision, not_modified, dialect, ..Default::default() };
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(page)))));
         };
-        let size = match request.page_size as usize {
-            0 => PAGE,
-            size => size.min(MAX_PAGE),
-        };
+        let size = page_size(request.page_size, PAGE, MAX_PAGE);
         Ok(Response::new(Box::pin(tokio_stream::iter(pages(revision, dialect, sessions, size)))))
     }
 
@@ -273,10 +270,7 @@ impl<S: Store> RegistryService for RegistryGrpc<S> {
             username.contains(&query)
         };
         let found: Vec<_> = sessions.iter().rev().filter(matching).collect();
-        let size = match request.page_size as usize {
-            0 => FOUND_PAGE,
-            size => size.min(MAX_FOUND_PAGE),
-        };
+        let size = page_size(request.page_size, FOUND_PAGE, MAX_FOUND_PAGE);
         let page = found.iter().skip(request.offset as usize).take(size);
         Ok(Response::new(proto::FindSessionsResponse {
             revision,
