@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
@@ -203,6 +203,32 @@ fn services_are_exported_through_their_console() {
         assert_eq!(export.last().unwrap()["end"], counts);
         assert_eq!(state_in(&export, "bob"), Some(Some(vec!["notes".to_owned()])));
     });
+}
+
+/// Each export of every user takes memory, so there are two at one time and no more.
+#[test]
+fn a_third_export_at_one_time_is_refused_until_another_ends() {
+    let (directory, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = directory.path().join("export");
+    // More users than fit the pipes and windows on the way to a reader who does not read.
+    fs::write(&file, export_with(100_000, 0)).unwrap();
+    printed(&["import", file.to_str().unwrap(), "--data-dir", data.path().to_str().unwrap()]);
+    let index = Index::start_in(data, Vec::new(), Vec::new());
+    let export = ["export", "--console", &format!("http://{}", index.console)];
+    let suspended = || {
+        let mut export = lonja().args(export).stdout(Stdio::piped()).spawn().unwrap();
+        // What has begun to print has its place.
+        export.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        export
+    };
+    let mut suspended = [suspended(), suspended()];
+    assert!(complaint(&export).contains("others read every user just now"));
+    suspended[0].kill().unwrap();
+    eventually("another export is made", || run(&export).status.success().then_some(()));
+    for one in &mut suspended {
+        let _ = one.kill();
+        one.wait().unwrap();
+    }
 }
 
 #[test]
