@@ -173,6 +173,7 @@ fn peers_that_do_not_read_hold_up_nobody_and_are_cut() {
     eventually("the gateway has cut the connections", || {
         (index.metric("lonja_gateway_connections_open") == 0.0).then_some(())
     });
+    assert_eq!(index.metric("lonja_gateway_replies_not_taken_total"), 20.0);
     drop(deaf);
 }
 

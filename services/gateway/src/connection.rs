@@ -1,6 +1,7 @@
 //! One connection: collect the request, have it carried out and recorded, answer, close.
 
 use std::{
+    io,
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
@@ -178,8 +179,11 @@ pub(crate) async fn serve(
     let is_watched = dialect == Dialect::Char && answer.known.is_none() && answer.is_status();
     let sent = write(&mut stream, reply, !is_watched).await;
     drop(trace);
-    // A peer that is gone needs no reply.
-    if sent.is_err() {
+    if let Err(error) = sent {
+        // Of another error there is nothing to tell: a peer that is gone needs no reply.
+        if error.kind() == io::ErrorKind::TimedOut {
+            shared.metrics.not_taken.increment(1);
+        }
         return;
     }
     if is_watched {
