@@ -47,7 +47,7 @@ impl Checkpoint {
 
     /// Brings the rows of a full segment into the table file.
     pub(crate) fn fold(&self, full: &Full) -> Result<(), OpenError> {
-        self.file.fold(&full.spans)
+        self.file.fold(&full.spans, full.last)
     }
 
     /// Gives a segment that was folded back to the writer, or removes both segments after the last.

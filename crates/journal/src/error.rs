@@ -60,6 +60,12 @@ pub enum Damage {
     /// A row between others is not there.
     #[error("row {0} is missing")]
     Missing(Row),
+    /// A file of the write-ahead log is not there, or is shorter than it was.
+    #[error("changes that the file has not are in {}, which is missing or cut short", .0.display())]
+    Lost(PathBuf),
+    /// A file of the write-ahead log was written by something else.
+    #[error("it does not begin as a write-ahead log does")]
+    Foreign,
 }
 
 impl From<Damage> for redb::Error {

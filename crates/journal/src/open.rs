@@ -93,13 +93,21 @@ impl JournalBuilder {
             move |error| OpenError::Unusable(path, error)
         };
         disk.create_directory(directory).map_err(unusable(directory))?;
-        let path = directory.join(format!("{name}.redb"));
+        let tables = directory.join(format!("{name}.redb"));
         // The table file is opened first: the process that has it open owns the segments too.
-        let file = TableFile::open(&disk, &path)?;
+        let file = TableFile::open(&disk, &tables)?;
+        let damaged = |what: redb::Error| OpenError::of(&tables, what.into());
+        let needed = file.log_size().map_err(damaged)?;
         let open = |number| {
             let path = directory.join(format!("{name}.wal{number}"));
-            let segment = disk.open(&path).and_then(|file| Segment::open(file, size));
-            let (segment, found) = segment.map_err(unusable(&path))?;
+            let file = disk.open(&path).map_err(unusable(&path))?;
+            if file.len().map_err(unusable(&path))? < needed.unwrap_or_default() {
+                return Err(OpenError::of(&tables, Damage::Lost(path)));
+            }
+            let (segment, found) = Segment::open(file, size).map_err(unusable(&path))?;
+            if found.is_foreign {
+                return Err(OpenError::of(&path, Damage::Foreign));
+            }
             Ok(((path, segment), found))
         };
         let ((first, in_first), (second, in_second)) = (open(0)?, open(1)?);
@@ -107,7 +115,11 @@ impl JournalBuilder {
         disk.sync_directory(directory).map_err(unusable(directory))?;
         without_panic(|| recover(&file, vec![in_first, in_second]))
             .and_then(|recovered| Ok(recovered?))
-            .map_err(|what| OpenError::of(&path, what))?;
+            .map_err(|what| OpenError::of(&tables, what))?;
+        // Both files are on disk, and nothing that matters was written to them yet.
+        if needed != Some(size) {
+            file.needs_log(size).map_err(damaged)?;
+        }
         Ok(Self {
             disk,
             file: Arc::new(file),

@@ -43,6 +43,9 @@ pub(crate) struct Found {
     /// Payloads of frames behind the end of `payloads`: frames of an older use, or frames behind a
     /// place that is damaged.
     pub(crate) beyond: Vec<Vec<u8>>,
+    /// Whether the file begins as no segment does, whenever the power went: neither with a frame, whole or
+    /// not, nor with zeros.
+    pub(crate) is_foreign: bool,
 }
 
 impl Segment {
@@ -143,6 +146,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Found {
         found.payloads.push(frame.payload.to_vec());
         at += (HEADER + frame.payload.len()).next_multiple_of(ALIGNMENT);
     }
+    found.is_foreign = bytes.get(..MAGIC.len()).is_some_and(|begin| *begin != MAGIC && *begin != [0; 8]);
     let places = (at..bytes.len()).step_by(ALIGNMENT);
     found.beyond = places.filter_map(|at| Some(frame(&bytes[at..])?.payload.to_vec())).collect();
     found

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
-    TableDefinition, WriteTransaction,
+    TableDefinition, TableError, WriteTransaction,
 };
 
 use crate::{
@@ -25,6 +25,11 @@ use crate::{
 const CACHE: usize = 32 << 20;
 /// No file that redb has not finished making has more bytes than this.
 const UNFINISHED: u64 = 256 << 10;
+
+/// What is known of the write-ahead log: under [`SIZE`] the least size of its files, in bytes, while changes may be in
+/// them that the table file has not. An end in order removes the size, and then the files.
+const LOG: TableDefinition<'_, &str, u64> = TableDefinition::new("write-ahead log");
+const SIZE: &str = "size";
 
 pub(crate) fn table(log: &str) -> TableDefinition<'_, Row, &'static [u8]> {
     TableDefinition::new(log)
@@ -148,9 +153,27 @@ impl TableFile {
         })?
     }
 
+    /// The least size of the files of the write-ahead log, in bytes; `None` if the table file alone holds all
+    /// rows.
+    pub(crate) fn log_size(&self) -> Result<Option<u64>, redb::Error> {
+        self.read(|transaction| match transaction.open_table(LOG) {
+            Ok(table) => Ok(table.get(SIZE)?.map(|size| size.value())),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    /// Writes down that the files of the write-ahead log, which have at least `size` bytes, may hold changes.
+    pub(crate) fn needs_log(&self, size: u64) -> Result<(), redb::Error> {
+        self.write(|transaction| {
+            transaction.open_table(LOG)?.insert(SIZE, size)?;
+            Ok(())
+        })
+    }
+
     /// Moves the rows of each span from its tail into the file, and deletes the rows before the
-    /// span from the file.
-    pub(crate) fn fold(&self, spans: &[Span]) -> Result<(), OpenError> {
+    /// span from the file. `is_last` says that the file then holds all rows.
+    pub(crate) fn fold(&self, spans: &[Span], is_last: bool) -> Result<(), OpenError> {
         let folded = self.write(|transaction| {
             for Span { tail, first, last } in spans {
                 let mut table = transaction.open_table(table(tail.log))?;
@@ -159,6 +182,9 @@ impl TableFile {
                     table.insert(row, bytes.as_ref())?;
                 }
                 table.retain_in::<Row, _>(..first, |_, _| false)?;
+            }
+            if is_last {
+                transaction.open_table(LOG)?.remove(SIZE)?;
             }
             Ok(())
         });

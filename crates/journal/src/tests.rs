@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use tempfile::TempDir;
 
-use crate::{Journal, JournalError, Log, OpenError, Row, State, wal::SEGMENT};
+use crate::{Journal, JournalError, Log, OpenError, Row, State, error::Damage, wal::SEGMENT};
 
 /// Texts by number; a later one replaces an earlier one.
 #[derive(Debug, Default)]
@@ -180,4 +180,32 @@ async fn a_damaged_or_foreign_segment_is_refused() {
     drop((log, journal));
     fs::remove_file(later.path().join("test.redb")).unwrap();
     assert!(matches!(open(later.path()), Err(OpenError::Damaged(..))));
+}
+
+/// Bug: the changes since the last fold were lost without a word if a killed journal was copied without its
+/// write-ahead log, or if something else had been written there.
+#[tokio::test]
+async fn a_write_ahead_log_that_is_gone_is_noticed() {
+    let directory = TempDir::new().unwrap();
+    let (log, _journal) = open(directory.path()).unwrap();
+    put(&log, 1, "one").await;
+    for name in ["test.wal0", "test.wal1"] {
+        let files = killed(directory.path());
+        let path = files.path().join(name);
+        fs::remove_file(&path).unwrap();
+        for _ in 0..2 {
+            let error = open(files.path()).err().unwrap().to_string();
+            assert!(error.contains(&format!("{name}, which is missing or cut short")), "{error}");
+        }
+        fs::write(&path, vec![0; SEGMENT as usize - 1]).unwrap();
+        assert!(matches!(open(files.path()), Err(OpenError::Damaged(_, Damage::Lost(_)))));
+        fs::copy(directory.path().join(name), &path).unwrap();
+        assert_eq!(texts(&open(files.path()).unwrap().0), [(1, "one".to_owned())]);
+    }
+    let files = killed(directory.path());
+    let path = files.path().join("test.wal0");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..2000].fill(b'x');
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(open(files.path()), Err(OpenError::Damaged(_, Damage::Foreign))));
 }
