@@ -17,10 +17,10 @@ pub enum OpenError {
     #[error("the data file {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
     InUse(PathBuf),
     /// The directory or a file in it cannot be created, read or written.
-    #[error("{} cannot be used: {}: make it writable or choose another --data-dir", .0.display(), .1)]
+    #[error("{} cannot be used: {}: {}", .0.display(), .1, advice(.1))]
     Unusable(PathBuf, #[source] io::Error),
     /// The content of the files is damaged.
-    #[error("the data file {} is damaged ({}): restore its directory from a backup, or move it away to start empty", .0.display(), .1)]
+    #[error("the data file {} is damaged ({}): restore its directory from a backup, or move that directory away to start empty", .0.display(), .1)]
     Damaged(PathBuf, #[source] Damage),
     /// A thread cannot be started.
     #[error("the journal's threads cannot be started: {0}")]
@@ -36,6 +36,18 @@ impl OpenError {
             }
             what => Self::Damaged(path.to_owned(), what),
         }
+    }
+}
+
+/// What a person can do about a file or directory that cannot be used.
+fn advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{
+        AlreadyExists, FileTooLarge, IsADirectory, NotADirectory, QuotaExceeded, StorageFull,
+    };
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => "make room on its disk",
+        AlreadyExists | NotADirectory | IsADirectory => "name a directory of its own with --data-dir",
+        _ => "make it writable or choose another --data-dir",
     }
 }
 
@@ -142,6 +154,16 @@ mod tests {
     use std::{sync::mpsc, thread};
 
     use super::*;
+
+    /// Bug: who had a full disk was told to choose another directory, and so to begin with an empty index.
+    #[test]
+    fn the_advice_is_about_what_is_wrong() {
+        use io::ErrorKind::{NotADirectory, PermissionDenied, StorageFull};
+        let told = |kind: io::ErrorKind| OpenError::Unusable("data".into(), kind.into()).to_string();
+        assert_eq!(told(StorageFull), "data cannot be used: no storage space: make room on its disk");
+        assert!(told(NotADirectory).ends_with("name a directory of its own with --data-dir"));
+        assert!(told(PermissionDenied).ends_with("make it writable or choose another --data-dir"));
+    }
 
     /// Bug: of two openings at one time, the second put back the silent hook of the first, and no
     /// panic was reported any more.
