@@ -156,7 +156,7 @@ pub fn run(config: Config) -> ExitCode {
 
 /// What a person can do about an error, as the end of its message; empty if there is no advice.
 fn hint(error: &CommandError) -> &'static str {
-    use lonja_wire::Outcome::{AlreadyConnected, NotConnected, NotRegistered};
+    use lonja_wire::Outcome::{AlreadyConnected, Failed, NotConnected, NotRegistered};
     match error {
         CommandError::Peer(error) if error.is(NotRegistered) => "; lonja peer register USER adds it",
         CommandError::Peer(error) if error.is(AlreadyConnected) => {
@@ -164,6 +164,9 @@ fn hint(error: &CommandError) -> &'static str {
         }
         CommandError::Peer(error) if error.is(NotConnected) => {
             "; lonja peer connect or lonja peer share opens a session"
+        }
+        CommandError::Peer(error) if error.is(Failed) => {
+            "; the index gives no reason, whoever runs the index can see one"
         }
         _ => "",
     }
@@ -174,5 +177,27 @@ fn bind(text: &str) -> Result<SocketAddr, String> {
     match text.parse() {
         Ok(address @ SocketAddr::V4(_)) => Ok(address),
         _ => any_port().map_err(|_| "use an IPv4 address, with :PORT to choose the port".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lonja_wire::{Operation, Outcome};
+
+    use super::*;
+
+    /// Bug: whom the index refused without a reason was told to do what the person had just done.
+    #[test]
+    fn advice_is_given_only_where_the_reply_has_a_reason() {
+        let hint = |operation: Operation, outcome| {
+            hint(&PeerError::Refused { operation, status: operation.status(outcome) }.into())
+        };
+        for operation in Operation::ALL {
+            assert!(hint(operation, Outcome::Failed).contains("no reason"), "{operation:?}");
+        }
+        assert!(hint(Operation::Connect, Outcome::NotRegistered).contains("peer register"));
+        assert!(hint(Operation::Connect, Outcome::AlreadyConnected).contains("peer disconnect"));
+        assert!(hint(Operation::Publish, Outcome::NotConnected).contains("peer connect"));
+        assert_eq!(hint(Operation::Publish, Outcome::AlreadyPublished), "");
     }
 }

@@ -65,9 +65,13 @@ impl PeerError {
         matches!(self, Self::Index(_)) || self.is(Outcome::Failed)
     }
 
-    /// Whether the index refused the operation with this outcome.
+    /// Whether the index refused the operation with this outcome. An outcome for which the operation has no
+    /// status of its own is none that the index tells.
     #[must_use]
     pub(crate) fn is(&self, outcome: Outcome) -> bool {
-        matches!(self, Self::Refused { operation, status } if operation.status(outcome) == *status)
+        let Self::Refused { operation, status } = self else { return false };
+        let is_told =
+            outcome == Outcome::Failed || operation.status(outcome) != operation.status(Outcome::Failed);
+        is_told && operation.status(outcome) == *status
     }
 }
