@@ -14,7 +14,9 @@ use tracing_appender::non_blocking::WorkerGuard;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The log filter cannot be parsed.
-    #[error("the log filter {0:?} is not valid: use a level (info) or target=level pairs")]
+    #[error(
+        "the log filter {0:?} is not valid: use a level (error, warn, info, debug, trace) or target=level pairs"
+    )]
     Filter(String),
     /// Logs or metrics were set up before.
     #[error("telemetry was already set up: {0}")]
