@@ -38,20 +38,22 @@ impl std::fmt::Debug for Token {
 /// Lets only those calls through that show the token, or all calls if the token is empty.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
-    pub(crate) token: Token,
-    /// What a caller without the token is told.
-    pub(crate) refusal: &'static str,
+    token: Token,
+    /// Who needs the token.
+    who: &'static str,
+    /// The setting that has the token.
+    setting: &'static str,
 }
 
 impl Guard {
     /// The guard of what everyone may look at who has the console's token.
     pub(crate) fn of_the_console(token: Token) -> Self {
-        Self { token, refusal: "the console needs a token: the value of LONJA_CONSOLE_TOKEN" }
+        Self { token, who: "the console needs", setting: "LONJA_CONSOLE_TOKEN" }
     }
 
     /// The guard of what only operators may do.
     pub(crate) fn of_operators(token: Token) -> Self {
-        Self { token, refusal: "operators need a token: the value of LONJA_ADMIN_TOKEN" }
+        Self { token, who: "operators need", setting: "LONJA_ADMIN_TOKEN" }
     }
 }
 
@@ -65,7 +67,12 @@ impl Interceptor for Guard {
         if !self.token.is_set() || bool::from(shown.ct_eq(token.as_bytes())) {
             return Ok(request);
         }
-        Err(Status::unauthenticated(self.refusal))
+        let Self { who, setting, .. } = self;
+        Err(Status::unauthenticated(if shown.is_empty() {
+            format!("{who} a token: the value of {setting}")
+        } else {
+            format!("this token is not the value of {setting}")
+        }))
     }
 }
 
