@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, Write as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use jiff::Timestamp;
 use lonja_proto::admin::{
@@ -23,7 +23,7 @@ pub(crate) struct Config {
     /// The token for operators
     #[arg(long, env = "LONJA_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
-    /// Your name in the audit; if not given, the name of the user who runs this
+    /// Your name in the audit; if not given, the name of the user who runs this ($USER, $LOGNAME or the number)
     #[arg(long = "as", value_name = "NAME", global = true)]
     operator: Option<String>,
     #[command(subcommand)]
@@ -78,8 +78,7 @@ impl Config {
     }
 
     async fn change(&self, order: &Order) -> anyhow::Result<()> {
-        let operator = self.operator.clone().or_else(|| std::env::var("USER").ok());
-        let operator = operator.filter(|name| !name.is_empty()).context("who are you? Give --as NAME")?;
+        let operator = self.operator.clone().unwrap_or_else(name_of_user);
         let mut client = AdminServiceClient::new(self.console.channel()?);
         let token = self.token.as_deref();
         let (done, username, answer) = match order.clone() {
@@ -113,6 +112,13 @@ impl Config {
             _ => self.console.explain(status),
         }
     }
+}
+
+/// The name of the user who runs this program. Programs that a timer or a container runs may know only the number.
+fn name_of_user() -> String {
+    let mut names = ["USER", "LOGNAME"].into_iter().filter_map(|variable| std::env::var(variable).ok());
+    let number = || format!("uid {}", rustix::process::getuid().as_raw());
+    names.find(|name| !name.is_empty()).unwrap_or_else(number)
 }
 
 fn since(user: &User) -> String {

@@ -121,6 +121,18 @@ fn an_operator_frees_a_name_for_another_address() {
         let list = String::from_utf8(list.unwrap().stdout).unwrap();
         list.contains(" by olga               0 FREE         alice").then_some(())
     });
+    // A timer or a container may have no name for who runs the command.
+    let mut kick = lonja();
+    kick.args(["admin", "--console", &console, "--token", TOKEN, "kick", "alice"]);
+    let kicked = kick.env_remove("USER").env_remove("LOGNAME").output().unwrap();
+    assert!(kicked.status.success(), "{kicked:?}");
+    eventually("the audit says who disconnected alice", || {
+        let list =
+            lonja().args(["audit", "list", "--operation", "disconnect", "--console", &console]).output();
+        let list = String::from_utf8(list.unwrap().stdout).unwrap();
+        list.contains(" by uid ").then_some(())
+    });
+    assert_eq!(ask(connect()), 0);
     let shown = printed(&console, &["users"]);
     assert!(shown.starts_with("127.0.0.3       127.0.0.3:7001        20"), "{shown}");
 }
