@@ -3,8 +3,9 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -30,7 +31,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
-/// The file system of the machine.
+/// The file system of the machine. What is made is for its owner alone: the files have what peers did, and from
+/// which address.
 #[derive(Debug)]
 pub(crate) struct FileSystem;
 
@@ -40,7 +42,7 @@ impl Disk for FileSystem {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
@@ -48,12 +50,11 @@ impl Disk for FileSystem {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+        Ok(Box::new(FileBackend::new(file(path)?).map_err(io::Error::other)?))
     }
 
     fn open_tables(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
-        builder.create(path)
+        builder.create_with_backend(FileBackend::new(file(path)?)?)
     }
 
     fn empty(&self, path: &Path, longest: u64, is_worthless: fn(&[u8]) -> bool) -> io::Result<bool> {
@@ -77,8 +78,14 @@ impl Disk for FileSystem {
     }
 }
 
+fn file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -96,5 +103,19 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().len(), length);
         assert!(FileSystem.empty(&path, length, |_| true).unwrap());
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    /// Bug: every account of the machine could copy the state, and read the audit from the copy.
+    #[test]
+    fn what_is_made_is_for_its_owner_alone() {
+        let directory = TempDir::new().unwrap();
+        let data = directory.path().join("data");
+        FileSystem.create_directory(&data).unwrap();
+        FileSystem.open(&data.join("segment")).unwrap();
+        FileSystem.open_tables(&Builder::new(), &data.join("tables")).unwrap();
+        for path in [&data, &data.join("segment"), &data.join("tables")] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
+        }
     }
 }
