@@ -71,10 +71,11 @@ fn the_debian_package_is_installed_runs_and_leaves_the_state_until_it_is_purged(
     ] {
         container.run(&format!("test -s {file}"));
     }
-    // As systemd would: another user, a folder of its own, the settings of the file.
+    container.run("test $(stat -c %a /etc/default/lonja) = 640");
+    // As systemd would: another user, a folder of its own, the settings of a file that only root reads.
     let start = format!(
         "useradd --system lonja-test; install -d -m 0700 -o lonja-test /var/lib/lonja; \
-         su -s /bin/sh lonja-test -c 'set -a; . /etc/default/lonja; exec {} >/tmp/out 2>&1 &'",
+         set -a; . /etc/default/lonja; su -p -s /bin/sh lonja-test -c 'exec {} >/tmp/out 2>&1 &'",
         unit_command()
     );
     container.run(&start);
