@@ -166,6 +166,10 @@ impl TryFrom<Record> for OperationRecord {
     fn try_from(record: Record) -> Result<Self, String> {
         let operation = operation_named(&record.operation);
         let operation = operation.ok_or_else(|| format!("unknown operation {:?}", record.operation))?;
+        // No operation has a higher status (docs/protocol.md 3).
+        if record.status > 4 {
+            return Err(format!("no operation has the status {}", record.status));
+        }
         let at = record.handled_at;
         Ok(Self {
             operation: operation.into(),

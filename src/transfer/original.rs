@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fs, io,
+    net::SocketAddrV4,
     path::Path,
     sync::Arc,
 };
@@ -27,11 +28,15 @@ pub(super) fn read(directory: &Path) -> anyhow::Result<Vec<anyhow::Result<(Place
     let mut sessions = HashMap::new();
     for (place, row) in rows(&directory.join("connected.csv"), true)? {
         let [name, address, port] = fields(&place, &row, "USER;ADDRESS;PORT")?;
+        let address = format!("{address}:{port}");
+        if address.parse::<SocketAddrV4>().is_err() {
+            bail!("{place}: {address:?} is not an IPv4 address and a port");
+        }
         match sessions.entry(name.clone()) {
             Entry::Occupied(_) => bail!("{place}: {name:?} is connected twice"),
             Entry::Vacant(entry) => entry.insert(Session {
                 id: SessionId::fresh().to_string(),
-                address: format!("{address}:{port}"),
+                address,
                 opened_at: Timestamp::now(),
                 dialect: String::new(),
             }),

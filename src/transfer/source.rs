@@ -56,9 +56,9 @@ impl Lines {
                 heading.version
             ),
             Err(error) if error.is::<io::Error>() => Err(error),
-            Err(error) => bail!("{} is no export of lonja: line 1: {}", lines.place.file, error.root_cause()),
-            Ok(_) => bail!(
-                "{} is no export of lonja: its first line does not begin with {{\"lonja_export\":",
+            _ => bail!(
+                "{} is no export of lonja: its first line does not begin with {{\"lonja_export\":; of the original \
+                 server's files, give the directory",
                 lines.place.file
             ),
         }
@@ -71,8 +71,21 @@ impl Lines {
         match size.with_context(|| format!("cannot read {}", self.place.file))? {
             0 => Ok(None),
             size if size as u64 == MAX_LINE => bail!("{}: the line is too long", self.place),
-            _ => serde_json::from_slice(&line).map(Some).with_context(|| self.place.to_string()),
+            _ => match serde_json::from_slice(&line) {
+                Ok(line) => Ok(Some(line)),
+                Err(_) if line.last() != Some(&b'\n') => {
+                    bail!("{}: the export was cut short here", self.place)
+                }
+                Err(error) => Err(self.not_understood(&error)),
+            },
         }
+    }
+
+    /// What is wrong with a line. The error has a line number of its own, which is always 1.
+    fn not_understood(&self, error: &serde_json::Error) -> anyhow::Error {
+        let text = error.to_string();
+        let what = text.split(" at line ").next().unwrap_or_default();
+        anyhow::anyhow!("{}, column {}: {what}", self.place, error.column())
     }
 
     fn take_next(&mut self) -> anyhow::Result<Option<(Place, Line)>> {

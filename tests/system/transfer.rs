@@ -354,9 +354,10 @@ fn what_cannot_be_imported_is_named_with_its_line() {
     let bad = [
         (String::new(), "is no export of lonja"),
         ("alice;10.0.0.7\n".to_owned(), "is no export of lonja"),
+        ("alice\n".to_owned(), "of the original server's files, give the directory"),
         (replaced("\"version\":1", "\"version\":2"), "version 2 of the format"),
         (good.lines().take(3).map(|line| format!("{line}\n")).collect(), "was cut short"),
-        (good[..good.len() - 20].to_owned(), "line 5"),
+        (good[..good.len() - 20].to_owned(), "line 5: the export was cut short here"),
         (format!("{good}{{}}\n"), "line 6"),
         (replaced("\"users\":2", "\"users\":3"), "line 5: there were 2 users"),
         (replaced("user1", "user0"), "line 3: the user user0: the user is already registered"),
@@ -368,7 +369,8 @@ fn what_cannot_be_imported_is_named_with_its_line() {
             "line 3: a file",
         ),
         (replaced("\"PUBLISH\"", "\"STEAL\""), "line 4: unknown operation"),
-        (replaced("\"trace_id\"", "\"trace\""), "line 4: unknown field"),
+        (replaced("\"trace_id\"", "\"trace\""), "line 4, column 209: unknown field"),
+        (replaced("\"status\":0", "\"status\":5"), "line 4: no operation has the status 5"),
         (
             format!("{}\n{}", &good.lines().next().unwrap(), "x".repeat(1 << 17)),
             "line 2: the line is too long",
@@ -431,6 +433,7 @@ fn the_files_of_the_original_server_are_imported() {
     for (connected, complains) in [
         ("dave;10.0.0.7;50085\n", "connected.csv has \"dave\", who is not in users.csv"),
         ("alice;10.0.0.7\n", "connected.csv, line 1: not USER;ADDRESS;PORT"),
+        ("alice;a.host;50085\n", "connected.csv, line 1: \"a.host:50085\" is not an IPv4 address and a port"),
         ("alice;10.0.0.7;50085\nalice;10.0.0.8;50085\n", "line 2: \"alice\" is connected twice"),
     ] {
         write("connected.csv", connected);
