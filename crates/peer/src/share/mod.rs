@@ -36,10 +36,13 @@ use look::{Looker, Seen};
 const QUIET: Duration = Duration::from_millis(200);
 /// How long after the first change the directory is looked at again, even if it keeps changing.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often the directory and the session are looked at, even if no change was noticed.
-const CHECK: Duration = Duration::from_secs(30);
+/// How often the directory is looked at, even if no change was noticed.
+const LOOK: Duration = Duration::from_secs(30);
+/// How often the index is asked whether it still has the session, if nothing else is asked. The index records each
+/// question, so a class of shares must not fill its audit.
+const CHECK: Duration = Duration::from_secs(300);
 /// How long to wait after the index did not answer. The wait is twice as long after each further
-/// failure in a row, up to [`CHECK`].
+/// failure in a row, up to [`LOOK`].
 const RETRY: Duration = Duration::from_secs(2);
 /// How many files in a row the index may refuse before no more files are tried for now.
 const NOT_TAKEN: u32 = 3;
@@ -115,7 +118,7 @@ impl<'a> Share<'a> {
             if !ended.load(Ordering::SeqCst) {
                 // The session is checked when that is due, even in a directory in which something
                 // always changes.
-                let check = wait < CHECK || checked.elapsed() >= CHECK;
+                let check = wait < LOOK || checked.elapsed() >= CHECK;
                 if check {
                     checked = Instant::now();
                 }
@@ -143,7 +146,7 @@ impl<'a> Share<'a> {
                 if std::mem::take(&mut self.failures) > 0 {
                     complain!("lonja: the index answers again");
                 }
-                Ok(CHECK)
+                Ok(LOOK)
             }
             // Nobody reads standard output any more, so the sharing ends.
             Err(Stopped::Output(error)) => Err(error),
@@ -153,7 +156,7 @@ impl<'a> Share<'a> {
                 if self.failures == 0 && !self.listing.peer.interrupt().is_raised() {
                     complain!("lonja: {error}; trying again");
                 }
-                let wait = RETRY.saturating_mul(2_u32.saturating_pow(self.failures)).min(CHECK);
+                let wait = RETRY.saturating_mul(2_u32.saturating_pow(self.failures)).min(LOOK);
                 self.failures += 1;
                 Ok(wait)
             }
@@ -223,7 +226,7 @@ fn watch(directory: &Path, changes: SyncSender<()>) -> Option<notify::Recommende
     });
     watching
         .inspect_err(|error| {
-            complain!("lonja: cannot watch the directory, looking every {} s: {error}", CHECK.as_secs());
+            complain!("lonja: cannot watch the directory, looking every {} s: {error}", LOOK.as_secs());
         })
         .ok()
 }
