@@ -21,6 +21,8 @@ static BEYOND: Throttle = Throttle::events();
 
 /// A bound on the requests of each address: so many at once, and as many again with each minute.
 struct Rate {
+    /// The option that sets the bound.
+    option: &'static str,
     limiter: DefaultKeyedRateLimiter<IpAddr>,
     asked: AtomicU32,
     refused: Counter,
@@ -55,12 +57,15 @@ impl Rates {
     /// So many of each at once, and as many again with each minute; 0 is no bound.
     #[must_use]
     pub fn new(registrations: u32, requests: u32) -> Self {
-        let rate = |minutely, kind: &'static str| {
+        let rate = |minutely, kind: &'static str, option| {
             let limiter = RateLimiter::keyed(Quota::per_minute(NonZeroU32::new(minutely)?));
             let refused = counter!("lonja_gateway_requests_beyond_rate_total", "rate" => kind);
-            Some(Rate { limiter, asked: AtomicU32::new(0), refused })
+            Some(Rate { option, limiter, asked: AtomicU32::new(0), refused })
         };
-        Self { registrations: rate(registrations, "registrations"), requests: rate(requests, "requests") }
+        Self {
+            registrations: rate(registrations, "registrations", "--max-registrations-per-address"),
+            requests: rate(requests, "requests", "--max-requests-per-address"),
+        }
     }
 
     /// Whether a peer at `address` may ask for this operation now. A refusal is counted and logged.
@@ -69,17 +74,18 @@ impl Rates {
         let of_all = self.requests.as_ref();
         let of_kind = self.registrations.as_ref().filter(|_| operation == Operation::Register);
         let address = networks::host(address);
-        let is_admitted = of_all.into_iter().chain(of_kind).all(|rate| rate.admit(address));
-        if !is_admitted && let Some(suppressed) = BEYOND.admit() {
+        let exceeded = of_all.into_iter().chain(of_kind).find(|rate| !rate.admit(address));
+        if let Some(Rate { option, .. }) = exceeded
+            && let Some(suppressed) = BEYOND.admit()
+        {
             tracing::warn!(
                 %address,
                 operation = operation.name(),
                 suppressed,
-                "an address asks for too much: if it is no flood, raise --max-registrations-per-address or \
-                 --max-requests-per-address"
+                "an address asks for too much: if it is no flood, raise {option}"
             );
         }
-        is_admitted
+        exceeded.is_none()
     }
 }
 
