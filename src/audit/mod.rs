@@ -64,7 +64,7 @@ pub(crate) struct Source {
     #[arg(long, value_name = "USER", default_value = "")]
     user: String,
     /// Only this operation
-    #[arg(long, value_enum, value_name = "OPERATION")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "OPERATION")]
     operation: Option<OperationName>,
     /// Only from this moment on: 2026-01-31T12:00:00Z, or 10m for ten minutes ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
