@@ -66,6 +66,9 @@ pub(crate) struct Source {
     /// Only this operation
     #[arg(long, value_enum, ignore_case = true, value_name = "OPERATION")]
     operation: Option<OperationName>,
+    /// Only operations that were not carried out
+    #[arg(long)]
+    failures: bool,
     /// Only from this moment on: 2026-01-31T12:00:00Z, or 10m for ten minutes ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
@@ -156,6 +159,7 @@ impl Source {
             operation: self.operation.map_or(Operation::Unspecified, Operation::from).into(),
             since: self.since.map(moment),
             until: self.until.map(moment),
+            failures: self.failures,
         }
     }
 }

@@ -104,6 +104,11 @@ indexTest("the activity is followed, filtered and held", ["--jaeger-url", "http:
   await row(page, "bob").waitFor();
   // A new filter ends the hold, because the rows that are held do not belong to the filter.
   await page.getByRole("button", { name: "Hold" }).click();
+  await page.getByRole("button", { name: "Only failures" }).click();
+  await row(page, "bob").waitFor({ state: "detached" });
+  await row(page, "already registered").waitFor();
+  await page.getByRole("button", { name: "Only failures" }).click();
+  await row(page, "bob").waitFor();
   await page.getByLabel("User, by the whole name").fill("bob");
   await row(page, "alice").first().waitFor({ state: "detached" });
   await page.getByLabel("Operation").selectOption("PUBLISH");

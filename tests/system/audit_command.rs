@@ -38,6 +38,7 @@ fn it_lists_and_exports_what_happened_and_only_what_is_asked() {
     assert!(!all[3].contains('\u{202e}') && all[3].contains("PUBLISH      alice a"), "{all:?}");
     assert_eq!(lines(&audit(&index, &["list", "--user", "alice"])).len(), 3);
     assert_eq!(lines(&audit(&index, &["list", "--operation", "publish"])).len(), 1);
+    assert_eq!(lines(&audit(&index, &["list", "--operation", "REGISTER"])).len(), 2);
     assert_eq!(lines(&audit(&index, &["list", "--since", "1h"])).len(), 4);
     assert_eq!(lines(&audit(&index, &["list", "--until", "1h"])).len(), 0);
 
@@ -51,6 +52,14 @@ fn it_lists_and_exports_what_happened_and_only_what_is_asked() {
     assert!(csv[2].contains(",REGISTER,\"'=HYPERLINK(\"\"http://evil\"\")\",,0,"), "{csv:?}");
     assert_eq!(csv.len(), 5);
     assert_eq!(audit(&index, &["list", "--since", "yesterday"]).status.code(), Some(2));
+
+    assert_eq!(lines(&audit(&index, &["list", "--failures"])).len(), 0);
+    assert_eq!(wire::register(index.peers, "alice"), 1);
+    let failures = eventually("the failure is recorded", || {
+        let failures = lines(&audit(&index, &["list", "--failures"]));
+        (!failures.is_empty()).then_some(failures)
+    });
+    assert!(failures.len() == 1 && failures[0].ends_with(" 1 REGISTER     alice"), "{failures:?}");
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub struct OperationFilter {
     /// Only records that were handled before this moment.
     #[prost(message, optional, tag = "4")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Only records of operations that were not carried out.
+    #[prost(bool, tag = "5")]
+    pub failures: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SecondOfOperations {

@@ -11,6 +11,7 @@ pub(crate) fn matches(filter: &OperationFilter, record: &OperationRecord) -> boo
         && (filter.operation == i32::from(Operation::Unspecified) || filter.operation == record.operation)
         && filter.since.as_ref().is_none_or(|since| moment >= Some(order(since)))
         && filter.until.as_ref().is_none_or(|until| moment < Some(order(until)))
+        && (!filter.failures || record.status != 0)
 }
 
 fn order(moment: &Timestamp) -> (i64, i32) {
@@ -28,6 +29,7 @@ mod tests {
             username: "alice".to_owned(),
             operation: Operation::Publish.into(),
             handled_at: at(100),
+            status: 2,
             ..OperationRecord::default()
         };
         let all = OperationFilter {
@@ -35,12 +37,14 @@ mod tests {
             operation: Operation::Publish.into(),
             since: at(100),
             until: at(101),
+            failures: true,
         };
         assert!(matches(&OperationFilter::default(), &record));
         assert!(matches(&all, &record));
         let spelled = |username: &str| OperationRecord { username: username.to_owned(), ..record.clone() };
         let typed = OperationFilter { username: "jos\u{e9}".to_owned(), ..all.clone() };
         assert!(matches(&typed, &spelled("jose\u{301}")) && !matches(&typed, &spelled("jose")));
+        assert!(!matches(&all, &OperationRecord { status: 0, ..record.clone() }));
         assert!(!matches(&OperationFilter { username: "bob".to_owned(), ..all.clone() }, &record));
         assert!(!matches(&OperationFilter { operation: Operation::Delete.into(), ..all.clone() }, &record));
         assert!(!matches(&OperationFilter { since: at(101), ..all.clone() }, &record));

@@ -31,14 +31,17 @@ function fold(value: Activity | undefined, message: WatchOperationsResponse): Ac
 export function ActivityView({ query }: { query: URLSearchParams }) {
   const username = query.get("user") ?? "";
   const operation = OPERATIONS.find((one) => one === Number(query.get("operation"))) ?? 0;
-  const filter = { username, operation };
+  const failures = query.has("failures");
+  const filter = { username, operation, failures };
+  const search = (changed: Record<string, string | number>) =>
+    show("activity", { user: username, operation, failures: Number(failures), ...changed });
   const watch = useWatch(
     JSON.stringify(filter),
     (signal) => console_.watchOperations({ filter, newest: ROWS, sampleSize: SAMPLE }, { signal }),
     fold,
   );
   const [held, setHeld] = useState<Activity>();
-  useEffect(() => setHeld(undefined), [username, operation]);
+  useEffect(() => setHeld(undefined), [username, operation, failures]);
   const activity = held ?? watch.value;
   const jaeger = activity?.jaeger ?? "";
   return (
@@ -48,13 +51,13 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
         <SearchField
           label="User, by the whole name"
           value={username}
-          onSearch={(user) => show("activity", { user, operation })}
+          onSearch={(user) => search({ user })}
         />
         <label class="field">
           <span>Operation</span>
           <select
             value={operation}
-            onChange={(event) => show("activity", { user: username, operation: Number(event.currentTarget.value) })}
+            onChange={(event) => search({ operation: Number(event.currentTarget.value) })}
           >
             <option value={0}>Any</option>
             {OPERATIONS.map((operation) => (
@@ -64,6 +67,9 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
             ))}
           </select>
         </label>
+        <button type="button" aria-pressed={failures} onClick={() => search({ failures: Number(!failures) })}>
+          Only failures
+        </button>
         <button type="button" aria-pressed={held !== undefined} onClick={() => setHeld(held || !watch.isAnswer ? undefined : watch.value)}>
           Hold
         </button>
@@ -77,7 +83,7 @@ export function ActivityView({ query }: { query: URLSearchParams }) {
           {activity.rows.length === 0 ? (
             watch.isAnswer && (
               <p class="empty">
-                {username || operation ? "None of the newest operations match." : "Nothing has happened yet."}
+                {username || operation || failures ? "None of the newest operations match." : "Nothing has happened yet."}
               </p>
             )
           ) : (
