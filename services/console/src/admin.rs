@@ -1,6 +1,7 @@
 //! What an operator does by hand: `lonja.admin.v1`, which is served only if there is a token for it.
 //!
-//! A change is carried out as if the user's peer had asked, and is recorded before it is answered.
+//! A kick and a removal change what a DISCONNECT and an UNREGISTER of the user's peer change. Each order is
+//! sent to the audit before the operator is answered.
 
 use std::{mem, net::Ipv4Addr, sync::Arc};
 
@@ -26,8 +27,9 @@ use tonic::{
 use tower::Layer as _;
 
 use crate::{
-    backend::{in_time, said_by},
+    backend::{in_time, pages_in_time, said_by},
     service::{methods, place_for_all},
+    taken::taken_in_time,
     token::{Guard, Token},
     users::address,
     watch::Answers,
@@ -144,8 +146,17 @@ impl AdminGrpc {
             },
             Err(late) => (order.status_of_a_failure(), Err(late)),
         };
-        self.record(order.record(status)).await?;
-        result
+        match (result, self.record(order.record(status)).await) {
+            (result, Ok(())) => result,
+            (Ok(()), Err(late)) => {
+                let text = format!("{}: the order was carried out, and may not be recorded", late.message());
+                Err(Status::new(late.code(), text))
+            }
+            (Err(failed), Err(late)) => {
+                let text = format!("{}; the order may not be recorded: {}", failed.message(), late.message());
+                Err(Status::new(failed.code(), text))
+            }
+        }
     }
 
     /// Has the catalog remove what a session published. If that fails, the gateway's sweeper has it done.
@@ -163,9 +174,7 @@ impl AdminGrpc {
         let records = vec![record];
         let request = RecordOperationsRequest { writer_id: writer_id.clone(), first_sequence: next, records };
         let recorded = in_time("audit", self.backend.audit.record_operations(request)).await;
-        recorded.map_err(|status| {
-            Status::new(status.code(), format!("{}: the order may not be recorded", status.message()))
-        })?;
+        recorded?;
         *recorder = Recorder { writer_id, next: next + 1 };
         Ok(())
     }
@@ -181,11 +190,11 @@ impl AdminService for AdminGrpc {
     ) -> Result<Response<Self::ListUsersStream>, Status> {
         let place = place_for_all(&self.all)?;
         let pages = self.backend.registry.list_users(registry::ListUsersRequest::default());
-        let pages = in_time("registry", pages).await?.map_err(|status| said_by("registry", &status));
-        Ok(Response::new(Box::pin(pages.map_ok(move |page| {
+        let pages = pages_in_time("registry", in_time("registry", pages).await?);
+        Ok(Response::new(taken_in_time(Box::pin(pages.map_ok(move |page| {
             let _held_until_the_end = &place;
             ListUsersResponse { users: page.users.into_iter().map(user).collect() }
-        }))))
+        })))))
     }
 
     async fn kick_user(

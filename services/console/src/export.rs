@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use tonic::Status;
 
 use crate::{
-    backend::{in_time, said_by},
+    backend::{in_time, pages_in_time},
     users::address,
     watch::Answers,
 };
@@ -52,8 +52,9 @@ pub fn export(backend: Backends, held: impl Send + 'static) -> Answers<ExportInd
 async fn users(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status> {
     let request = ListUsersRequest::default();
     let pages = in_time("registry", backend.registry.list_users(request)).await?;
-    let users = pages.map_ok(|page| stream::iter(page.users.into_iter().map(Ok))).try_flatten();
-    let parts = users.map_err(|status| said_by("registry", &status)).try_chunks(SESSIONS);
+    let pages = pages_in_time("registry", pages);
+    let parts =
+        pages.map_ok(|page| stream::iter(page.users.into_iter().map(Ok))).try_flatten().try_chunks(SESSIONS);
     let parts = parts.map_err(|error| error.1);
     // Users who have connected again meanwhile come last, where the list of users has them by now.
     let later = Arc::new(Mutex::new(Vec::new()));
@@ -65,12 +66,14 @@ async fn users(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status
     Ok(Box::pin(pages.chain(last.try_flatten())))
 }
 
-/// Users who are looked at again, and are then given in the order in which they have connected.
+/// Users who are looked at again, to be given in the order in which they have connected.
 struct Again {
     backend: Backends,
     left: vec::IntoIter<String>,
-    found: Vec<Described>,
-    is_over: bool,
+    /// When the users connected who were looked at, and their names.
+    found: Vec<(Option<i64>, String)>,
+    /// The users who are still to be given with their files, once all were looked at.
+    sorted: Option<vec::IntoIter<String>>,
 }
 
 type Page = Result<ExportIndexResponse, Status>;
@@ -78,26 +81,40 @@ type Page = Result<ExportIndexResponse, Status>;
 impl Again {
     /// The pages of these users. Empty pages come first, which show the caller that the export goes on.
     fn pages(backend: Backends, usernames: Vec<String>) -> Answers<ExportIndexResponse> {
-        let again = Self { backend, left: usernames.into_iter(), found: Vec::new(), is_over: false };
+        let again = Self { backend, left: usernames.into_iter(), found: Vec::new(), sorted: None };
         Box::pin(stream::try_unfold(again, Self::next).map_ok(stream::iter).try_flatten())
     }
 
     async fn next(mut self) -> Result<Option<(Vec<Page>, Self)>, Status> {
-        if self.is_over {
+        let Some(sorted) = &mut self.sorted else { return self.look().await.map(Some) };
+        let part: Vec<_> = sorted.take(SESSIONS).collect();
+        if part.is_empty() {
             return Ok(None);
         }
+        let users = stream::iter(part).map(|username| as_of_now(&self.backend, username)).buffered(LISTS);
+        let users: Vec<_> = users.try_collect().await?;
+        let entries = users.into_iter().flatten().flat_map(Described::entries);
+        Ok(Some((pages_of(entries).collect(), self)))
+    }
+
+    /// Looks at some users, or sorts the users when all were looked at.
+    async fn look(mut self) -> Result<(Vec<Page>, Self), Status> {
         let part: Vec<_> = self.left.by_ref().take(SESSIONS).collect();
         if part.is_empty() {
-            self.is_over = true;
-            self.found.sort_by_key(Described::opened_at_ms);
-            let entries = mem::take(&mut self.found).into_iter().flat_map(Described::entries);
-            return Ok(Some((pages_of(entries).collect(), self)));
+            self.found.sort();
+            let sorted: Vec<_> =
+                mem::take(&mut self.found).into_iter().map(|(_, username)| username).collect();
+            self.sorted = Some(sorted.into_iter());
         }
-        let looked = stream::iter(part).map(|username| as_of_now(&self.backend, username)).buffered(LISTS);
-        let some: Vec<_> = looked.try_collect().await?;
-        self.found.extend(some.into_iter().flatten());
-        Ok(Some((vec![Ok(ExportIndexResponse::default())], self)))
+        let users = stream::iter(part).map(|username| registered(&self.backend, username)).buffered(LISTS);
+        let users: Vec<_> = users.try_collect().await?;
+        self.found.extend(users.into_iter().flatten().map(|user| (opened_at_ms(&user), user.username)));
+        Ok((vec![Ok(ExportIndexResponse::default())], self))
     }
+}
+
+fn opened_at_ms(user: &RegisteredUser) -> Option<i64> {
+    Some(user.session.as_ref()?.session.as_ref()?.opened_at_ms)
 }
 
 /// A user with the files of the user's session.
@@ -109,10 +126,6 @@ struct Described {
 impl Described {
     fn session(&self) -> Option<&str> {
         self.user.session.as_ref().map(|session| session.session_id.as_str())
-    }
-
-    fn opened_at_ms(&self) -> Option<i64> {
-        Some(self.user.session.as_ref()?.session.as_ref()?.opened_at_ms)
     }
 
     fn entries(self) -> impl Iterator<Item = Entry> {
@@ -164,19 +177,26 @@ async fn ended(backend: &Backends, users: &[Described]) -> Result<HashSet<String
 /// A user whose session has ended meanwhile, as the user is now; `None` if the user has gone.
 async fn as_of_now(backend: &Backends, username: String) -> Result<Option<Described>, Status> {
     for _ in 0..ATTEMPTS {
-        let request = ListUsersRequest { username: username.clone() };
-        let mut pages = in_time("registry", backend.registry.list_users(request)).await?;
-        let page = in_time("registry", pages.try_next()).await?;
-        // An older registry gives every user.
-        let users = page.map(|page| page.users).unwrap_or_default();
-        let user = users.into_iter().find(|user| user.username == username);
-        let Some(user) = user else { return Ok(None) };
+        let Some(user) = registered(backend, username.clone()).await? else { return Ok(None) };
         let now = with_files(backend, user).await?;
         if ended(backend, slice::from_ref(&now)).await?.is_empty() {
             return Ok(Some(now));
         }
     }
     Err(Status::aborted(format!("registry: a user's sessions change too fast: {}", username.escape_debug())))
+}
+
+/// A user as the registry has the user now; `None` if the user has gone.
+async fn registered(backend: &Backends, username: String) -> Result<Option<RegisteredUser>, Status> {
+    let request = ListUsersRequest { username: username.clone() };
+    let mut pages = in_time("registry", backend.registry.list_users(request)).await?;
+    // An older registry gives every user, in several pages.
+    while let Some(page) = in_time("registry", pages.try_next()).await? {
+        if let Some(user) = page.users.into_iter().find(|user| user.username == username) {
+            return Ok(Some(user));
+        }
+    }
+    Ok(None)
 }
 
 fn exported(user: RegisteredUser) -> ExportedUser {
@@ -192,7 +212,7 @@ fn exported(user: RegisteredUser) -> ExportedUser {
 async fn operations(backend: Backends) -> Result<Answers<ExportIndexResponse>, Status> {
     let request = audit::ListOperationsRequest::default();
     let pages = in_time("audit", backend.audit.list_operations(request)).await?;
-    let pages = pages.map_err(|status| said_by("audit", &status)).map_ok(|page| {
+    let pages = pages_in_time("audit", pages).map_ok(|page| {
         let entries = page.records.into_iter().map(|record| entry(Entry::Operation(record)));
         ExportIndexResponse { entries: entries.collect() }
     });
