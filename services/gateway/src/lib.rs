@@ -20,7 +20,7 @@ mod server;
 mod stream;
 mod sweeper;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use lonja_chassis::{
     health::Health,
@@ -57,11 +57,11 @@ pub struct GatewayConfig {
     #[arg(long, env = "LONJA_TRUSTED_PROXIES", value_name = "CIDR,...", default_value = "")]
     pub trusted_proxies: Networks,
     /// Connections that are served at one time; further connections wait to be accepted
-    #[arg(long, env = "LONJA_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384)]
-    pub max_connections: usize,
+    #[arg(long, env = "LONJA_MAX_CONNECTIONS", value_name = "N", default_value = "16384")]
+    pub max_connections: NonZeroUsize,
     /// Connections at one time from one address; further connections are closed
-    #[arg(long, env = "LONJA_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 2048)]
-    pub max_connections_per_address: usize,
+    #[arg(long, env = "LONJA_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value = "2048")]
+    pub max_connections_per_address: NonZeroUsize,
     /// Networks whose peers may connect; all may if none is given
     #[arg(long, env = "LONJA_ALLOW", value_name = "CIDR,...", default_value = "")]
     pub allow: Networks,

@@ -122,7 +122,11 @@ impl Gateway {
         };
         Self {
             shared: Arc::new(shared),
-            places: Places::new(config.max_connections, config.max_connections_per_address, config.allow),
+            places: Places::new(
+                config.max_connections.get(),
+                config.max_connections_per_address.get(),
+                config.allow,
+            ),
             trusted_proxies: config.trusted_proxies,
             backend,
             sweep_interval: config.sweep_interval,
