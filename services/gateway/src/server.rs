@@ -23,7 +23,10 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use crate::{
     GatewayConfig,
@@ -164,6 +167,15 @@ impl Gateway {
             let recorder = expired.clone();
             async move { recorder.record(record).await }
         });
+        // Records are delivered until both parts that record have ended, even by a panic.
+        let ends = Arc::new(finished.clone().drop_guard());
+        let check = {
+            let ends = Arc::clone(&ends);
+            async move {
+                let _ends = ends;
+                check.await;
+            }
+        };
         let deliver = {
             let finished = finished.clone();
             async move { recorder.deliver(audit, finished).await }
@@ -172,7 +184,7 @@ impl Gateway {
             spawn(&shutdown, sweep),
             spawn(&shutdown, check),
             spawn(&shutdown, deliver),
-            spawn(&shutdown, self.serve_peers(listeners, shutdown.clone(), finished)),
+            spawn(&shutdown, self.serve_peers(listeners, shutdown.clone(), ends)),
         ];
         let mut ended = Ok(());
         for task in tasks {
@@ -185,10 +197,9 @@ impl Gateway {
         self,
         listeners: Vec<PeerListener<L>>,
         shutdown: CancellationToken,
-        finished: CancellationToken,
+        ends: Arc<DropGuard>,
     ) {
-        // When this task ends, even by a panic, the delivery of records ends.
-        let _ends = finished.drop_guard();
+        let _ends = ends;
         let connections = TaskTracker::new();
         let accept = listeners.iter().map(|listener| self.accept(listener, &connections));
         shutdown.run_until_cancelled(join_all(accept)).await;
