@@ -19,6 +19,8 @@ use tonic::Status;
 
 /// The number of sessions that one call to the registry asks about: as many as the registry allows.
 const PAGE: u32 = 1000;
+/// How long a page may take.
+const PAGE_WAIT: Duration = Duration::from_secs(10);
 
 /// Sweeps the catalog once in each `interval` until shutdown.
 pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration, backend: Backends) {
@@ -42,7 +44,8 @@ pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration,
 async fn sweep(backend: &Backends) -> Result<u64, Status> {
     let mut pages = backend.catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?;
     let mut swept = 0;
-    while let Some(page) = pages.try_next().await? {
+    let late = || Status::deadline_exceeded("catalog: a page of sessions does not come");
+    while let Some(page) = time::timeout(PAGE_WAIT, pages.try_next()).await.map_err(|_| late())?? {
         let key = |session: lonja_proto::catalog::PublishingSession| SessionKey {
             username: session.username,
             session_id: session.session_id,
