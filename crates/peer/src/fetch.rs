@@ -61,6 +61,9 @@ pub enum FetchError {
     /// The peer sent something else than a block of the file.
     #[error("{0} sends bytes that are not those of the file")]
     Wrong(String),
+    /// The file is not the one that the peer described when the copy began.
+    #[error("the file of {0} has changed since the copy began: copy it again")]
+    Changed(String),
     /// The connection could not be opened, or it broke.
     #[error("no answer from {0}: {1}")]
     Io(String, #[source] io::Error),

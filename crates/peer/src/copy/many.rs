@@ -279,16 +279,15 @@ fn fetch(job: &Job<'_>, source: &Source, file: &File, offset: u64) -> Result<Vec
     let File { head, tree } = file;
     let length = SEGMENT.min(head.size - offset);
     let (now, mut incoming) = source.part(job.filename, offset, length, job.interrupt)?;
-    let cut = |what| FetchError::Io(source.user.clone(), io::Error::other(what));
     if !is_same(&now, head) {
-        return Err(cut("the file has changed"));
+        return Err(FetchError::Changed(source.user.clone()));
     }
     // The length is at most `SEGMENT`.
     let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
     let mut read = 0;
     while read < bytes.len() {
         match incoming.read(&mut bytes[read..])? {
-            0 => return Err(cut("it closed the connection too early")),
+            0 => return Err(source.cut()),
             more => read += more,
         }
     }
@@ -297,7 +296,8 @@ fn fetch(job: &Job<'_>, source: &Source, file: &File, offset: u64) -> Result<Vec
             // The file may have changed while it was sent.
             let (now, _) = source.part(job.filename, 0, 0, job.interrupt)?;
             let changed = !is_same(&now, head);
-            Err(if changed { cut("the file has changed") } else { FetchError::Wrong(source.user.clone()) })
+            let user = source.user.clone();
+            Err(if changed { FetchError::Changed(user) } else { FetchError::Wrong(user) })
         }
         _ => Ok(bytes),
     }

@@ -192,8 +192,7 @@ impl Job<'_> {
                     attempt += 1;
                     if attempt == ATTEMPTS {
                         failed?;
-                        let cut = io::Error::other("it closes the connection too early");
-                        return Err(FetchError::Io(source.user.clone(), cut).into());
+                        return Err(source.cut().into());
                     }
                     thread::sleep(PAUSE * 2_u32.pow(attempt - 1));
                 }

@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     pub(crate) index: Index,
     /// The URL of the SOAP service that gives the time.
     pub(crate) datetime: String,
-    /// The folder of the JSON files that the peer keeps.
+    /// The directory of the JSON files that the peer keeps.
     pub(crate) data_dir: PathBuf,
     /// The directory whose files the peer serves.
     pub(crate) shared: PathBuf,
@@ -215,9 +215,9 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes what a session of this process has published to the user's JSON file. If another
-    /// process has the session, only `change` is made to the file, and that process serves what the
-    /// file names.
+    /// Writes what the user's session in this process has published to the user's JSON file. If this process
+    /// has no session of the user, `change` is made to the file. A process that has the session may serve
+    /// what the file names.
     fn keep_published_or(&self, user: &Username, change: impl FnOnce(&mut Vec<PublishedFile>)) {
         if self.sessions.contains_key(user) {
             self.keep_published(user);
