@@ -25,8 +25,8 @@ const NO_SESSION: u32 = u32::MAX;
 enum Original {
     /// Nothing: the folded texts are the original ones.
     Folded,
-    /// A bit for each byte, from this position in `capitals` on: whether an ASCII letter is a capital.
-    /// A sixth of the memory of the texts, for the most common difference.
+    /// The texts differ in capitals only. From this position in `capitals` on, a bit for each byte says
+    /// whether the byte is a capital letter of ASCII.
     Capitals(u32),
     /// The texts, one after the other, from this position in `texts` on.
     Text(u32),

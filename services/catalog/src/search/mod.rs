@@ -73,6 +73,9 @@ pub enum SearchError {
     /// Other searches or changes have taken the time that a search may wait.
     #[error("too many searches wait: ask again in a moment")]
     Busy,
+    /// The search panicked.
+    #[error("the search broke down: search for something else, and look at the catalog's log")]
+    Panicked,
     /// The service is stopping.
     #[error("search has stopped: the service is shutting down")]
     Stopped,
@@ -166,6 +169,7 @@ impl<S: Store> Search<S> {
             let page = current.index.read().search(&query);
             (current.revision(page.generation), page)
         };
-        tokio::task::spawn_blocking(search).await.map_err(|_| SearchError::Stopped)
+        let searched = tokio::task::spawn_blocking(search).await;
+        searched.map_err(|error| if error.is_panic() { SearchError::Panicked } else { SearchError::Stopped })
     }
 }
