@@ -87,11 +87,12 @@ fn rows(path: &Path, may_be_missing: bool) -> anyhow::Result<Vec<(Place, StringR
     reader.records().map(row).collect()
 }
 
-/// The first fields of a line. The last of them takes whatever follows: a description may have a `;`.
+/// The first `N` fields of a line. Of two fields, the second takes whatever follows, because a description may have
+/// a `;`. Otherwise further fields are an error.
 fn fields<const N: usize>(place: &Place, row: &StringRecord, form: &str) -> anyhow::Result<[String; N]> {
-    let mut fields: Vec<String> = row.iter().take(N).map(str::to_owned).collect();
-    if row.len() > N && N == 2 {
-        fields[1] = row.iter().skip(1).collect::<Vec<_>>().join(";");
+    let mut fields: Vec<String> = row.iter().map(str::to_owned).collect();
+    if fields.len() > N && N == 2 {
+        fields = vec![fields[0].clone(), fields[1..].join(";")];
     }
     fields.try_into().map_err(|_| anyhow::anyhow!("{place}: not {form}"))
 }
