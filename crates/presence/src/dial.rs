@@ -25,7 +25,7 @@ pub(crate) enum Dialled {
     Reached(Conversation),
     /// The connection was refused: nobody listens.
     Refused,
-    /// No connection came about, for another reason or for none: nothing is known of the peer.
+    /// The connection failed in another way, or nothing answered in time: nothing is known of the peer.
     Silent,
 }
 

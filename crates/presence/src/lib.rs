@@ -40,17 +40,19 @@ const DIALS: usize = 256;
 const WAITS: usize = 1000;
 /// How many refusals in a row prove that a peer is gone.
 const REFUSALS: u32 = 3;
-/// In how many parts an interval is cut, after each of which it is looked whose turn it is.
+/// How many times in an interval the registry is asked which sessions are due.
 const PARTS: u32 = 16;
-/// The longest time between two looks at whose turn it is.
+/// The longest time between two questions to the registry.
 const LOOK: Duration = Duration::from_secs(10);
-/// The time until the next look if more sessions may be due than there were places.
+/// The time until the next question if more sessions may be due than there were places.
 const SOON: Duration = Duration::from_millis(100);
 /// How long a service may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Bounds the log of checks that a service does not serve.
+/// Bounds the log of questions, which sessions are due, that the registry does not answer.
 static FAILURES: Throttle = Throttle::condition();
+/// Bounds the log of checks that were not kept.
+static UNKEPT: Throttle = Throttle::condition();
 
 /// Checks the peers of an index.
 #[derive(Debug)]
@@ -195,12 +197,12 @@ where
             _ => self.silent.increment(1),
         }
         if let Err(status) = self.note(session, result).await
-            && let Some(suppressed) = FAILURES.admit()
+            && let Some(suppressed) = UNKEPT.admit()
         {
             tracing::warn!(
                 error = status.message(),
                 suppressed,
-                "what came of a check of a peer was not kept"
+                "a check of a peer was not kept, or its session was not ended"
             );
         }
         // If too many peers are waited for, this one is not. An original peer does not notice that: it sends
