@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 
 use crate::{networks::Networks, places::Places, shutdown};
 
-/// The largest page that [`get`] reads, in bytes; of a larger page the text is empty.
+/// The largest size of a page whose text [`get`] gives, in bytes.
 const PAGE: usize = 64 << 10;
 /// The largest number of connections that a listener serves at one time; further ones wait.
 const CONNECTIONS: usize = 1024;
@@ -140,7 +140,8 @@ pub enum GetError {
     Http(#[from] hyper::Error),
 }
 
-/// Fetches a page of at most 64 KiB, and gives its status code and its text.
+/// Fetches a page, and gives the page's status code and text. The text is empty if the page is larger than
+/// 64 KiB, or if the connection breaks within the page.
 ///
 /// # Errors
 /// When `url` is not an address, or no answer comes. The call has no deadline.

@@ -1,5 +1,5 @@
-//! What every service of Lonja shares: sockets, gRPC in one process or across the
-//! network, health, admin endpoints, logs, shutdown, and the embedded store's journal.
+//! What every service of Lonja shares: settings, sockets and places for connections, serving gRPC and HTTP,
+//! health, admin endpoints, the operation log, shutdown, and a change and its record in one commit.
 
 pub mod admin;
 pub mod clock;

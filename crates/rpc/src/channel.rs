@@ -106,8 +106,8 @@ impl Channel {
 fn settings(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        // The bound for callers without a deadline of their own, such as the sweeper. A call may be
-        // held for this long.
+        // Bounds the time until an answer begins, for callers without a deadline of their own, such as the
+        // sweeper. A call may be held for this long. The pages of a stream have no deadline here.
         .timeout(HELD_AT_MOST)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)

@@ -223,7 +223,8 @@ pub mod audit_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Owns the record of every well-formed operation.
+    /// Owns the records of operations: of well-formed requests within the rates of their address, of the orders
+    /// of operators, and of sessions that the index ended.
     #[derive(Debug, Clone)]
     pub struct AuditServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -484,7 +485,8 @@ pub mod audit_service_server {
             tonic::Status,
         >;
     }
-    /// Owns the record of every well-formed operation.
+    /// Owns the records of operations: of well-formed requests within the rates of their address, of the orders
+    /// of operators, and of sessions that the index ended.
     #[derive(Debug)]
     pub struct AuditServiceServer<T> {
         inner: Arc<T>,

@@ -41,7 +41,7 @@ const TROUBLE: Duration = Duration::from_secs(5);
 /// When a world begins, after the Unix epoch.
 const BEGINNING: Duration = Duration::from_secs(1_715_500_000);
 
-/// What was broken, by kind.
+/// What was broken, by kind, and how many requests were made, answered, and answered with a failure.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Faults {
     kills: u64,
@@ -57,7 +57,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Whether each kind of fault has happened.
+    /// Whether each kind of fault, an answer and a failure have happened.
     pub(crate) fn has_each_kind(&self) -> bool {
         let kinds = [
             self.kills,

@@ -79,7 +79,9 @@ impl Conversation {
             }
             for answer in answers {
                 if !deliver(answer) {
-                    return Err(Status::internal("a call of a batch was answered twice, or was none"));
+                    return Err(Status::internal(
+                        "the service answered a call twice, or answered a call that is not in the batch",
+                    ));
                 }
                 left -= 1;
             }

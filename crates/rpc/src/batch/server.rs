@@ -183,7 +183,7 @@ impl Conversing {
             return Ok(None);
         };
         if calls.len() > MAX_BATCH {
-            return Err(Status::invalid_argument("too many calls in a batch: at most 1024"));
+            return Err(Status::invalid_argument(format!("too many calls in a batch: at most {MAX_BATCH}")));
         }
         let left = calls.len();
         let answer = |(number, call): (u32, UnaryCall)| {
