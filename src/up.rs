@@ -28,12 +28,12 @@ use tokio_util::sync::CancellationToken;
 /// Settings of `lonja up`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Config {
-    /// Address for peers; may be given several times, and as FORM=ADDR for peers that all read
-    /// replies in FORM (as in --dialect)
+    /// Address for peers; may be given several times, and as DIALECT=ADDR for peers that all read
+    /// replies in DIALECT (as in --dialect)
     #[arg(
         long,
         env = "LONJA_GATEWAY_LISTEN",
-        value_name = "[FORM=]ADDR",
+        value_name = "[DIALECT=]ADDR",
         value_delimiter = ',',
         default_value = "0.0.0.0:5050"
     )]

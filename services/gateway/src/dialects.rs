@@ -10,14 +10,14 @@ use ipnet::IpNet;
 use lonja_chassis::networks;
 use lonja_wire::Dialect;
 
-/// Rules `CIDR=FORM`, separated by commas; there may be none. For each peer the first rule that
+/// Rules `CIDR=DIALECT`, separated by commas; there may be none. For each peer the first rule that
 /// matches counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dialects(Vec<(IpNet, Dialect)>);
 
 /// The error for a text that is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not CIDR=FORM, such as 10.1.0.0/16=text; FORM is {}", Dialect::CHOICES)]
+#[error("not CIDR=DIALECT, such as 10.1.0.0/16=text; DIALECT is {}", Dialect::CHOICES)]
 pub struct BadDialectRule;
 
 impl FromStr for Dialects {
@@ -42,7 +42,7 @@ impl Dialects {
     }
 }
 
-/// An address for peers, written `ADDR` or `FORM=ADDR`, where `FORM` is a dialect or `auto`.
+/// An address for peers, written `ADDR` or `DIALECT=ADDR`, where `DIALECT` is a dialect or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddress {
     /// The address and port that the gateway listens on.
@@ -54,7 +54,7 @@ pub struct PeerAddress {
 /// The error for a text that is not an address for peers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not ADDR or FORM=ADDR, such as 0.0.0.0:5050 or byte=0.0.0.0:5051; FORM is auto, {}",
+    "not ADDR or DIALECT=ADDR, such as 0.0.0.0:5050 or byte=0.0.0.0:5051; DIALECT is auto, {}",
     Dialect::CHOICES
 )]
 pub struct BadPeerAddress;

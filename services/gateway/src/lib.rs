@@ -47,10 +47,10 @@ pub struct GatewayConfig {
     /// the default gateway of this machine: a container sees peers on its own host at that address
     #[arg(long, env = "LONJA_ADVERTISE", value_name = "CIDR=IPV4,...", default_value = "")]
     pub advertise: lonja_origin::Rules,
-    /// Rules CIDR=FORM: peers seen from CIDR read replies in FORM, which is char, text, rows, byte,
+    /// Rules CIDR=DIALECT: peers seen from CIDR read replies in DIALECT, which is char, text, rows, byte,
     /// int32 or names (docs/compatibility.md). Without a rule, a peer shows by what it does whether it
     /// reads char or text
-    #[arg(long, env = "LONJA_DIALECT", value_name = "CIDR=FORM,...", default_value = "")]
+    #[arg(long, env = "LONJA_DIALECT", value_name = "CIDR=DIALECT,...", default_value = "")]
     pub dialect: Dialects,
     /// Networks of load balancers that begin each connection with a PROXY header, version 1 or 2;
     /// from any other address such a header is a bad request
@@ -98,12 +98,12 @@ pub struct GatewayConfig {
 /// Settings of a gateway that runs alone.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// Address for peers; may be given several times, and as FORM=ADDR for peers that all read
-    /// replies in FORM (as in --dialect)
+    /// Address for peers; may be given several times, and as DIALECT=ADDR for peers that all read
+    /// replies in DIALECT (as in --dialect)
     #[arg(
         long,
         env = "LONJA_LISTEN",
-        value_name = "[FORM=]ADDR",
+        value_name = "[DIALECT=]ADDR",
         value_delimiter = ',',
         default_value = "0.0.0.0:5050"
     )]
