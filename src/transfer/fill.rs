@@ -130,7 +130,7 @@ where
 
     fn add_file(&mut self, place: Place, file: line::File) -> anyhow::Result<()> {
         let Some((username, Some(session))) = &self.owner else {
-            bail!("{place}: a file stands behind a connected user, whose file it is");
+            bail!("{place}: a file without a connected user before it");
         };
         file.name.parse::<Filename>().with_context(|| format!("{place}: the name of the file"))?;
         file.description.parse::<Description>().with_context(|| format!("{place}: the description"))?;

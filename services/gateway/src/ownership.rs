@@ -1,4 +1,4 @@
-//! Whose name it is: who may act for a user (docs/operations.md, `--own-names`).
+//! Who may act for a user (docs/operations.md, `--own-names`).
 
 use std::net::SocketAddr;
 
@@ -46,8 +46,8 @@ impl Ownership {
         Self { rule, operators, refused: counter!("lonja_gateway_requests_not_owned_total") }
     }
 
-    /// For whom the registry is asked to carry out a request of this peer: for anyone if this is `None`. A
-    /// peer that cannot be listed has the address 0, which is nobody's.
+    /// What the registry has to check before a request of this peer is carried out; `None` lets the peer act for any
+    /// user. A peer that cannot be listed has the address 0, which no user has.
     pub(crate) fn only_for(&self, peer: SocketAddr, advertise: &Advertise) -> Option<OnlyFor> {
         if self.rule == OwnNames::Off || self.operators.contain(peer.ip()) {
             return None;
@@ -57,7 +57,7 @@ impl Ownership {
         Some(OnlyFor { ipv4, as_owner: self.rule == OwnNames::Registered })
     }
 
-    /// The address to which a user belongs whom this peer registers; 0 is none.
+    /// The address that owns the users whom this peer registers; 0 if they belong to no address.
     pub(crate) fn owner(&self, peer: SocketAddr, advertise: &Advertise) -> u32 {
         self.only_for(peer, advertise).filter(|only| only.as_owner).map(|only| only.ipv4).unwrap_or_default()
     }
@@ -79,7 +79,7 @@ impl Ownership {
         self.refused.increment(1);
         if let Some(suppressed) = NOT_OWNED.admit() {
             let username = Printable(username.as_str());
-            tracing::warn!(%peer, %username, suppressed, "a peer asks for a user of another address");
+            tracing::warn!(%peer, %username, suppressed, "refused a request for a user of another address: if the peer may ask, add its network to --operators");
         }
         Err(NotDone(Outcome::Failed))
     }

@@ -258,7 +258,7 @@ fn place(
     if !places.allow(peer.ip()) {
         shared.metrics.not_allowed.increment(1);
         if let Some(suppressed) = NOT_ALLOWED.admit() {
-            tracing::warn!(%peer, suppressed, "an address that is not allowed connects");
+            tracing::warn!(%peer, suppressed, "refused a connection: the address is in no network of --allow");
         }
         return None;
     }
@@ -302,7 +302,7 @@ async fn converse_through(
         Ok(Err(bad)) => {
             shared.metrics.bad_proxy_headers.increment(1);
             if let Some(suppressed) = BAD_HEADERS.admit() {
-                tracing::warn!(%proxy, %bad, suppressed, "bad request");
+                tracing::warn!(%proxy, %bad, suppressed, "bad PROXY header from a trusted proxy");
             }
         }
         Err(_) => shared.metrics.timed_out.increment(1),
