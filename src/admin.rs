@@ -46,7 +46,7 @@ enum Order {
     },
     /// Disconnect a user
     Kick { user: String },
-    /// Let another address connect a user who belongs to one (--own-names registered)
+    /// Let any address connect a user who belongs to an address (--own-names registered)
     Free { user: String },
     /// Unregister a user
     Remove { user: String },

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
-/// The error for a text that is not a network. It keeps the text.
+/// The error for a text that is not a network, with the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a network, such as 10.0.0.0/8 or 192.168.1.7")]
 pub struct BadNetwork(String);
@@ -25,7 +25,7 @@ pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
     address.or_else(|| text.parse().ok()).ok_or_else(|| BadNetwork(text.to_owned()))
 }
 
-/// What counts as one host: of IPv6 the network of 64 bits, since a host chooses the rest.
+/// The address that stands for a host: of IPv6 the network of 64 bits, in which the host chooses addresses.
 #[must_use]
 pub fn host(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -47,7 +47,7 @@ impl FromStr for Networks {
 }
 
 impl Networks {
-    /// Whether there are none.
+    /// Whether the list has no network.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

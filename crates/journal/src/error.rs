@@ -1,4 +1,4 @@
-//! Why a journal's files cannot be used, and why an operation was not carried out.
+//! Why a journal's files cannot be used, and why a command was not carried out.
 
 use std::{
     cell::Cell,
@@ -14,13 +14,13 @@ use crate::state::Row;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has the file open.
-    #[error("the data file {} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
+    #[error("{} is in use by another lonja: stop it or choose another --data-dir", .0.display())]
     InUse(PathBuf),
     /// The directory or a file in it cannot be created, read or written.
     #[error("{} cannot be used: {}: {}", .0.display(), .1, advice(.1))]
     Unusable(PathBuf, #[source] io::Error),
     /// The content of the files is damaged.
-    #[error("the data file {} is damaged ({}): restore its directory from a backup, or move that directory away to start empty", .0.display(), .1)]
+    #[error("{} is damaged ({}): restore its directory from a backup, or move that directory away to start empty", .0.display(), .1)]
     Damaged(PathBuf, #[source] Damage),
     /// A thread cannot be started.
     #[error("the journal's threads cannot be started: {0}")]
@@ -89,7 +89,7 @@ impl From<Damage> for redb::Error {
     }
 }
 
-/// Why an operation could not be carried out. Causes are kept as text: everyone who waited for a commit
+/// Why a command could not be carried out. Causes are kept as text: everyone who waited for a commit
 /// gets a clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum JournalError {
@@ -98,7 +98,7 @@ pub enum JournalError {
     Write(String),
     /// The file could not be read.
     Read(String),
-    /// More operations wait than there is room for.
+    /// More commands wait than there is room for.
     Overloaded,
     /// The journal has been closed.
     Closed,
@@ -115,9 +115,13 @@ impl fmt::Display for JournalError {
                     "the data directory cannot be written: {error}: check its disk for space and errors"
                 )
             }
-            Self::Read(error) => write!(f, "the data file cannot be read: {error}"),
-            Self::Overloaded => f.write_str("too many operations wait for the data file: try again later"),
-            Self::Closed => f.write_str("the data file is closed: the service is ending"),
+            Self::Read(error) => {
+                write!(f, "the table file cannot be read: {error}: check its disk for errors")
+            }
+            Self::Overloaded => {
+                f.write_str("too many commands wait for the write-ahead log: try again later")
+            }
+            Self::Closed => f.write_str("the journal is closed: the service is ending"),
         }
     }
 }

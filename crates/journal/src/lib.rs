@@ -1,7 +1,7 @@
 //! The embedded store's journal: state in memory, every change in a log on disk.
 //!
 //! A service keeps its state in memory (a [`State`]) and writes each change to a log
-//! before anyone is told of it. One writer thread commits the operations of all logs that
+//! before anyone is told of it. One writer thread commits the commands of all logs that
 //! wait at the same moment as one frame of a write-ahead log (group commit), then applies
 //! them, then answers. So readers see only what is durable, and what was answered survives
 //! the kill of the process and the loss of power.

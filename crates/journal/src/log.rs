@@ -153,8 +153,8 @@ impl<S: State> Log<S> {
         self.shared.state.read()
     }
 
-    /// Whether the last attempt to write succeeded. If it did not, this call has another attempt made, and a later call
-    /// tells how that went.
+    /// Checks that the last attempt to write succeeded. After a failure, the call also has the writer make another
+    /// attempt, whose result a later call gives.
     ///
     /// # Errors
     /// When the last attempt failed, or the journal is closed.

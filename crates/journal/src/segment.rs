@@ -43,8 +43,8 @@ pub(crate) struct Found {
     /// Payloads of frames behind the end of `payloads`: frames of an older use, or frames behind a
     /// place that is damaged.
     pub(crate) beyond: Vec<Vec<u8>>,
-    /// Whether the file begins as no segment does, whenever the power went: neither with a frame, whole or
-    /// not, nor with zeros.
+    /// Whether something else wrote the file: the first eight bytes are neither [`MAGIC`] nor zeros, and no cut
+    /// of the power leaves a segment so.
     pub(crate) is_foreign: bool,
 }
 
@@ -56,8 +56,8 @@ impl Segment {
         file.read(0, &mut bytes)?;
         let found = scan(&bytes);
         let is_new = (bytes.len() as u64) < size;
-        // After a sync that failed, a system may have in memory what the disk does not have. Whatever follows
-        // from what was read must not be durable before that is.
+        // After a failed sync, the system may read from memory what the disk does not have. So what was read is
+        // written and synced once more, before anything that follows from it is durable.
         if is_new || found.generation > 0 || !found.beyond.is_empty() {
             bytes.resize(bytes.len().max(usize::try_from(size).map_err(io::Error::other)?), 0);
             file.write(0, &bytes)?;

@@ -44,8 +44,8 @@ impl Signal {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether the last attempt to write succeeded. If it did not, the writer is woken to make another: a service that
-    /// is not ready may be sent no command.
+    /// Checks that the last attempt to write succeeded. After a failure, the writer is woken to make another attempt: a
+    /// service that is not ready may be sent no command.
     pub(crate) fn check_writable(&self) -> Result<(), JournalError> {
         if self.is_closed() {
             return Err(JournalError::Closed);

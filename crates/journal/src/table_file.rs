@@ -23,11 +23,11 @@ use crate::{
 
 /// How many bytes of the file redb may keep in memory. The state itself is in memory already.
 const CACHE: usize = 32 << 20;
-/// No file that redb has not finished making has more bytes than this.
+/// The largest size of a file that redb has begun to make and has not finished, in bytes.
 const UNFINISHED: u64 = 256 << 10;
 
-/// What is known of the write-ahead log: under [`SIZE`] the least size of its files, in bytes, while changes may be in
-/// them that the table file has not. An end in order removes the size, and then the files.
+/// The table with the least size of the files of the write-ahead log, in bytes, under the key [`SIZE`]. The size is
+/// there while these files may hold changes that the table file does not have.
 const LOG: TableDefinition<'_, &str, u64> = TableDefinition::new("write-ahead log");
 const SIZE: &str = "size";
 
@@ -96,10 +96,10 @@ impl Drop for TableFile {
     }
 }
 
-/// Closes a database. redb panics there if it panicked before, over damage that has been reported then.
+/// Closes a database. If redb panicked over damage before, redb panics here again; the damage is known then.
 fn close(database: Option<Database>) {
     if without_panic(|| drop(database)).is_err() {
-        tracing::error!("the data file could not be closed in order: the next start checks it");
+        tracing::error!("the table file could not be closed in order: the next start checks it");
     }
 }
 

@@ -96,8 +96,7 @@ impl Advertise {
         Self { rules: rules.iter().filter_map(resolve).collect(), default_gateway }
     }
 
-    /// The address under which a peer is listed that is seen at this address; `None` if the peer has no IPv4
-    /// address.
+    /// The address under which a peer that connects from `seen` is listed; `None` if `seen` is no IPv4 address.
     #[must_use]
     pub fn peer(&self, seen: IpAddr) -> Option<Advertised> {
         match seen.to_canonical() {
@@ -106,7 +105,7 @@ impl Advertise {
         }
     }
 
-    /// The address under which a peer is listed that is seen at this IPv4 address.
+    /// The address under which a peer that connects from the IPv4 address `seen` is listed.
     fn address(&self, seen: Ipv4Addr) -> Advertised {
         match self.rules.iter().find(|(network, _)| network.contains(&seen)) {
             Some((_, listed)) => Advertised { address: *listed, doubtful: false },

@@ -13,13 +13,13 @@ use lonja_telemetry::throttle::Throttle;
 use lonja_wire::Operation;
 use metrics::{Counter, counter};
 
-/// After how many requests the addresses are forgotten that have not asked for a while.
+/// The number of requests after which addresses whose rate is whole again are forgotten.
 const FORGET: u32 = 10_000;
 
 /// Bounds the log of requests beyond a rate.
 static BEYOND: Throttle = Throttle::events();
 
-/// A bound on the requests of each address: so many at once, and as many again with each minute.
+/// A bound on the requests of each address: a number of requests at once, which each minute gives back.
 struct Rate {
     /// The option that sets the bound.
     option: &'static str,
@@ -54,7 +54,7 @@ impl fmt::Debug for Rates {
 }
 
 impl Rates {
-    /// So many of each at once, and as many again with each minute; 0 is no bound.
+    /// Makes the bounds: the number of registrations and of requests in a minute. 0 is no bound.
     #[must_use]
     pub fn new(registrations: u32, requests: u32) -> Self {
         let rate = |minutely, kind: &'static str, option| {

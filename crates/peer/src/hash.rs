@@ -103,7 +103,7 @@ pub(crate) fn right_blocks(
     interrupt: &Interrupt,
 ) -> io::Result<u64> {
     if tree.values.is_empty() {
-        // A file of one block comes again sooner than it is worth a look.
+        // A file of one block is copied again sooner than the block is checked.
         return Ok(0);
     }
     let is_whole = there == head.size;

@@ -194,7 +194,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("lonja.admin.v1.AdminService", "KickUser"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes a user from the address to which the user belongs, so that another one may connect the user.
+        /// Takes a user from the address to which the user belongs, so that another address may connect the user.
         /// Refused with USER_NOT_FOUND.
         pub async fn free_user(
             &mut self,
@@ -280,7 +280,7 @@ pub mod admin_service_server {
             tonic::Response<super::KickUserResponse>,
             tonic::Status,
         >;
-        /// Takes a user from the address to which the user belongs, so that another one may connect the user.
+        /// Takes a user from the address to which the user belongs, so that another address may connect the user.
         /// Refused with USER_NOT_FOUND.
         async fn free_user(
             &self,

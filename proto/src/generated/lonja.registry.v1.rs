@@ -9,7 +9,7 @@ pub struct Endpoint {
     #[prost(uint32, tag = "2")]
     pub port: u32,
 }
-/// The address that asks, and whether a user of another one is refused to it.
+/// The address of the peer that asks. A request for a user of another address is refused with NOT_OWNER.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OnlyFor {
     /// An IPv4 address, as in Endpoint.
@@ -266,8 +266,8 @@ pub struct ListUsersResponse {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TakeChecksRequest {
-    /// The least time between two checks of a session, in milliseconds. A session whose peer was reached, and
-    /// then refused, is given again after a quarter of that.
+    /// The least time between two checks of a session, in milliseconds. A session whose peer was reached before
+    /// and refused the last check is given again after a quarter of this interval.
     #[prost(uint64, tag = "1")]
     pub interval_ms: u64,
     /// The largest number of sessions to give, 1 to 1000.
@@ -500,8 +500,8 @@ pub mod registry_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Opens a session with a fresh id. If the request is for an owner, a user who belonged to no address
-        /// belongs to this one from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
+        /// Opens a session with a fresh id. With `only_for.as_owner`, a user who belonged to no address belongs to
+        /// the address of `only_for` from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
         pub async fn open_session(
             &mut self,
             request: impl tonic::IntoRequest<super::OpenSessionRequest>,
@@ -953,8 +953,8 @@ pub mod registry_service_server {
             tonic::Response<super::UnregisterUserResponse>,
             tonic::Status,
         >;
-        /// Opens a session with a fresh id. If the request is for an owner, a user who belonged to no address
-        /// belongs to this one from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
+        /// Opens a session with a fresh id. With `only_for.as_owner`, a user who belonged to no address belongs to
+        /// the address of `only_for` from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
         async fn open_session(
             &self,
             request: tonic::Request<super::OpenSessionRequest>,
@@ -2113,8 +2113,8 @@ impl RegistryClient {
             }
         }
     }
-    /// Opens a session with a fresh id. If the request is for an owner, a user who belonged to no address
-    /// belongs to this one from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
+    /// Opens a session with a fresh id. With `only_for.as_owner`, a user who belonged to no address belongs to
+    /// the address of `only_for` from then on. Refused with USER_NOT_FOUND, NOT_OWNER, SESSION_EXISTS.
     pub async fn open_session(
         &self,
         request: OpenSessionRequest,

@@ -45,7 +45,7 @@ pub(crate) fn router(backend: Backends, token: Token, all: Arc<Semaphore>) -> Ro
     if !token.is_set() {
         return Router::new().route_service(&methods, Routes::default().prepare());
     }
-    let admin = AdminServiceServer::new(AdminGrpc { backend, recorder: Arc::default(), all });
+    let admin = AdminServiceServer::new(AdminGrpc { backend, writer: Arc::default(), all });
     let guarded = InterceptorLayer::new(Guard::of_operators(token)).layer(Routes::new(admin).prepare());
     Router::new().route_service(&methods, guarded)
 }
@@ -54,19 +54,19 @@ pub(crate) fn router(backend: Backends, token: Token, all: Arc<Semaphore>) -> Ro
 #[derive(Debug, Clone)]
 struct AdminGrpc {
     backend: Backends,
-    recorder: Arc<Mutex<Recorder>>,
+    writer: Arc<Mutex<Writer>>,
     /// Places of those who read every user.
     all: Arc<Semaphore>,
 }
 
-/// Under which name and number the next record is sent to the audit.
+/// The writer of the console's records at the audit: the writer's id, and the number of its next record.
 #[derive(Debug)]
-struct Recorder {
+struct Writer {
     writer_id: String,
     next: u64,
 }
 
-impl Default for Recorder {
+impl Default for Writer {
     fn default() -> Self {
         Self { writer_id: SessionId::fresh().to_string(), next: 1 }
     }
@@ -168,14 +168,14 @@ impl AdminGrpc {
     }
 
     async fn record(&self, record: OperationRecord) -> Result<(), Status> {
-        let mut recorder = self.recorder.lock().await;
+        let mut writer = self.writer.lock().await;
         // If the audit does not answer, the record may be stored or not: its number is not used again.
-        let Recorder { writer_id, next } = mem::take(&mut *recorder);
+        let Writer { writer_id, next } = mem::take(&mut *writer);
         let records = vec![record];
         let request = RecordOperationsRequest { writer_id: writer_id.clone(), first_sequence: next, records };
         let recorded = in_time("audit", self.backend.audit.record_operations(request)).await;
         recorded?;
-        *recorder = Recorder { writer_id, next: next + 1 };
+        *writer = Writer { writer_id, next: next + 1 };
         Ok(())
     }
 }

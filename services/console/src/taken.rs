@@ -12,8 +12,8 @@ use crate::watch::Answers;
 /// How long an answer waits to be taken.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Gives the same answers, as long as each is taken within a minute ([`WAIT`]) of the one before. Then
-/// the answers are dropped with everything that they hold, and the stream ends with an error.
+/// Passes answers on while the caller takes each answer within a minute ([`WAIT`]). When the caller does not, the
+/// answers are dropped with everything that they hold, and the stream ends with an error.
 pub(crate) fn taken_in_time<T: Send + 'static>(mut answers: Answers<T>) -> Answers<T> {
     let (sender, receiver) = mpsc::channel(1);
     let sending = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -14,7 +14,7 @@ use tonic::Status;
 /// (docs/protocol.md 3).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Whether registry or catalog hold calls, because their store is being restarted.
+/// Whether the registry or the catalog holds calls, because its store is being restarted.
 pub(crate) fn is_held(services: &Backends) -> bool {
     services.registry.is_held() || services.catalog.is_held()
 }

@@ -124,10 +124,9 @@ impl Input {
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
-    /// The address that the peer connected from: the one that a trusted proxy names, otherwise the
-    /// socket's.
+    /// The address of the peer, as a trusted proxy names the address; without a proxy, the socket's.
     pub(crate) peer: SocketAddr,
-    /// What all peers read that connect where this peer did; `None` if peers show what they read.
+    /// The dialect of every peer at this listener; `None` if peers show what they read.
     pub(crate) dialect: Option<Dialect>,
 }
 
@@ -196,8 +195,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Begins the trace of a request, at the moment when its connection was accepted. `None` if the
-/// request is not traced.
+/// Begins the trace of a request, with the time at which the connection was accepted as its beginning. `None` if
+/// the request is not traced.
 fn begin_trace(
     request: &Request,
     stream: &impl PeerStream,

@@ -81,7 +81,7 @@ impl Learning<'_> {
     /// Sends a NUL, and gives whether the NUL was what the peer waited for.
     async fn waits_for_the_nul(self, stream: &mut impl PeerStream, scratch: &mut [u8]) -> io::Result<bool> {
         write(stream, b"\0".as_slice(), false).await?;
-        self.metrics.ended_strings.increment(1);
+        self.metrics.statuses_as_strings.increment(1);
         if let Ok(closed) = time::timeout(WAIT, linger(stream, scratch)).await {
             return Ok(closed.is_ok());
         }

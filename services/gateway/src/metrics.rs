@@ -21,7 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) not_taken: Counter,
     pub(crate) lists_cut: Counter,
     pub(crate) held: Counter,
-    pub(crate) ended_strings: Counter,
+    pub(crate) statuses_as_strings: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -55,7 +55,7 @@ impl Metrics {
             not_taken: counter!("lonja_gateway_replies_not_taken_total"),
             lists_cut: counter!("lonja_gateway_lists_cut_total"),
             held: counter!("lonja_gateway_requests_held_total"),
-            ended_strings: counter!("lonja_gateway_statuses_as_strings_total"),
+            statuses_as_strings: counter!("lonja_gateway_statuses_as_strings_total"),
         }
     }
 

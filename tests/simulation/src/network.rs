@@ -55,7 +55,7 @@ pub(crate) fn killing<T>(kill: impl FnOnce() -> T) -> T {
 }
 
 /// Ends the connections of a host that is killed, in their order. The host's first task, which ends last,
-/// holds it.
+/// holds this value.
 pub(crate) struct EndOfHost;
 
 impl Drop for EndOfHost {

@@ -21,7 +21,7 @@ use crate::{held::Held, replicas::Replicas};
 const QUEUE: usize = 16_384;
 /// The largest number of calls that are sent in one batch.
 const BATCH: usize = 256;
-/// The largest number of batches that wait for their slowest calls, before no further one is sent.
+/// The largest number of batches that are not answered whole. While there are so many, none is sent.
 const SLOW: usize = 64;
 
 struct Pending {

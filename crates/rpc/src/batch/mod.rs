@@ -1,4 +1,4 @@
-//! Unary calls that wait at the same moment travel as one (`lonja.batch.v1`).
+//! Unary calls that wait at the same moment travel in one message (`lonja.batch.v1`).
 //!
 //! Most of the cost of a small call is HTTP/2, at both ends and whatever the call asks. The client
 //! puts calls in a queue and sends those that wait there together. The server has each call
@@ -30,7 +30,7 @@ pub use generated::batch_service_server::BatchServiceServer;
 pub(crate) use generated::{ConverseRequest, ConverseResponse};
 pub use server::{BatchServer, Holds};
 
-/// How long the answers of a batch are gathered before those that are there are sent, and how long a
-/// replica has for a batch before it gets another one beside it. Most batches are answered whole by
-/// then. A call that takes longer holds up nobody else.
+/// How long the answers of a batch are gathered before those that have come are sent, and how long a batch has
+/// its replica alone before the next batch is sent there too. Most batches are answered whole by then. A call that
+/// takes longer holds up nobody else.
 const GATHER: Duration = Duration::from_millis(1);

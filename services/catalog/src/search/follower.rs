@@ -77,7 +77,7 @@ impl<S: Store> Search<S> {
     /// Makes the index if there is none, and brings the changes that the store has by now into it.
     /// Says whether the index is current then; an index that is not current is not shown.
     ///
-    /// A call that is dropped goes on to its end: a later call must not overtake the changes that it brings.
+    /// A call that is dropped goes on to its end, so that no later call brings newer changes first.
     pub(super) async fn follow(&self) -> bool {
         let search = self.clone();
         tokio::spawn(async move { search.follow_to_the_end().await }).await.unwrap_or(false)

@@ -236,7 +236,7 @@ impl Newest {
         newest
     }
 
-    /// Adds what another one was given.
+    /// Keeps the newest files of both, and adds the numbers of files that both were given.
     fn merge(&mut self, other: Self) {
         let total = self.total + other.total;
         for Reverse((order, place)) in other.kept {

@@ -60,7 +60,7 @@ pub mod batch_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Every service of Lonja offers this one beside its own. A batch carries calls and is no
+    /// Every service of Lonja offers the batch service beside its own. A batch carries calls and is no
     /// transaction: each call is answered as if it had come alone.
     #[derive(Debug, Clone)]
     pub struct BatchServiceClient<T> {
@@ -200,7 +200,7 @@ pub mod batch_service_server {
             request: tonic::Request<tonic::Streaming<super::ConverseRequest>>,
         ) -> std::result::Result<tonic::Response<Self::ConverseStream>, tonic::Status>;
     }
-    /// Every service of Lonja offers this one beside its own. A batch carries calls and is no
+    /// Every service of Lonja offers the batch service beside its own. A batch carries calls and is no
     /// transaction: each call is answered as if it had come alone.
     #[derive(Debug)]
     pub struct BatchServiceServer<T> {
