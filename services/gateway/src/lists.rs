@@ -15,7 +15,7 @@ use lonja_wire::{
     reply::{FILE_ENTRY, LIST_HEADER, USER_ENTRY, list_header, push_file, push_user},
 };
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{self, OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::backend::NotDone;
@@ -92,6 +92,8 @@ pub(crate) struct Lists {
     /// The places of those that fetch a list of files.
     fetching: Semaphore,
     users: Mutex<Arc<UserList>>,
+    /// The place of the request that fetches a list of users of several pages.
+    making: sync::Mutex<()>,
 }
 
 impl Default for Lists {
@@ -101,6 +103,7 @@ impl Default for Lists {
             budget: Arc::new(Semaphore::new(BUDGET / UNIT)),
             fetching: Semaphore::new(FETCHED),
             users: Mutex::new(Arc::new(users)),
+            making: sync::Mutex::default(),
         }
     }
 }
@@ -108,24 +111,46 @@ impl Default for Lists {
 impl Lists {
     /// The list of the connected users, as the user `username` asks for it, and the dialect that was
     /// noted for that user. `ask` asks the registry.
+    ///
+    /// One request at a time fetches a new list of several pages. The others ask again afterwards, because the list
+    /// has to be as new as their requests, and mostly hear that the new list is current. A request that must wait drops
+    /// its pages first: all pages come through one connection, whose window unread pages would fill.
     pub(crate) async fn users<F>(
         &self,
-        ask: impl FnOnce(ListSessionsRequest) -> F,
+        ask: impl Fn(ListSessionsRequest) -> F,
         username: String,
     ) -> Result<(Arc<Rendered>, Option<Dialect>), NotDone>
     where
         F: Future<Output = Result<Pages<ListSessionsResponse>, Status>>,
     {
-        let known = Arc::clone(&self.users.lock());
-        let known_revision = known.revision.clone();
-        let mut pages = ask(ListSessionsRequest { username, known_revision, page_size: 0 }).await?;
-        let first = pages.try_next().await?.ok_or_else(cut_short)?;
-        let dialect = Dialect::from_name(&first.dialect);
-        if first.not_modified {
-            return Ok((Arc::clone(&known.rendered), dialect));
-        }
+        let (mut making, mut reserved) = (None, None);
+        let (mut pages, first, dialect, budget) = loop {
+            let known = Arc::clone(&self.users.lock());
+            let (username, known_revision) = (username.clone(), known.revision.clone());
+            let mut pages = ask(ListSessionsRequest { username, known_revision, page_size: 0 }).await?;
+            let first = pages.try_next().await?.ok_or_else(cut_short)?;
+            let dialect = Dialect::from_name(&first.dialect);
+            if first.not_modified {
+                return Ok((Arc::clone(&known.rendered), dialect));
+            }
+            if making.is_none() && (first.sessions.len() as u64) < u64::from(first.total) {
+                making = self.making.try_lock().ok();
+                if making.is_none() {
+                    drop(pages);
+                    making = Some(self.making.lock().await);
+                    continue;
+                }
+            }
+            match self.reserve_now(first.total, size(first.total, USER_ENTRY), reserved.take())? {
+                Some(budget) => break (pages, first, dialect, budget),
+                None => {
+                    drop(pages);
+                    reserved = Some(self.reserve(first.total, size(first.total, USER_ENTRY)).await?);
+                }
+            }
+        };
         let (total, revision) = (first.total, first.revision);
-        let (mut entries, budget) = self.buffer(total, USER_ENTRY).await?;
+        let mut entries = buffer(total, USER_ENTRY);
         let mut page = first.sessions;
         loop {
             for session in page {
@@ -143,10 +168,11 @@ impl Lists {
         Ok((rendered, dialect))
     }
 
-    /// The list of the files that a session has published. `ask` asks the catalog.
+    /// The list of the files that a session has published. `ask` asks the catalog. As in [`Self::users`], a request
+    /// that must wait drops its pages first.
     pub(crate) async fn files<F>(
         &self,
-        ask: impl FnOnce(ListFilesRequest) -> F,
+        ask: impl Fn(ListFilesRequest) -> F,
         session_id: String,
     ) -> Result<Arc<Rendered>, NotDone>
     where
@@ -154,10 +180,21 @@ impl Lists {
     {
         // The semaphore is never closed.
         let _place = self.fetching.acquire().await.map_err(|_| NotDone(Outcome::Failed))?;
-        let mut pages = ask(ListFilesRequest { session_id, page_size: 0 }).await?;
-        let first = pages.try_next().await?.ok_or_else(cut_short)?;
+        let mut reserved = None;
+        let (mut pages, first, budget) = loop {
+            let session_id = session_id.clone();
+            let mut pages = ask(ListFilesRequest { session_id, page_size: 0 }).await?;
+            let first = pages.try_next().await?.ok_or_else(cut_short)?;
+            match self.reserve_now(first.total, size(first.total, FILE_ENTRY), reserved.take())? {
+                Some(budget) => break (pages, first, budget),
+                None => {
+                    drop(pages);
+                    reserved = Some(self.reserve(first.total, size(first.total, FILE_ENTRY)).await?);
+                }
+            }
+        };
         let total = first.total;
-        let (mut entries, budget) = self.buffer(total, FILE_ENTRY).await?;
+        let mut entries = buffer(total, FILE_ENTRY);
         let mut page = first.files;
         loop {
             for file in page {
@@ -193,29 +230,50 @@ impl Lists {
         Arc::new(Rendered::new(0, vec![0; LIST_HEADER], None))
     }
 
-    /// A buffer for a list of `total` entries, with room for the header at its beginning. Waits
-    /// until the budget has enough bytes left.
-    async fn buffer(&self, total: u32, entry: usize) -> Result<(Vec<u8>, OwnedSemaphorePermit), NotDone> {
-        let bytes = LIST_HEADER + total as usize * entry;
-        let permit = self.reserve(total, bytes).await?;
-        let mut reply = Vec::with_capacity(bytes);
-        reply.resize(LIST_HEADER, 0);
-        Ok((reply, permit))
+    /// Takes `bytes` of the budget for a list of `total` entries; `None` if so much is not left. What is `reserved`
+    /// already is taken if it is enough.
+    fn reserve_now(
+        &self,
+        total: u32,
+        bytes: usize,
+        reserved: Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<OwnedSemaphorePermit>, NotDone> {
+        let units = units(total, bytes)?;
+        Ok(match reserved {
+            Some(reserved) if reserved.num_permits() >= units as usize => Some(reserved),
+            _ => Arc::clone(&self.budget).try_acquire_many_owned(units).ok(),
+        })
     }
 
     /// Takes `bytes` of the budget for a list of `total` entries. Waits until that much is left.
     async fn reserve(&self, total: u32, bytes: usize) -> Result<OwnedSemaphorePermit, NotDone> {
-        if bytes > BUDGET {
-            if let Some(suppressed) = TOO_LARGE.admit() {
-                tracing::warn!(entries = total, suppressed, "a list is larger than the memory for lists");
-            }
-            return Err(NotDone(Outcome::Failed));
-        }
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.budget).acquire_many_owned(units).await;
+        let permit = Arc::clone(&self.budget).acquire_many_owned(units(total, bytes)?).await;
         // The semaphore is never closed.
         permit.map_err(|_| NotDone(Outcome::Failed))
     }
+}
+
+/// The size of the reply with a list of `total` entries, in bytes.
+fn size(total: u32, entry: usize) -> usize {
+    LIST_HEADER + total as usize * entry
+}
+
+/// A buffer for a list of `total` entries, with room for the header at its beginning.
+fn buffer(total: u32, entry: usize) -> Vec<u8> {
+    let mut reply = Vec::with_capacity(size(total, entry));
+    reply.resize(LIST_HEADER, 0);
+    reply
+}
+
+/// How much of the budget a list of `total` entries and `bytes` bytes takes. Refuses a list that never fits.
+fn units(total: u32, bytes: usize) -> Result<u32, NotDone> {
+    if bytes > BUDGET {
+        if let Some(suppressed) = TOO_LARGE.admit() {
+            tracing::warn!(entries = total, suppressed, "a list is larger than the memory for lists");
+        }
+        return Err(NotDone(Outcome::Failed));
+    }
+    Ok(u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX))
 }
 
 fn cut_short() -> Status {
@@ -228,7 +286,7 @@ fn finish(
     entries: Vec<u8>,
     budget: OwnedSemaphorePermit,
 ) -> Result<Rendered, Status> {
-    if entries.len() != LIST_HEADER + total as usize * entry {
+    if entries.len() != size(total, entry) {
         return Err(cut_short());
     }
     Ok(Rendered::new(total, entries, Some(budget)))
@@ -241,8 +299,11 @@ mod tests {
         time::Duration,
     };
 
-    use futures_util::stream;
-    use lonja_proto::registry::{Endpoint, Session};
+    use futures_util::{StreamExt as _, stream};
+    use lonja_proto::{
+        catalog::File,
+        registry::{Endpoint, Session},
+    };
 
     use super::*;
 
@@ -340,13 +401,60 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn lists_that_are_held_are_bounded_and_the_next_one_waits() {
         let lists = Lists::default();
-        let entries = u32::try_from(BUDGET / 2 / FILE_ENTRY - 1).unwrap();
-        let first = lists.buffer(entries, FILE_ENTRY).await.unwrap();
-        let _second = lists.buffer(entries, FILE_ENTRY).await.unwrap();
+        let first = lists.reserve(1, BUDGET / 2).await.unwrap();
+        let _second = lists.reserve(1, BUDGET / 2).await.unwrap();
         let soon = Duration::from_secs(1);
-        assert!(tokio::time::timeout(soon, lists.buffer(entries, FILE_ENTRY)).await.is_err());
+        assert!(tokio::time::timeout(soon, lists.reserve(1, BUDGET / 2)).await.is_err());
         drop(first);
-        assert!(tokio::time::timeout(soon, lists.buffer(entries, FILE_ENTRY)).await.is_ok());
+        assert!(tokio::time::timeout(soon, lists.reserve(1, BUDGET / 2)).await.is_ok());
+    }
+
+    /// Bug: lists that waited for memory left their pages unread. These filled the window of the connection through
+    /// which the pages of those had to come that had the memory, so that nobody got a list.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_waits_for_memory_has_no_pages_open() {
+        let lists = Lists::default();
+        let open = Arc::new(());
+        let ask = |_| {
+            let open = Arc::clone(&open);
+            let page = ListFilesResponse { total: 1, files: vec![File::default()] };
+            let pages = stream::iter([Ok(page)]).inspect(move |_| assert!(Arc::strong_count(&open) > 1));
+            async move { Ok(Box::pin(pages) as Pages<ListFilesResponse>) }
+        };
+        let all = lists.reserve(1, BUDGET).await.unwrap();
+        let list = lists.files(ask, String::new());
+        tokio::pin!(list);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut list).await.is_err());
+        assert_eq!(Arc::strong_count(&open), 1);
+        drop(all);
+        assert_eq!(list.await.unwrap().count(), 1);
+    }
+
+    /// Bug: when a long list had changed, each request that waited fetched the whole list, and where that took longer
+    /// than the requests had time, nobody ever kept a list.
+    #[tokio::test(start_paused = true)]
+    async fn one_request_fetches_a_long_list_for_all() {
+        let registry = Registry::default();
+        registry.set("1", &[&["alice"], &["bob"], &["carol"]]);
+        let (registry, lists, whole) = (&registry, &Lists::default(), &Arc::new(AtomicUsize::new(0)));
+        let ask = |asked| async move {
+            let whole = Arc::clone(whole);
+            let pages = registry.list_sessions(asked).await?.then(move |page| {
+                let is_last =
+                    page.as_ref().is_ok_and(|page| page.sessions.iter().any(|one| one.username == "carol"));
+                whole.fetch_add(usize::from(is_last), Ordering::Relaxed);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    page
+                }
+            });
+            Ok(Box::pin(pages) as Pages<ListSessionsResponse>)
+        };
+        let asked = (0..50).map(|_| lists.users(ask, "alice".to_owned()));
+        for list in futures_util::future::join_all(asked).await {
+            assert_eq!(list.unwrap().0.count(), 3);
+        }
+        assert_eq!(whole.load(Ordering::Relaxed), 1);
     }
 
     /// Bug: each request for a long list of files had the list in memory while it waited for the budget.
@@ -371,7 +479,7 @@ mod tests {
     #[tokio::test]
     async fn a_list_that_never_fits_is_refused_at_once() {
         let lists = Lists::default();
-        let entries = u32::try_from(BUDGET / FILE_ENTRY + 1).unwrap();
-        assert_eq!(lists.buffer(entries, FILE_ENTRY).await.err(), Some(NotDone(Outcome::Failed)));
+        assert_eq!(lists.reserve(1, BUDGET + 1).await.err(), Some(NotDone(Outcome::Failed)));
+        assert_eq!(lists.reserve_now(1, BUDGET + 1, None).err(), Some(NotDone(Outcome::Failed)));
     }
 }
