@@ -43,7 +43,7 @@ pub(crate) struct Found {
     /// Payloads of frames behind the end of `payloads`: frames of an older use, or frames behind a
     /// place that is damaged.
     pub(crate) beyond: Vec<Vec<u8>>,
-    /// Whether something else wrote the file: the first eight bytes are neither [`MAGIC`] nor zeros, and no cut
+    /// Whether something else wrote the file: its first bytes are neither those of [`MAGIC`] nor zeros, and no cut
     /// of the power leaves a segment so.
     pub(crate) is_foreign: bool,
 }
@@ -146,7 +146,8 @@ pub(crate) fn scan(bytes: &[u8]) -> Found {
         found.payloads.push(frame.payload.to_vec());
         at += (HEADER + frame.payload.len()).next_multiple_of(ALIGNMENT);
     }
-    found.is_foreign = bytes.get(..MAGIC.len()).is_some_and(|begin| *begin != MAGIC && *begin != [0; 8]);
+    // A write that was cut short leaves a part of the first bytes.
+    found.is_foreign = bytes.iter().zip(MAGIC).any(|(byte, magic)| *byte != magic && *byte != 0);
     let places = (at..bytes.len()).step_by(ALIGNMENT);
     found.beyond = places.filter_map(|at| Some(frame(&bytes[at..])?.payload.to_vec())).collect();
     found
@@ -237,5 +238,17 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         assert_eq!(payloads(&path), [b"first"]);
         assert_eq!(open(&path).1.beyond, [b"third"]);
+    }
+
+    /// Bug (world 569): where a first write was cut short within eight bytes, the file was taken for one that
+    /// something else had written.
+    #[test]
+    fn a_first_write_that_was_cut_anywhere_is_no_foreign_file() {
+        for cut in 0..=MAGIC.len() {
+            let mut bytes = vec![0; 4096];
+            bytes[..cut].copy_from_slice(&MAGIC[..cut]);
+            assert!(!scan(&bytes).is_foreign, "{cut}");
+        }
+        assert!(scan(b"PK\x03\x04 something else").is_foreign && !scan(b"").is_foreign);
     }
 }
