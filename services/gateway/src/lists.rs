@@ -141,12 +141,8 @@ impl Lists {
                     continue;
                 }
             }
-            match self.reserve_now(first.total, size(first.total, USER_ENTRY), reserved.take())? {
-                Some(budget) => break (pages, first, dialect, budget),
-                None => {
-                    drop(pages);
-                    reserved = Some(self.reserve(first.total, size(first.total, USER_ENTRY)).await?);
-                }
+            if let Some((pages, budget)) = self.room(pages, first.total, USER_ENTRY, &mut reserved).await? {
+                break (pages, first, dialect, budget);
             }
         };
         let (total, revision) = (first.total, first.revision);
@@ -185,12 +181,8 @@ impl Lists {
             let session_id = session_id.clone();
             let mut pages = ask(ListFilesRequest { session_id, page_size: 0 }).await?;
             let first = pages.try_next().await?.ok_or_else(cut_short)?;
-            match self.reserve_now(first.total, size(first.total, FILE_ENTRY), reserved.take())? {
-                Some(budget) => break (pages, first, budget),
-                None => {
-                    drop(pages);
-                    reserved = Some(self.reserve(first.total, size(first.total, FILE_ENTRY)).await?);
-                }
+            if let Some((pages, budget)) = self.room(pages, first.total, FILE_ENTRY, &mut reserved).await? {
+                break (pages, first, budget);
             }
         };
         let total = first.total;
@@ -230,19 +222,26 @@ impl Lists {
         Arc::new(Rendered::new(0, vec![0; LIST_HEADER], None))
     }
 
-    /// Takes `bytes` of the budget for a list of `total` entries; `None` if so much is not left. What is `reserved`
-    /// already is taken if it is enough.
-    fn reserve_now(
+    /// Takes the budget for a list of `total` entries, whose first page has come, and gives the pages back. If so much
+    /// is not left, drops the pages, waits until the budget is `reserved`, and gives `None`: the list has to be asked
+    /// for again, and may be longer by then.
+    async fn room<P>(
         &self,
+        pages: P,
         total: u32,
-        bytes: usize,
-        reserved: Option<OwnedSemaphorePermit>,
-    ) -> Result<Option<OwnedSemaphorePermit>, NotDone> {
+        entry: usize,
+        reserved: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<(P, OwnedSemaphorePermit)>, NotDone> {
+        let bytes = size(total, entry);
         let units = units(total, bytes)?;
-        Ok(match reserved {
-            Some(reserved) if reserved.num_permits() >= units as usize => Some(reserved),
-            _ => Arc::clone(&self.budget).try_acquire_many_owned(units).ok(),
-        })
+        let enough = reserved.take().filter(|reserved| reserved.num_permits() >= units as usize);
+        let now = || Arc::clone(&self.budget).try_acquire_many_owned(units).ok();
+        if let Some(budget) = enough.or_else(now) {
+            return Ok(Some((pages, budget)));
+        }
+        drop(pages);
+        *reserved = Some(self.reserve(total, bytes).await?);
+        Ok(None)
     }
 
     /// Takes `bytes` of the budget for a list of `total` entries. Waits until that much is left.
@@ -480,6 +479,8 @@ mod tests {
     async fn a_list_that_never_fits_is_refused_at_once() {
         let lists = Lists::default();
         assert_eq!(lists.reserve(1, BUDGET + 1).await.err(), Some(NotDone(Outcome::Failed)));
-        assert_eq!(lists.reserve_now(1, BUDGET + 1, None).err(), Some(NotDone(Outcome::Failed)));
+        let entries = u32::try_from(BUDGET / FILE_ENTRY + 1).unwrap();
+        let room = lists.room((), entries, FILE_ENTRY, &mut None).await;
+        assert_eq!(room.err(), Some(NotDone(Outcome::Failed)));
     }
 }

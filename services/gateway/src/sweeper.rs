@@ -12,6 +12,7 @@ use lonja_proto::{
     catalog::{EndSessionRequest, ListSessionsRequest},
     registry::{FindEndedSessionsRequest, SessionKey},
 };
+use lonja_rpc::HELD_AT_MOST;
 use metrics::counter;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +20,6 @@ use tonic::Status;
 
 /// The number of sessions that one call to the registry asks about: as many as the registry allows.
 const PAGE: u32 = 1000;
-/// How long a page may take.
-const PAGE_WAIT: Duration = Duration::from_secs(10);
 
 /// Sweeps the catalog once in each `interval` until shutdown.
 pub(crate) async fn sweep_until(shutdown: CancellationToken, interval: Duration, backend: Backends) {
@@ -45,7 +44,7 @@ async fn sweep(backend: &Backends) -> Result<u64, Status> {
     let mut pages = backend.catalog.list_sessions(ListSessionsRequest { page_size: PAGE }).await?;
     let mut swept = 0;
     let late = || Status::deadline_exceeded("catalog: a page of sessions does not come");
-    while let Some(page) = time::timeout(PAGE_WAIT, pages.try_next()).await.map_err(|_| late())?? {
+    while let Some(page) = time::timeout(HELD_AT_MOST, pages.try_next()).await.map_err(|_| late())?? {
         let key = |session: lonja_proto::catalog::PublishingSession| SessionKey {
             username: session.username,
             session_id: session.session_id,
