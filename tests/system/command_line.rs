@@ -88,6 +88,9 @@ fn bad_usage_exits_with_2() {
         vec!["up", "--gateway-listen", "nowhere"],
         vec!["up", "--advertise", "nonsense"],
         vec!["up", "--request-timeout", "0"],
+        // Bug: the first was taken for 1, and the second refused everybody.
+        vec!["up", "--max-connections", "0"],
+        vec!["up", "--max-connections-per-address", "0"],
         vec!["gateway"],
         vec!["nonsense"],
         vec![],

@@ -440,5 +440,10 @@ fn the_files_of_the_original_server_are_imported() {
         let said = import(data.to_str().unwrap());
         assert!(said.contains(complains), "{said}");
     }
+    // Bug: a line with further fields was taken for a user, without a word about the fields.
+    write("connected.csv", "");
+    write("users.csv", "alice\nbob;x\n");
+    let said = import(data.to_str().unwrap());
+    assert!(said.contains("users.csv, line 2: not USER"), "{said}");
     assert!(!data.exists());
 }
