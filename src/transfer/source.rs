@@ -57,7 +57,7 @@ impl Lines {
             ),
             Err(error) if error.is::<io::Error>() => Err(error),
             _ => bail!(
-                "{} is no export of lonja: its first line does not begin with {{\"lonja_export\":; of the original \
+                "{} is no export of lonja (its first line does not begin with {{\"lonja_export\"): of the original \
                  server's files, give the directory",
                 lines.place.file
             ),

@@ -21,7 +21,10 @@ pub fn on_signal(shutdown: CancellationToken) -> io::Result<impl Future<Output =
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("shutting down, in about {} s at most; another signal ends it now", DRAIN.as_secs());
+        tracing::info!(
+            "shutting down, within about {} s; another signal ends the process at once",
+            DRAIN.as_secs()
+        );
         shutdown.cancel();
         tokio::select! {
             _ = terminate.recv() => {}

@@ -73,7 +73,7 @@ pub enum Damage {
     #[error("row {0} is missing")]
     Missing(Row),
     /// A file of the write-ahead log is not there, or is shorter than it was.
-    #[error("changes that the file has not are in {}, which is missing or cut short", .0.display())]
+    #[error("changes that are not in this file are in {}, which is missing or cut short", .0.display())]
     Lost(PathBuf),
     /// A file of the write-ahead log was written by something else.
     #[error("it does not begin as a write-ahead log does")]

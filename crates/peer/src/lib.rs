@@ -166,7 +166,7 @@ fn hint(error: &CommandError) -> &'static str {
             "; lonja peer connect or lonja peer share opens a session"
         }
         CommandError::Peer(error) if error.is(Failed) => {
-            "; the index gives no reason, whoever runs the index can see one"
+            "; the index gives no reason: whoever runs the index can look for it in the log"
         }
         _ => "",
     }

@@ -49,9 +49,9 @@ const SOON: Duration = Duration::from_millis(100);
 /// How long a service may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Bounds the log of questions, which sessions are due, that the registry does not answer.
+/// Bounds the log lines about questions that the registry does not answer.
 static FAILURES: Throttle = Throttle::condition();
-/// Bounds the log of checks that were not kept.
+/// Bounds the log lines about checks that were not kept.
 static UNKEPT: Throttle = Throttle::condition();
 
 /// Checks the peers of an index.

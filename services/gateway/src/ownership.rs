@@ -79,7 +79,12 @@ impl Ownership {
         self.refused.increment(1);
         if let Some(suppressed) = NOT_OWNED.admit() {
             let username = Printable(username.as_str());
-            tracing::warn!(%peer, %username, suppressed, "refused a request for a user of another address: if the peer may ask, add its network to --operators");
+            tracing::warn!(
+                %peer,
+                %username,
+                suppressed,
+                "refused a request for a user of another address: if the peer may ask, add its network to --operators"
+            );
         }
         Err(NotDone(Outcome::Failed))
     }

@@ -54,8 +54,8 @@ pub(crate) fn killing<T>(kill: impl FnOnce() -> T) -> T {
     killed
 }
 
-/// Ends the connections of a host that is killed, in their order. The host's first task, which ends last,
-/// holds this value.
+/// Ends the connections of a host that is killed, in their order, when this value is dropped: the host's first task,
+/// which ends last, has the value.
 pub(crate) struct EndOfHost;
 
 impl Drop for EndOfHost {

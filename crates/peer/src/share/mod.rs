@@ -38,8 +38,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_secs(2);
 /// How often the directory is looked at, even if no change was noticed.
 const LOOK: Duration = Duration::from_secs(30);
-/// How often the index is asked whether it still has the session, if nothing else is asked. The index records each
-/// question, so a class of shares must not fill its audit.
+/// How often the index is asked whether it still has the session. The index records each question, and the questions
+/// of a class of shares must not fill the audit.
 const CHECK: Duration = Duration::from_secs(300);
 /// How long to wait after the index did not answer. The wait is twice as long after each further
 /// failure in a row, up to [`LOOK`].

@@ -73,7 +73,7 @@ pub enum SearchError {
     /// Other searches or changes have taken the time that a search may wait.
     #[error("too many searches wait: ask again in a moment")]
     Busy,
-    /// The search panicked.
+    /// A bug ended the search; the catalog's log has the panic.
     #[error("the search broke down: search for something else, and look at the catalog's log")]
     Panicked,
     /// The service is stopping.
